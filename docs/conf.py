@@ -1,0 +1,122 @@
+"""Sphinx: a small site whose examples run, and whose catalogues are written from the code."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+project = "Foreshock"
+author = "The Foreshock developers"
+version = release = installed_version("foreshock")
+
+extensions = ["myst_parser", "sphinx.ext.doctest"]
+myst_enable_extensions = ["deflist"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build", "_generated", "Thumbs.db"]
+
+html_theme = "furo"
+html_title = f"Foreshock {version}"
+html_show_sphinx = False
+html_copy_source = False
+
+GENERATED = Path(__file__).parent / "_generated"
+PARTS = (
+    ("foreshock", "What most users need"),
+    ("foreshock.types", "Nouns and protocols"),
+    ("foreshock.stats", "Statistics on numbers"),
+    ("foreshock.store", "Runs"),
+    ("foreshock.probe", "The model, seen safely"),
+    ("foreshock.detectors", "Rules on recorded series"),
+    ("foreshock.estimators", "Estimators and observables"),
+    ("foreshock.report", "Reports"),
+    ("foreshock.experiments", "Experiments"),
+)
+
+
+def write_generated(_app: object = None) -> None:
+    """Writes what the pages include. They are not committed, so they cannot be out of date."""
+    GENERATED.mkdir(exist_ok=True)
+    (GENERATED / "observables.md").write_text(observables())
+    (GENERATED / "api.md").write_text("\n\n".join(filter(None, map(api_of, PARTS))) + "\n")
+
+
+def observables() -> str:
+    """One section per observable: what it needs, and a table of the series it promises."""
+    sections = []
+    for observable, presets in known_observables():
+        needs = ", ".join(f"`{need}`" for need in sorted(observable.needs)) or "nothing"
+        where = ", ".join(f"`{preset}`" for preset in presets)
+        rows = [
+            f"| `{s.name}` | {cell(s.title)} | {cell(s.unit)} | {cell(s.null)} |"
+            for s in observable.series
+        ]
+        head = ["| series | what | unit | reads, when nothing happens |", "|-|-|-|-|"]
+        sections += [
+            f"## `{observable.name}`",
+            first_sentence(observable),
+            f"Needs {needs}. Assumed to cost {observable.price:g} training steps until measured."
+            + (f" In the presets {where}." if where else ""),
+            "\n".join([*head, *rows]),
+        ]
+    return "\n\n".join(sections or ["This version has no observables."]) + "\n"
+
+
+def known_observables() -> list[tuple[Any, list[str]]]:
+    """Every observable, as it is without arguments, and the names of the presets it is in."""
+    catalogue = getattr(part_or_none("foreshock.estimators"), "catalogue", None)
+    presets = getattr(part_or_none("foreshock.monitor.presets"), "PRESETS", {})
+    everything = catalogue() if catalogue else [make() for make in presets.get("full", ())]
+    return [(one, [name for name in presets if type(one) in presets[name]]) for one in everything]
+
+
+def api_of(part: tuple[str, str]) -> str:
+    """A table of the public names of one part, or nothing if this version lacks it."""
+    name, title = part
+    module = part_or_none(name)
+    names = getattr(module, "__all__", None) or own_public_names(module)
+    documented = [n for n in sorted(names) if inspect.getmodule(getattr(module, n)) is not None]
+    rows = [f"| `{n}` | {first_sentence(getattr(module, n))} |" for n in documented]
+    head = [f"## {title}: `{name}`", "\n".join(["| name | what it is |", "|-|-|", *rows])]
+    return "\n\n".join(head) if rows else ""
+
+
+def part_or_none(name: str) -> ModuleType | None:
+    """The module if this version has it. A module that is there but broken breaks the build."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        return None
+
+
+def own_public_names(module: ModuleType | None) -> list[str]:
+    """Public functions and classes defined in the module or below it."""
+    return [
+        name
+        for name, value in vars(module or object).items()
+        if not name.startswith("_")
+        and (inspect.isfunction(value) or inspect.isclass(value))
+        and f"{value.__module__}.".startswith(f"{getattr(module, '__name__', '')}.")
+    ]
+
+
+def first_sentence(value: object) -> str:
+    """The summary line of a docstring, made safe for a Markdown table."""
+    text = inspect.getdoc(value) or ""
+    return cell(text.split("\n\n")[0].replace("\n", " "))
+
+
+def cell(text: str) -> str:
+    """Markdown that stays in its cell; the docstrings' double backquotes become single."""
+    return text.replace("``", "`").replace("|", r"\|") or "-"
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Sphinx calls this."""
+    app.connect("builder-inited", write_generated)
+    return {"parallel_read_safe": True}

@@ -1,0 +1,147 @@
+"""Commands that read runs: ``ls``, ``report``, ``replay``, ``doctor``. None of them needs torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from foreshock.cli.console import console, emit
+from foreshock.store import Run, list_runs
+from foreshock.store import doctor as store_doctor
+from foreshock.types import Alarm
+
+Folder = Annotated[Path, tyro.conf.Positional]
+Folders = Annotated[tuple[Path, ...], tyro.conf.Positional]
+
+
+def ls(root: Folder = Path("runs"), json: bool = False) -> int:
+    """List the runs in a folder, newest last.
+
+    Args:
+        root: Folder of runs.
+        json: Print JSON.
+
+    Returns:
+        0.
+    """
+    from rich.table import Table
+
+    summaries = list_runs(root)
+    if json:
+        emit([asdict(summary) for summary in summaries])
+        return 0
+    table = Table(box=None, pad_edge=False)
+    for column in ("run", "kind", "state", "last step", "series", "alarms", "created"):
+        numeric = column in ("last step", "series", "alarms")
+        table.add_column(column, justify="right" if numeric else "left")
+    for s in summaries:
+        cells = (s.path, s.kind, s.state, s.last_step, s.n_series, s.n_alarms, s.created)
+        table.add_row(*map(str, cells))
+    console().print(table if summaries else f"There is no run in {root}.")
+    return 0
+
+
+def report(runs: Folders, out: Path | None = None, json: bool = False) -> int:
+    """Write the offline HTML report of a run, or of a run and its null twin.
+
+    Args:
+        runs: One run folder, or a run and its twin.
+        out: File to write; report.html in the first run's folder if not given.
+        json: Print JSON.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: If no run is named.
+    """
+    from foreshock.report import write_report
+
+    if not runs:
+        raise ValueError("`foreshock report` needs a run folder. `foreshock ls` shows them.")
+    path = write_report(list(runs), out or runs[0] / "report.html")
+    if json:
+        emit({"report": str(path), "bytes": path.stat().st_size})
+    else:
+        console().print(f"Wrote {path} ({path.stat().st_size / 1e6:.1f} MB).", soft_wrap=True)
+    return 0
+
+
+def replay(
+    run: Folder,
+    detector: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    json: bool = False,
+) -> int:
+    """Run detectors over a recorded run, causally, as they would have run live.
+
+    Args:
+        run: Run folder.
+        detector: Name, optionally with a series (``cusum:loss``); may be repeated. Without it, the
+            detectors that were attached are run again and their alarms compared with the recorded
+            ones.
+        json: Print JSON.
+
+    Returns:
+        1 if the recorded alarms differ from the replayed ones, else 0.
+
+    Raises:
+        ValueError: If no detector is named and none was attached.
+    """
+    from foreshock.detectors.record import recorded_alarms, recorded_detectors
+    from foreshock.evaluation import replay as run_replay
+
+    with Run.open(run) as recorded:
+        chosen = list(detector) or recorded_detectors(recorded.events("detectors"))
+        if not chosen:
+            raise ValueError(
+                f"No detector was attached to {run}. Name one: foreshock replay {run} "
+                "--detector heldout_signal"
+            )
+        alarms = run_replay(recorded, chosen)
+        before = recorded_alarms(recorded.events("alarm"))
+    same = None if detector else alarms == before
+    if json:
+        emit({"run": str(run), "alarms": [asdict(a) for a in alarms], "identical": same})
+    else:
+        _print_alarms(alarms, same)
+    return 1 if same is False else 0
+
+
+def _print_alarms(alarms: Sequence[Alarm], same: bool | None) -> None:
+    out = console()
+    for alarm in alarms:
+        out.print(f"step {alarm.step:>7,}  {alarm.detector}: {alarm.reason}", soft_wrap=True)
+    count = f"{len(alarms)} alarm{'' if len(alarms) == 1 else 's'}"
+    verdict = {True: ", identical to the recorded ones", False: ", NOT the recorded ones", None: ""}
+    out.print(f"{count}{verdict[same]}.")
+
+
+def doctor(root: Folder = Path("runs"), json: bool = False) -> int:
+    """Check whether runs can be written, read and measured here.
+
+    Args:
+        root: Where runs would be written.
+        json: Print JSON.
+
+    Returns:
+        1 if a check failed, else 0.
+    """
+    checks = [asdict(check) for check in store_doctor(root)]
+    checks.append({"name": "python", "ok": True, "detail": f"{platform.python_version()}"})
+    torch = importlib.util.find_spec("torch") is not None
+    detail = "installed" if torch else "missing: runs can be read, but not recorded"
+    checks.append({"name": "torch", "ok": torch, "detail": detail})
+    if json:
+        emit(checks)
+    else:
+        for check in checks:
+            console().print(
+                f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['detail']}"
+            )
+    return 0 if all(check["ok"] for check in checks) else 1

@@ -1,0 +1,101 @@
+"""Detectors and alarms as they are written into a run, and back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any, Protocol
+
+from foreshock.detectors.cusum import CUSUM
+from foreshock.detectors.forecasters import OnsetRatio
+from foreshock.detectors.heldout_signal import HeldoutSignalRule
+from foreshock.detectors.p_crosses_half import PCrossesHalf
+from foreshock.detectors.turnover import Turnover
+from foreshock.types import Alarm, Detector, Forecast
+
+_KINDS = {cls.__name__: cls for cls in (CUSUM, HeldoutSignalRule, PCrossesHalf, Turnover)}
+
+
+class _Event(Protocol):
+    @property
+    def step(self) -> int: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def payload(self) -> Mapping[str, Any]: ...
+
+
+def detector_record(detector: Detector) -> dict[str, Any]:
+    """What to write about a detector so that a replay can build it again.
+
+    Args:
+        detector: Any detector; only those of this package can be built again.
+
+    Returns:
+        Class, name, series, and arguments.
+
+    Examples:
+        >>> detector_record(CUSUM("loss"))["kind"]
+        'CUSUM'
+    """
+    ours = type(detector).__name__ in _KINDS and is_dataclass(detector)
+    return {
+        "kind": type(detector).__name__,
+        "name": detector.name,
+        "reads": list(detector.reads),
+        "arguments": asdict(detector) if ours else None,  # type: ignore[call-overload]
+    }
+
+
+def recorded_detectors(events: Iterable[_Event]) -> list[Detector]:
+    """The detectors of the last ``detectors`` event; those of foreign classes are passed over."""
+    last: list[Mapping[str, Any]] = []
+    for event in events:
+        last = event.payload["detectors"]
+    found: list[Detector] = []
+    for record in last:
+        cls, arguments = _KINDS.get(record["kind"]), record["arguments"]
+        if cls is None or arguments is None:
+            print(f"{record['name']} is no detector of foreshock; left out.", file=sys.stderr)
+            continue
+        if arguments.get("forecast") is not None:
+            arguments = {**arguments, "forecast": OnsetRatio(**arguments["forecast"])}
+        found.append(cls(**arguments))
+    return found
+
+
+def alarm_record(alarm: Alarm) -> dict[str, Any]:
+    """The payload of an ``alarm`` event."""
+    return {k: v for k, v in asdict(alarm).items() if k not in ("step", "detector")}
+
+
+def recorded_alarms(events: Iterable[_Event]) -> list[Alarm]:
+    """Alarms from ``alarm`` events.
+
+    Args:
+        events: Events of a run.
+
+    Returns:
+        The alarms, in the order of the events.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> alarm = Alarm(7, "cusum", "loss", 11.0, 10.0, "It rose.")
+        >>> event = SimpleNamespace(step=7, source="cusum", payload=alarm_record(alarm))
+        >>> recorded_alarms([event]) == [alarm]
+        True
+    """
+    found = []
+    for event in events:
+        payload = dict(event.payload)
+        forecast = payload.pop("forecast", None)
+        found.append(
+            Alarm(
+                step=event.step,
+                detector=event.source,
+                forecast=Forecast(**forecast) if forecast else None,
+                **payload,
+            )
+        )
+    return found

@@ -1,0 +1,62 @@
+"""Estimators and observables: tensors or a model in, estimates out. One file per subject.
+
+A function (``gradient_gram``, ``lambda_max``, ``ntk_gram``, ``update_dots``) computes; the frozen
+dataclass beside it (`Curvature`, `GradientNoise`, ...) is the observable that the monitor runs.
+"""
+
+from foreshock.estimators.curvature import Curvature as Curvature
+from foreshock.estimators.curvature import lambda_max as lambda_max
+from foreshock.estimators.curvature import lanczos as lanczos
+from foreshock.estimators.gradient_noise import GradientNoise as GradientNoise
+from foreshock.estimators.gradient_noise import gradient_gram as gradient_gram
+from foreshock.estimators.norms import Norms as Norms
+from foreshock.estimators.norms import StepNorm as StepNorm
+from foreshock.estimators.ntk import Ntk as Ntk
+from foreshock.estimators.ntk import ntk_gram as ntk_gram
+from foreshock.estimators.readout import HeldoutSignal as HeldoutSignal
+from foreshock.estimators.readout import RidgeSignal as RidgeSignal
+from foreshock.estimators.tails import HillNorms as HillNorms
+from foreshock.estimators.update_window import UpdateWindow as UpdateWindow
+from foreshock.estimators.update_window import update_dots as update_dots
+from foreshock.types import Observable
+
+__all__ = [
+    "Curvature",
+    "GradientNoise",
+    "HeldoutSignal",
+    "HillNorms",
+    "Norms",
+    "Ntk",
+    "RidgeSignal",
+    "StepNorm",
+    "UpdateWindow",
+    "catalogue",
+    "gradient_gram",
+    "lambda_max",
+    "lanczos",
+    "ntk_gram",
+    "update_dots",
+]
+
+
+def catalogue() -> list[Observable]:
+    """One of every observable, as it is without arguments.
+
+    Returns:
+        Observables with distinct names.
+
+    Examples:
+        >>> len({one.name for one in catalogue()}) == len(catalogue())
+        True
+    """
+    return [
+        Norms(),
+        StepNorm(),
+        HillNorms(),
+        GradientNoise(),
+        HeldoutSignal(),
+        Curvature(),
+        RidgeSignal(),
+        Ntk(),
+        UpdateWindow(),
+    ]

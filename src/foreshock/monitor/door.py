@@ -1,0 +1,126 @@
+"""Checks at the door, and what is said about where a number was taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foreshock.detectors.judge import Judge
+from foreshock.probe.spec import Probe
+from foreshock.probe.view import ModelView, batch_size
+from foreshock.types import Detector, Estimate, Observable
+
+
+def check_schedule(budget: float | None, every: object, dry_run: bool) -> None:
+    """Refuse contradictory schedules, and actions that nothing can carry out yet."""
+    if budget is not None and every is not None:
+        raise ValueError(
+            "`attach` takes either `budget` (a share of wall time) or `every` (a fixed period in "
+            "steps), not both."
+        )
+    if not dry_run:
+        raise ValueError(
+            "`dry_run=False` asks for actions to be carried out, which this version cannot do. "
+            "Leave it True: policies then record what they would do."
+        )
+
+
+def check_optimizer(view: ModelView, optimizer: Any) -> None:
+    """Refuse what has no step hooks, or trains another model."""
+    if not hasattr(optimizer, "register_step_pre_hook") or not hasattr(optimizer, "param_groups"):
+        raise ValueError(
+            "The `optimizer` must be a torch.optim.Optimizer with step hooks. "
+            f"Got {type(optimizer).__name__}; pass the optimizer that it wraps."
+        )
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not trained & {id(p) for p in view.live_parameters}:
+        raise ValueError(
+            "The `optimizer` trains none of the parameters of the `model`. Pass the optimizer that "
+            "was built from model.parameters(), and the model as it is after moving it."
+        )
+
+
+def check_names(rules: list[Detector]) -> list[Detector]:
+    """Refuse two detectors of one name before a run folder exists."""
+    Judge(rules)
+    return rules
+
+
+def gradients(view: ModelView, optimizer: Any) -> tuple[Tensor | None, ...]:
+    """Gradients as the optimizer will use them; all ``None`` on a step that a scaler will skip.
+
+    A fused optimizer under a gradient scaler holds gradients still multiplied by the scale.
+
+    Args:
+        view: The live weights.
+        optimizer: The optimizer, about to step.
+
+    Returns:
+        One a trainable parameter, detached; sparse ones dense.
+    """
+    found_inf, scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
+    taken: list[Tensor | None] = []
+    for parameter in view.live_parameters:
+        gradient = parameter.grad
+        if gradient is not None:
+            gradient = gradient.detach()
+            if gradient.is_sparse:
+                gradient = gradient.coalesce().to_dense()
+            if scale is not None:
+                gradient = gradient / scale
+        taken.append(gradient)
+    if found_inf is not None and bool(found_inf):
+        return tuple(None for _ in taken)
+    return tuple(taken)
+
+
+def logged(value: float) -> Estimate:
+    """A number the user gave: no uncertainty is claimed for it, and nan or infinity is flagged."""
+    if math.isfinite(value):
+        return Estimate(value, n=1)
+    return Estimate.exact(value)
+
+
+def taken_at(observable: Observable, probe: Probe | None, view: ModelView) -> str:
+    """Where the numbers of an observable come from, for the record."""
+    kind = str(view.dtype).removeprefix("torch.")
+    needs = observable.needs
+    if "update" in needs:
+        return f"after the update, weights {kind}"
+    if "micro" in needs:
+        return f"each backward pass of the step, before averaging over ranks and clipping, {kind}"
+    if "probe" not in needs or probe is None:
+        source = "gradient accumulated and clipped, " if "gradients" in needs else "weights, "
+        return f"before the update, {source}{kind}"
+    if "heldout" in needs:
+        return f"before the update, evaluation mode, held-out and training examples, {kind}"
+    if callable(probe.batches):
+        drawn = "batches drawn afresh"
+    else:
+        drawn = f"{len(probe.batches)} fixed batches of {batch_size(probe.batches[0]) or '?'}"
+    return f"before the update, evaluation mode, {drawn} ({probe.sampling}), {kind}"
+
+
+def describe(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    observables: Mapping[str, Observable],
+    budget: float | None,
+    every: object,
+) -> dict[str, Any]:
+    """Configuration written into a run that the user did not create."""
+    group = optimizer.param_groups[0]
+    settings = {k: v for k, v in group.items() if isinstance(v, (int, float, str, bool, tuple))}
+    return {
+        "model": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "optimizer": type(optimizer).__name__,
+        "settings": settings,
+        "observables": sorted(observables),
+        "budget": budget,
+        "every": dict(every) if isinstance(every, Mapping) else every,
+    }

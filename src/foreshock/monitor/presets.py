@@ -1,0 +1,127 @@
+"""Presets of observables by cost, and what of them a run can offer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from foreshock.estimators.curvature import Curvature
+from foreshock.estimators.gradient_noise import GradientNoise
+from foreshock.estimators.norms import Norms, StepNorm
+from foreshock.estimators.ntk import Ntk
+from foreshock.estimators.readout import HeldoutSignal, RidgeSignal
+from foreshock.estimators.tails import HillNorms
+from foreshock.estimators.update_window import UpdateWindow
+from foreshock.probe.spec import Probe
+from foreshock.probe.view import labelled
+from foreshock.types import Observable
+
+FREE = (Norms, StepNorm, HillNorms)
+STANDARD = (*FREE, GradientNoise, HeldoutSignal, Curvature)
+FULL = (*STANDARD, RidgeSignal, Ntk, UpdateWindow)
+PRESETS = {"free": FREE, "standard": STANDARD, "full": FULL}
+BY_NAME = {cls().name: cls for cls in FULL}
+
+#: What to pass so that an observable can run, by what it needs.
+REMEDY = {
+    "probe": "pass probe=fs.Probe(loss=..., batches=...)",
+    "heldout": "pass fs.Probe(..., heldout=(inputs, labels))",
+    "train": "pass fs.Probe(..., train=(inputs, labels)) or batches of (inputs, labels)",
+    "inputs": "pass fs.Probe(..., train=(inputs, labels)) or batches of (inputs, labels)",
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What runs, and what was left out and why."""
+
+    observables: tuple[Observable, ...]
+    left_out: tuple[tuple[str, str], ...]
+
+
+def choose(asked: str | Iterable[str | Observable], probe: Probe | None) -> Choice:
+    """Resolve a preset or a list into observables that this run can feed.
+
+    Members of a preset that lack something are left out with a sentence; what a user names
+    explicitly must be possible.
+
+    Args:
+        asked: ``"free"``, ``"standard"``, ``"full"``, or names and objects.
+        probe: The probe, if any.
+
+    Returns:
+        The observables and what was left out.
+
+    Raises:
+        ValueError: If a name is unknown, two members write the same series, or a named member
+            lacks what it needs.
+
+    Examples:
+        >>> [o.name for o in choose("free", None).observables]
+        ['norms', 'step_norm', 'tails', 'gradient_noise']
+    """
+    offered = _offered(probe)
+    preset = isinstance(asked, str)
+    members: list[Observable] = []
+    if isinstance(asked, str):
+        if asked not in PRESETS:
+            raise ValueError(
+                f"The `observables` of `attach` must be one of {sorted(PRESETS)} or a list. "
+                f"Got {asked!r}; for one observable write observables=[{asked!r}]."
+            )
+        members = [cls() for cls in PRESETS[asked]]
+        if "probe" not in offered:
+            # Without a probe the micro-batches of accumulation are the one source of noise.
+            members = [m for m in members if m.name != "gradient_noise"]
+            members.append(GradientNoise("accumulation"))
+    else:
+        members = [_member(one) for one in asked]
+    chosen: list[Observable] = []
+    left_out: list[tuple[str, str]] = []
+    for member in members:
+        missing = sorted((member.needs - offered) & REMEDY.keys())
+        if not missing:
+            chosen.append(member)
+            continue
+        sentence = f"needs {' and '.join(missing)}: {'; '.join(REMEDY[m] for m in missing)}"
+        if not preset:
+            raise ValueError(f"The observable {member.name!r} {sentence}.")
+        left_out.append((member.name, sentence))
+    _check_unique(chosen)
+    return Choice(tuple(chosen), tuple(left_out))
+
+
+def _member(one: str | Observable) -> Observable:
+    if isinstance(one, str):
+        if one not in BY_NAME:
+            raise ValueError(f"There is no observable {one!r}. The names are {sorted(BY_NAME)}.")
+        return BY_NAME[one]()
+    if isinstance(one, type) or not isinstance(one, Observable):
+        raise ValueError(
+            "The `observables` of `attach` must be names or objects such as "
+            f"`Curvature(cold_every=5)`. Got {one!r}."
+        )
+    return one
+
+
+def _offered(probe: Probe | None) -> frozenset[str]:
+    offered = {"gradients", "update", "micro"}
+    if probe is not None:
+        offered.add("probe")
+        if probe.heldout is not None:
+            offered.add("heldout")
+        if labelled(probe) is not None:
+            offered |= {"train", "inputs"}
+    return frozenset(offered)
+
+
+def _check_unique(members: list[Observable]) -> None:
+    seen: dict[str, str] = {}
+    for member in members:
+        for info in member.series:
+            if info.name in seen:
+                raise ValueError(
+                    f"The observables {seen[info.name]!r} and {member.name!r} both write "
+                    f"{info.name!r}. Keep one of them."
+                )
+            seen[info.name] = member.name

@@ -1,0 +1,163 @@
+"""`Recorder`: values gather by step; complete steps go to the store, sinks, detectors, policies."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TypeAlias
+
+from foreshock.detectors.judge import Judge
+from foreshock.detectors.record import alarm_record, detector_record
+from foreshock.monitor.door import logged
+from foreshock.store import Run
+from foreshock.types import Alarm, Detector, Estimate, OnAlarm, Policy, Sink
+
+log = logging.getLogger("foreshock")
+
+#: What a step holds until it is complete: estimates, and plain finite numbers the user logged.
+Values: TypeAlias = Mapping[str, "Estimate | float"]
+
+#: Steps that wait for the store. One row costs it 20 µs between two training steps, whose tensors
+#: have taken the caches, and 4 µs right after another row. What waits here is lost with the
+#: process, as is what waits for a commit there.
+PILE = 16
+
+
+class Recorder:
+    """Keeps the values of the step under way, and passes on the steps that are complete.
+
+    A step is complete when a later one begins; only then do detectors see it, whole and once, so
+    that a replay of the stored rows raises the same alarms.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        detectors: Iterable[Detector],
+        policies: Sequence[Policy],
+        sinks: Sequence[Sink],
+        on_alarm: OnAlarm | None,
+    ) -> None:
+        self.run = run
+        self.step = run.last_step + 1
+        self.alarms: list[Alarm] = []
+        self._rows: dict[str, Estimate | float] = {}
+        self._written: set[str] = set()
+        self._pile: list[tuple[int, Values]] = []
+        self._said: set[str] = set()
+        self._judge = Judge(detectors, on_error=lambda d, e: self.failed("detector_off", d.name, e))
+        self._policies = [(p, p.init()) for p in policies]
+        self._sinks = list(sinks)
+        self._on_alarm = on_alarm
+        # Who looks at a step before it is written; most steps of most runs concern nobody.
+        self._read = self._judge.reads
+        self._everybody = bool(self._policies or self._sinks)
+        rules = [detector_record(d) for d in self._judge.detectors]
+        run.event("detectors", "monitor", {"detectors": rules})
+        if self.step and self._read:
+            # A resumed run: detectors go on where they stood; those alarms are on record already.
+            for step, values in run.rows(names=sorted(self._read)):
+                self._judge.feed(step, values)
+
+    def record(self, step: int, values: Values) -> None:
+        """Add values to a step; the first of a name stays. A later step completes this one."""
+        if step > self.step:
+            self.begin(step)
+        rows = self._rows
+        for name, value in values.items():
+            rows.setdefault(name, value)
+
+    def begin(self, step: int) -> None:
+        """A later step begins: this one is complete."""
+        done, rows = self.step, self._rows
+        if rows:
+            self._write()
+            if len(self._pile) >= PILE:
+                self.hand_over()
+            self._rows = {}
+            if self._written:
+                self._written.clear()
+            if self._everybody or not self._read.isdisjoint(rows):
+                self._show(done, rows)
+        self.step = step
+
+    def flush(self) -> None:
+        """Write and commit everything, also of the step under way."""
+        self._write()
+        self.hand_over()
+        self.run.flush()
+
+    def hand_over(self) -> None:
+        """Give the pile to the store, in one go."""
+        pile, self._pile = self._pile, []
+        for step, rows in pile:
+            self.run.append(step, rows)
+
+    def _write(self) -> None:
+        """Put what is new of the step on the pile."""
+        fresh: Values = self._rows
+        if self._written:
+            fresh = {name: v for name, v in self._rows.items() if name not in self._written}
+        if fresh:
+            self._pile.append((self.step, fresh))
+            self._written.update(fresh)
+
+    def _show(self, step: int, rows: Values) -> None:
+        """Let sinks, detectors and policies see a complete step."""
+        values = {n: logged(v) if isinstance(v, float) else v for n, v in rows.items()}
+        for sink in list(self._sinks):
+            try:
+                sink.write(step, values)
+            except Exception as error:
+                self._drop(sink, error)
+        alarms = self._judge.feed(step, values)
+        for alarm in alarms:
+            self._raise(alarm)
+        for index, (policy, state) in enumerate(self._policies):
+            try:
+                state, actions = policy.update(state, step, values, alarms)
+            except Exception as error:
+                self.failed("note", policy.name, error)
+                continue
+            self._policies[index] = (policy, state)
+            for action in actions:
+                self.run.event("action", action.policy, asdict(action), step=step)
+
+    def _raise(self, alarm: Alarm) -> None:
+        self.alarms.append(alarm)
+        self.run.event("alarm", alarm.detector, alarm_record(alarm), step=alarm.step)
+        for sink in list(self._sinks):
+            try:
+                sink.alarm(alarm)
+            except Exception as error:
+                self._drop(sink, error)
+        if self._on_alarm is not None:
+            try:
+                self._on_alarm(alarm)
+            except Exception as error:
+                self.failed("note", "on_alarm", error)
+
+    def _drop(self, sink: Sink, error: Exception) -> None:
+        self._sinks.remove(sink)
+        self.failed("note", f"sink {type(sink).__name__}", error)
+
+    # ---------------------------------------------------------------- trouble
+
+    def failed(self, kind: str, name: str, error: Exception) -> None:
+        """Something failed and is not asked again: an event, and one warning."""
+        text = f"{type(error).__name__}: {error}"
+        payload = {"name": name, "reason": text, "text": f"{name}: {text}"}
+        self.run.event(kind, "monitor", payload, step=self.step)
+        self.say(name, f"{name} failed and is switched off for this run: {text}")
+
+    def say(self, key: str, sentence: str) -> None:
+        """Log a warning once. `warnings.warn` would raise in a process that runs with -W error."""
+        if self.once(key):
+            log.warning("%s", sentence)
+
+    def once(self, key: str) -> bool:
+        """Whether this key is new."""
+        new = key not in self._said
+        self._said.add(key)
+        return new

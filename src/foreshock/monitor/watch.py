@@ -1,0 +1,339 @@
+"""`Watch`: the hooks on one optimizer, and what they measure."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import scipy.special  # noqa: F401  # quantiles need it; better loaded at attach than in the loop
+import torch
+from torch import Tensor, nn
+
+from foreshock.detectors import resolve
+from foreshock.monitor import door
+from foreshock.monitor.micro import MicroBatches
+from foreshock.monitor.presets import Choice, choose
+from foreshock.monitor.recorder import Recorder
+from foreshock.monitor.schedule import Budget, Every, Schedule
+from foreshock.probe.moment import Moment
+from foreshock.probe.spec import Probe
+from foreshock.probe.view import ModelView, check_probe
+from foreshock.store import Run
+from foreshock.types import Alarm, Detector, Estimate, Observable, OnAlarm, Policy, Sink
+
+log = logging.getLogger("foreshock")
+
+
+class Watch:
+    """A live training run being watched; made by `foreshock.attach`.
+
+    Steps count from 0, or continue a resumed run: step t is the t-th update, and what is measured
+    in its hooks carries t. Weights and gradients are those before the update, so ``grad/norm`` at t
+    belongs to the loss at t.
+
+    Attributes:
+        run: Where everything is recorded.
+        step: The step under way: how many updates were made.
+        schedule: What was measured when, and what it cost.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        run: str | Path | Run,
+        probe: Probe | None,
+        observables: str | Iterable[str | Observable],
+        budget: float | None,
+        every: int | Mapping[str, int] | None,
+        detectors: Iterable[str | Detector],
+        policies: Sequence[Policy],
+        dry_run: bool,
+        sinks: Sequence[Sink],
+        on_alarm: OnAlarm | None,
+    ) -> None:
+        door.check_schedule(budget, every, dry_run)
+        rules = door.check_names([resolve(d) for d in detectors])
+        self._view = ModelView(model)
+        door.check_optimizer(self._view, optimizer)
+        choice = choose(observables, probe)
+        if probe is not None:
+            check_probe(self._view, probe, model)
+        self._observables = {o.name: o for o in choice.observables}
+        self.schedule: Schedule = (
+            Every(choice.observables, every)
+            if every is not None
+            else Budget(choice.observables, 0.03 if budget is None else budget)
+        )
+        self._probe = probe
+        self._optimizer = optimizer
+        self._states: dict[str, Any] = {n: o.init() for n, o in self._observables.items()}
+        if isinstance(run, Run):
+            self.run = run
+            if run.mode == "r":
+                raise ValueError(
+                    "The `run` given to `attach` is open for reading. Use Run.open(path, 'a')."
+                )
+        else:
+            about = door.describe(model, optimizer, self._observables, budget, every)
+            self.run = Run.create(run, config=about)
+        self._declare(choice)
+        self._recorder = Recorder(self.run, rules, policies, sinks, on_alarm)
+        self.step = self._recorder.step
+        self._log_offset: int | None = None
+        self._closed = False
+        self._old: list[Tensor] = []
+        self._started = time.perf_counter()
+        self._mark: float | None = None
+        self._in_hooks = 0.0
+        micro = any("micro" in o.needs for o in choice.observables)
+        self._micro = MicroBatches(self._view) if micro else None
+        self._before_due: list[str] = []
+        self._after_due: list[str] = []
+        self._plan()
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before),
+            optimizer.register_step_post_hook(self._after),
+        ]
+
+    # ---------------------------------------------------------------- what the user calls
+
+    @property
+    def alarms(self) -> list[Alarm]:
+        """Alarms raised since attach."""
+        return self._recorder.alarms
+
+    def log(
+        self, values: Mapping[str, Any] | None = None, /, *, step: int | None = None, **more: Any
+    ) -> None:
+        """Record numbers of your own beside what is measured. Never raises.
+
+        Called after ``optimizer.step()`` the values carry the step just made; if the first call
+        comes before any step, values always carry the step about to be made. ``None`` is skipped;
+        what is not one number is skipped and said once.
+
+        Args:
+            values: Name to number, for names that are no identifiers (``{"val/acc": 0.9}``).
+            step: The step to write instead; not before the last one recorded.
+            **more: Name = number (a float, a scalar tensor, an `Estimate`).
+        """
+        start = time.perf_counter()
+        try:
+            if self._closed:
+                self._recorder.say("log", "`watch.log` was called after `close`; values are lost.")
+                return
+            if self._log_offset is None:
+                self._log_offset = 0 if self._mark is None else 1
+            at = self.step - self._log_offset if step is None else step
+            if at < self._recorder.step:
+                sentence = f"`watch.log` at step {at} came after step {self._recorder.step}."
+                self._recorder.say("late", sentence)
+                return
+            self._recorder.record(at, self._numbers({**values, **more} if values else more))
+        except Exception as error:
+            self._give_up(error)
+        finally:
+            self._in_hooks += time.perf_counter() - start
+
+    def flush(self) -> None:
+        """Write and commit everything recorded so far, also of the step under way."""
+        try:
+            self._recorder.flush()
+        except Exception as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Finish the last step, write the cost table, detach, and close the run. Idempotent."""
+        self._close(None)
+
+    def _close(self, error: type[BaseException] | None) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._detach()
+        try:
+            if self._mark is not None:
+                elapsed = time.perf_counter() - self._mark
+                self.schedule.tick(max(elapsed - self._in_hooks, 0.0), self._in_hooks)
+            self._recorder.begin(self._recorder.step + 1)
+            self._recorder.hand_over()
+            self.run.event("schedule", "monitor", self.schedule.summary())
+            # After an exception in the loop the run counts as crashed, not as finished.
+            self.run.__exit__(error, None, None)
+        except Exception as trouble:
+            self._recorder.say("close", f"The run could not be closed cleanly: {trouble}")
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close(kind)
+
+    # ---------------------------------------------------------------- hooks
+
+    def _before(self, *_: Any) -> None:
+        """Before an update: settle the last step, then measure what is due at this one."""
+        start = time.perf_counter()
+        try:
+            if self._mark is not None:
+                self.schedule.tick(start - self._mark - self._in_hooks, self._in_hooks)
+            self._mark, self._in_hooks = start, 0.0
+            if self._recorder.step < self.step:
+                self._recorder.begin(self.step)
+            if self._before_due or self._after_due:
+                self._measure(self._before_due, self._moment())
+                if self._after_due:
+                    self._old = [p.clone() for p in self._view.parameters]
+        except Exception as error:
+            self._give_up(error)
+        finally:
+            self._in_hooks += time.perf_counter() - start
+
+    def _after(self, *_: Any) -> None:
+        """After an update: measure the step itself, then plan the next one."""
+        start = time.perf_counter()
+        try:
+            if self._old:
+                new = self._view.parameters
+                update = tuple(a - b for a, b in zip(new, self._old, strict=True))
+                self._old = []
+                self._measure(self._after_due, self._moment(update))
+            self.step += 1
+            self._plan()
+        except Exception as error:
+            self._give_up(error)
+        finally:
+            self._in_hooks += time.perf_counter() - start
+
+    def _plan(self) -> None:
+        due = self.schedule.plan(self.step)
+        if due or self._before_due or self._after_due:
+            self._after_due = [n for n in due if "update" in self._observables[n].needs]
+            self._before_due = [n for n in due if n not in self._after_due]
+        if self._micro is not None:
+            self._micro.arm(any("micro" in self._observables[n].needs for n in due))
+
+    def _moment(self, update: tuple[Tensor, ...] | None = None) -> Moment:
+        groups = self._optimizer.param_groups
+        return Moment(
+            step=self.step,
+            view=self._view,
+            gradients=door.gradients(self._view, self._optimizer),
+            learning_rates=tuple(float(g["lr"]) for g in groups if "lr" in g) or (float("nan"),),
+            optimizer={"name": type(self._optimizer).__name__},
+            elapsed=time.perf_counter() - self._started,
+            probe=self._probe,
+            update=update,
+            micro=self._micro.take() if self._micro is not None else (),
+        )
+
+    def _measure(self, names: list[str], moment: Moment) -> None:
+        """Run the due observables; the one that fails is switched off and its siblings go on."""
+        values: dict[str, Estimate] = {}
+        for name in names:
+            start = time.perf_counter()
+            try:
+                state, readings = self._observables[name].update(self._states[name], moment)
+                self._states[name] = state
+                values.update(readings.scalars)
+                if readings.arrays:
+                    self._recorder.hand_over()  # the store takes steps in order
+                for series, array in readings.arrays.items():
+                    self.run.append_array(moment.step, series, array)
+            except Exception as error:
+                self.schedule.switch_off(name)
+                self._states.pop(name, None)
+                self._recorder.failed("observable_off", name, error)
+            self.schedule.charge(name, moment.step, time.perf_counter() - start)
+        self._recorder.record(moment.step, values)
+
+    # ---------------------------------------------------------------- recording
+
+    def _numbers(self, values: Mapping[str, Any]) -> dict[str, Estimate | float]:
+        """Logged values as numbers; those on a device come to the host in one transfer."""
+        numbers: dict[str, Estimate | float] = {}
+        tensors: dict[str, Tensor] = {}
+        for name, value in values.items():
+            if value is None:
+                continue
+            if name in self._promised:
+                sentence = f"`watch.log` cannot write {name!r}: it is a measured series."
+                self._recorder.say(name, sentence)
+            elif isinstance(value, Estimate):
+                numbers[name] = value
+            elif isinstance(value, Tensor) and value.numel() == 1:
+                if value.is_cpu:
+                    numbers[name] = float(value.item())
+                else:
+                    tensors[name] = value.detach().reshape(()).double()
+            else:
+                try:
+                    numbers[name] = float(value)
+                except (TypeError, ValueError, RuntimeError):
+                    self._recorder.say(
+                        name, f"`watch.log` needs one number for {name!r}; it was skipped."
+                    )
+        if tensors:
+            host = torch.stack(list(tensors.values())).tolist()
+            numbers.update(zip(tensors, host, strict=True))
+        for name, number in numbers.items():
+            if isinstance(number, float) and not (number - number == 0.0):
+                numbers[name] = door.logged(number)
+                if self._recorder.once(f"{name} is not finite"):
+                    text = f"{name} was {number} for the first time"
+                    self.run.event("note", "log", {"text": text}, step=self.step)
+        return numbers
+
+    def _declare(self, choice: Choice) -> None:
+        self._promised = {s.name for o in choice.observables for s in o.series}
+        described = []
+        for observable in choice.observables:
+            where = door.taken_at(observable, self._probe, self._view)
+            for info in observable.series:
+                self.run.declare(
+                    info.name, title=info.title, unit=info.unit, taken_at=where, null=info.null
+                )
+            described.append(
+                {
+                    "name": observable.name,
+                    "series": [asdict(info) for info in observable.series],
+                    "needs": sorted(observable.needs),
+                    "price": observable.price,
+                }
+            )
+        left_out = [{"name": name, "reason": reason} for name, reason in choice.left_out]
+        self.run.event("observables", "monitor", {"observables": described, "left_out": left_out})
+
+    # ---------------------------------------------------------------- trouble
+
+    def _detach(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        if self._micro is not None:
+            self._micro.remove()
+
+    def _give_up(self, error: Exception) -> None:
+        """The monitor itself failed (a full disk): let go of the run, keep what was written."""
+        self._detach()
+        self._closed = True
+        log.error(
+            "Foreshock stopped watching at step %d and leaves the training alone: %s: %s",
+            self.step,
+            type(error).__name__,
+            error,
+        )
+        try:
+            self.run.__exit__(type(error), None, None)
+        except Exception as second:
+            log.error("The run could not be closed either: %s", second)

@@ -1,0 +1,66 @@
+"""`quiet`: run a measurement so that the training run cannot notice it."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections.abc import Iterator
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+@contextlib.contextmanager
+def quiet(seed: int) -> Iterator[None]:
+    """Everything a measurement needs from the process, put back as it was afterwards.
+
+    Inside: private random numbers for python, numpy and torch, seeded by ``seed``; gradients on;
+    autocast off; attention on the math backend (the fused kernels have neither a double backward
+    nor a forward derivative); compiled code replaced by eager code (it has no double backward).
+    Afterwards all generators stand where they stood. No ``.grad`` is written: callers use
+    `torch.autograd.grad`.
+
+    Args:
+        seed: Seed of the private random numbers. The same seed gives the same measurement.
+
+    Yields:
+        Nothing.
+
+    Examples:
+        >>> import torch
+        >>> before = torch.get_rng_state()
+        >>> with quiet(seed=7):
+        ...     _ = torch.rand(3)
+        >>> bool((torch.get_rng_state() == before).all())
+        True
+    """
+    numpy_random = sys.modules.get("numpy.random")
+    python_state = random.getstate()
+    numpy_state = numpy_random.get_state() if numpy_random is not None else None
+    torch_state = torch.default_generator.get_state()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    try:
+        random.seed(seed)
+        if numpy_random is not None:
+            numpy_random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            if torch.is_autocast_enabled("cpu"):
+                stack.enter_context(torch.autocast("cpu", enabled=False))
+            if cuda_states is not None and torch.is_autocast_enabled("cuda"):
+                stack.enter_context(torch.autocast("cuda", enabled=False))
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            # Importing dynamo takes seconds, and where nobody has there is nothing compiled.
+            if "torch._dynamo" in sys.modules:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            yield
+    finally:
+        random.setstate(python_state)
+        if numpy_random is not None and numpy_state is not None:
+            numpy_random.set_state(numpy_state)
+        torch.default_generator.set_state(torch_state)
+        if cuda_states is not None:
+            torch.cuda.set_rng_state_all(cuda_states)

@@ -1,0 +1,310 @@
+"""`ModelView`: pure functions of a live model's weights that leave the model alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foreshock.probe.quiet import quiet
+from foreshock.probe.spec import Probe
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module behind `torch.compile` and (distributed) data parallel wrappers."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(
+            model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
+        ):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+class _Call(nn.Module):
+    """Lets `functional_call` run any function of the model, not only its ``forward``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(self.model, *args)
+
+
+class ModelView:
+    """The model seen safely: loss, gradients, logits and features as functions of the live weights.
+
+    Holds a copy of the module *structure* that shares every parameter and buffer with the live
+    model, so it costs no memory and always sees the current weights, while train/eval flags, hooks
+    bound to objects, and buffers updated by a forward pass belong to the copy. Each call swaps in
+    detached leaves (the live ``.grad`` stays as it is) and clones of the buffers, in evaluation
+    mode, within `quiet`.
+
+    Python attributes of the modules (a temperature that is annealed by hand) are those of the
+    moment the copy was made: at attach, and whenever parameters are replaced, frozen or unfrozen.
+
+    Args:
+        model: The live model; wrappers of `torch.compile` and data parallelism are looked through.
+        seed: Seed of the private random numbers of every call.
+
+    Raises:
+        ValueError: If the model has no trainable parameter or its structure cannot be copied.
+
+    Examples:
+        >>> import torch
+        >>> model = torch.nn.Linear(3, 2)
+        >>> view = ModelView(model)
+        >>> loss, gradient = view.gradient(lambda m, x: m(x).sum(), torch.ones(4, 3))
+        >>> [tuple(g.shape) for g in gradient], model.weight.grad
+        ([(2, 3), (2,)], None)
+    """
+
+    def __init__(self, model: nn.Module, *, seed: int = 0) -> None:
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"The `model` must be a torch.nn.Module. Got {type(model).__name__}.")
+        self._live = unwrap(model)
+        self.seed = seed
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Copy the structure; parameters and buffers are put in the memo, so they are shared."""
+        live = self._live
+        memo = {id(t): t for t in (*live.parameters(), *live.buffers())}
+        try:
+            shadow = copy.deepcopy(live, memo)
+        except Exception as error:
+            raise ValueError(
+                "The structure of the `model` could not be copied, so it cannot be measured "
+                f"without touching it ({type(error).__name__}: {error}). Detach tensors and drop "
+                "handles that are kept as plain attributes, or use observables='free'."
+            ) from error
+        for module in shadow.modules():
+            # The flag itself, not `eval()`, which a model may override with side effects.
+            module.training = False
+            if getattr(module, "_compiled_call_impl", None) is not None:
+                module._compiled_call_impl = None
+        self._call = _Call(shadow)
+        self._call.training = False
+        # `named_parameters` lists a tied parameter once, under its first name.
+        self._trainable = [(n, p) for n, p in live.named_parameters() if p.requires_grad]
+        self._fixed = [(n, p) for n, p in live.named_parameters() if not p.requires_grad]
+        self._signature = self._identity()
+        if not self._trainable:
+            raise ValueError(
+                "The `model` has no parameter that requires a gradient, so there is nothing to "
+                "watch. Pass the module that the optimizer trains."
+            )
+
+    def _identity(self) -> tuple[tuple[int, bool], ...]:
+        return tuple((id(p), p.requires_grad) for p in self._live.parameters())
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the trainable parameters, tied ones once."""
+        return [name for name, _ in self._trainable]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The trainable parameters, detached but sharing the live memory. Do not write to them."""
+        return [parameter.detach() for parameter in self.live_parameters]
+
+    @property
+    def live_parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters themselves, in the order of ``names``; for their ``.grad``."""
+        if self._signature != self._identity():
+            self._refresh()
+        return [parameter for _, parameter in self._trainable]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the first trainable parameter."""
+        return self._trainable[0][1].dtype
+
+    def leaves(self) -> list[Tensor]:
+        """Fresh leaves that require a gradient and share the live memory."""
+        return [p.requires_grad_() for p in self.parameters]
+
+    def call(self, leaves: Sequence[Tensor], function: Callable[..., Any], *args: Any) -> Any:
+        """``function(model, *args)`` at the weights ``leaves``. Use within `quiet`."""
+        weights = {f"model.{n}": leaf for (n, _), leaf in zip(self._trainable, leaves, strict=True)}
+        weights |= {f"model.{n}": p.detach() for n, p in self._fixed}
+        weights |= {f"model.{n}": b.detach().clone() for n, b in self._live.named_buffers()}
+        return torch.func.functional_call(self._call, weights, (function, *args))
+
+    def loss(self, leaves: Sequence[Tensor], loss: Callable[..., Any], batch: Any) -> Tensor:
+        """The loss at ``leaves``, checked to be one number. Use within `quiet`."""
+        value = self.call(leaves, loss, batch)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(
+                "The `loss` of `Probe` must return one number (a scalar tensor). "
+                f"Got {shape}; take its mean over the batch."
+            )
+        return value.reshape(())
+
+    def gradient(self, loss: Callable[..., Any], batch: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Loss and gradient of one batch, on the device: ``()`` and one tensor a parameter."""
+        with quiet(self.seed):
+            leaves = self.leaves()
+            value = self.loss(leaves, loss, batch)
+            gradient = torch.autograd.grad(value, leaves, materialize_grads=True, allow_unused=True)
+        return value.detach(), gradient
+
+    def outputs(self, probe: Probe, inputs: Any) -> Tensor:
+        """Outputs of the model without a graph, shape ``(n, ..., k)``."""
+        with quiet(self.seed), torch.no_grad():
+            return self.call(self.parameters, forward_of(probe), inputs)
+
+    def features(self, probe: Probe, inputs: Any) -> tuple[Tensor, Tensor]:
+        """Input of the readout layer and the outputs: ``(n, m)`` and ``(n, k)``.
+
+        The readout layer is the last `torch.nn.Linear` that the forward pass calls.
+
+        Args:
+            probe: For its ``forward``.
+            inputs: n inputs.
+
+        Returns:
+            Features and outputs, detached, on the device.
+
+        Raises:
+            ValueError: If the forward pass calls no linear layer whose width is that of the
+                outputs.
+        """
+        seen: list[tuple[nn.Linear, Tensor]] = []
+
+        def remember(module: nn.Module, args: tuple[Any, ...]) -> None:
+            assert isinstance(module, nn.Linear)
+            seen[:] = [(module, args[0])]
+
+        linears = [m for m in self._call.modules() if isinstance(m, nn.Linear)]
+        handles = [m.register_forward_pre_hook(remember) for m in linears]
+        try:
+            outputs = self.outputs(probe, inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not seen or seen[0][0].out_features != outputs.shape[-1]:
+            raise ValueError(
+                "The ridge readout needs a model whose last layer is a torch.nn.Linear onto the "
+                "outputs; the forward pass of this one ends otherwise. Leave out `ridge_signal`."
+            )
+        return seen[0][1].detach(), outputs
+
+
+def forward_of(probe: Probe) -> Callable[[Any, Any], Tensor]:
+    """The function (model, inputs) -> outputs of a probe, its default written out."""
+
+    def forward(model: Any, inputs: Any) -> Tensor:
+        if probe.forward is not None:
+            result = probe.forward(model, inputs)
+        else:
+            result = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+        result = getattr(result, "logits", result)
+        if not isinstance(result, Tensor):
+            raise ValueError(
+                "The model must return a tensor or something with `.logits`. Got "
+                f"{type(result).__name__}; pass `Probe(forward=lambda model, inputs: ...)`."
+            )
+        return result
+
+    return forward
+
+
+def batch_size(batch: Any) -> int | None:
+    """Length of the first tensor found in a batch: its number of examples, or ``None``.
+
+    Args:
+        batch: A tensor, or a mapping or sequence that holds one.
+
+    Returns:
+        The length, ``None`` if there is no tensor.
+
+    Examples:
+        >>> import torch
+        >>> batch_size({"x": torch.zeros(8, 3)}), batch_size("?")
+        (8, None)
+    """
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else None
+    parts = batch.values() if isinstance(batch, Mapping) else batch
+    if isinstance(parts, (str, bytes)) or not hasattr(parts, "__iter__"):
+        return None
+    return next((size for part in parts if (size := batch_size(part)) is not None), None)
+
+
+def labelled(probe: Probe) -> tuple[Any, Tensor] | None:
+    """The training examples of a probe: ``train``, or its batches of pairs concatenated."""
+    if probe.train is not None:
+        return probe.train
+    if callable(probe.batches):
+        return None
+    pairs = [b for b in probe.batches if isinstance(b, (tuple, list)) and len(b) == 2]
+    if len(pairs) != len(probe.batches) or not all(isinstance(t, Tensor) for b in pairs for t in b):
+        return None
+    inputs, labels = (torch.cat([b[i] for b in pairs]) for i in (0, 1))
+    integer = not labels.is_floating_point() and not labels.is_complex()
+    return (inputs, labels) if integer else None
+
+
+def check_probe(view: ModelView, probe: Probe, live: nn.Module) -> None:
+    """Try the probe once at the door, and put back whatever a wrong loss moved.
+
+    Raises:
+        ValueError: If the loss fails, is not one number, ignores the model it is given, or does
+            not depend on the parameters.
+    """
+    batches = probe.draw(0)
+    if not batches:
+        raise ValueError("The `batches` of `Probe` returned no batch at step 0.")
+    kept = [(buffer, buffer.detach().clone()) for buffer in unwrap(live).buffers()]
+    grads = [(p, p.grad) for p in unwrap(live).parameters()]
+    try:
+        with quiet(view.seed):
+            leaves = view.leaves()
+            value = view.loss(leaves, probe.loss, batches[0])
+            gradient = (
+                torch.autograd.grad(value, leaves, allow_unused=True)
+                if value.requires_grad
+                else [None]
+            )
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"The `loss` of `Probe` failed on the first batch: {type(error).__name__}: {error}. "
+            "It is called as loss(model, batch)."
+        ) from error
+    finally:
+        moved = [b for b, old in kept if not torch.equal(b, old) and not _both_nan(b, old)]
+        for buffer, old in kept:
+            with torch.no_grad():
+                buffer.copy_(old)
+        for parameter, grad in grads:
+            parameter.grad = grad
+    if moved or all(g is None for g in gradient):
+        raise ValueError(
+            "The `loss` of `Probe` does not depend on the parameters of the model it is given; it "
+            "probably closes over the live model, which would move its buffers and gradients. "
+            "Write loss(model, batch) so that it calls its first argument."
+        )
+
+
+def _both_nan(a: Tensor, b: Tensor) -> bool:
+    return a.is_floating_point() and bool(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True))
+
+
+def norm(tensors: Sequence[Tensor | None]) -> Tensor:
+    """Euclidean norm over several tensors, in float64 on their device; nan where there is none."""
+    present = [t for t in tensors if t is not None]
+    if not present:
+        return torch.tensor(math.nan, dtype=torch.float64)
+    norms = torch._foreach_norm(present)
+    return torch.stack([n.double() for n in norms]).norm()

@@ -1,0 +1,1 @@
+"""The tests of Foreshock, which mirror src/foreshock path by path."""

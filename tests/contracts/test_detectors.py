@@ -1,0 +1,96 @@
+"""One suite for every detector, discovered: causal, online equals replay, bounded, serialisable."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import random
+from pathlib import Path
+
+import pytest
+
+import foreshock.detectors as detectors
+from foreshock import Run, replay
+from foreshock.detectors import BY_NAME, Judge
+from foreshock.detectors.record import detector_record, recorded_detectors
+from foreshock.types import Alarm, Detector, Estimate
+
+ALL = [BY_NAME[name]() for name in sorted(BY_NAME)]
+rules = pytest.mark.parametrize("rule", ALL, ids=sorted(BY_NAME))
+
+Rows = list[tuple[int, dict[str, Estimate]]]
+
+
+def rows(rule: Detector, n: int = 400, seed: int = 0) -> Rows:
+    """Noise, a ramp, gaps, nan and infinity in every series the rule reads."""
+    draw = random.Random(seed)
+    found: Rows = []
+    for step in range(n):
+        values = {}
+        for name in rule.reads:
+            if draw.random() < 0.1:
+                continue
+            x = draw.gauss(0.4, 0.2) + 0.02 * max(0, step - 200)
+            x = {0: math.nan, 1: math.inf, 2: -math.inf}.get(draw.randrange(200), x)
+            values[name] = Estimate.exact(x)
+        if values:
+            found.append((step, values))
+    return found
+
+
+def alarms(rule: Detector, given: Rows) -> list[Alarm]:
+    judge = Judge([rule])
+    return [alarm for step, values in given for alarm in judge.feed(step, values)]
+
+
+def test_the_names_reach_every_detector() -> None:
+    classes = {
+        value
+        for value in vars(detectors).values()
+        if isinstance(value, type) and isinstance(value, type) and hasattr(value, "reads")
+    } - {Judge, Detector}
+    assert classes == set(BY_NAME.values())
+
+
+@rules
+def test_something_fires_so_that_the_suite_can_fail(rule: Detector) -> None:
+    fired = [alarms(rule, rows(rule, seed=seed)) for seed in range(20)]
+    if rule.name != "turnover":  # a rising series never turns over; its own test covers it
+        assert any(fired)
+
+
+@rules
+def test_causal(rule: Detector) -> None:
+    given = rows(rule)
+    whole = alarms(rule, given)
+    for cut in (50, 210, 300):
+        assert alarms(rule, given[:cut]) == [a for a in whole if a.step <= given[cut - 1][0]]
+
+
+@rules
+def test_online_equals_replay(rule: Detector, tmp_path: Path) -> None:
+    given = rows(rule)
+    with Run.create(tmp_path / "run") as run:
+        for step, values in given:
+            run.append(step, values)
+        run.event("detectors", "test", {"detectors": [detector_record(rule)]})
+    with Run.open(tmp_path / "run") as run:
+        assert replay(run, [rule]) == alarms(rule, given)
+        assert recorded_detectors(run.events("detectors")) == [rule]
+
+
+@rules
+def test_resumable_serialisable_and_bounded(rule: Detector) -> None:
+    state, sizes, resumed = rule.init(), [], []
+    for step, values in rows(rule, n=3000):
+        state, alarm = rule.update(pickle.loads(pickle.dumps(state)), step, values)
+        sizes.append(len(pickle.dumps(state)))
+        resumed += [alarm] if alarm else []
+    assert max(sizes) < 2000
+    assert resumed == alarms(rule, rows(rule, n=3000))
+
+
+@rules
+def test_nan_alone_never_fires(rule: Detector) -> None:
+    given = [(t, {n: Estimate.exact(math.nan) for n in rule.reads}) for t in range(200)]
+    assert alarms(rule, given) == []

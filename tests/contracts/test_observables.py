@@ -1,0 +1,200 @@
+"""One suite for every observable, discovered: pure, keeps its promises, flags instead of lying."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import foreshock.estimators as estimators
+from foreshock.estimators import GradientNoise, UpdateWindow, catalogue
+from foreshock.monitor.presets import BY_NAME, PRESETS
+from foreshock.probe import Probe
+from foreshock.probe.moment import Moment
+from foreshock.probe.view import ModelView
+from foreshock.types import Estimate, Flag, Observable, Readings
+from tests.cases import CASES, Case, loss
+
+ALL = [*catalogue(), GradientNoise("accumulation", batch_size=16), UpdateWindow(width=3, stride=1)]
+IDS = [f"{type(o).__name__}-{i}" for i, o in enumerate(ALL)]
+observables = pytest.mark.parametrize("observable", ALL, ids=IDS)
+
+
+def moment(model: nn.Module, probe: Probe, step: int = 0, *, seed: int = 0, n: int = 16) -> Moment:
+    """A moment with gradients, micro-batches and an update, whatever the observable needs."""
+    case_batch = probe.draw(step)[0]
+    for p in model.parameters():
+        p.grad = None
+    parts = []
+    for _ in range(4):
+        value = loss(model, case_batch)
+        grads = torch.autograd.grad(value, list(model.parameters()), materialize_grads=True)
+        parts.append(tuple(g.clone() for g in grads))
+    view = ModelView(model)
+    total = tuple(torch.stack(g).mean(0) for g in zip(*parts, strict=True))
+    return Moment(
+        step=step,
+        view=view,
+        gradients=total,
+        learning_rates=(0.1,),
+        probe=probe,
+        update=tuple(-0.1 * g for g in total),
+        micro=tuple(parts),
+    )
+
+
+def fingerprint(readings: Readings) -> dict[str, Any]:
+    """Comparable even where nan."""
+    return {k: repr(v) for k, v in readings.scalars.items()}
+
+
+def check(observable: Observable, readings: Readings) -> None:
+    """Every promised series, each finite or flagged with a sentence, and no clip to 0."""
+    assert set(readings.scalars) == {s.name for s in observable.series if not s.array}
+    assert set(readings.arrays) <= {s.name for s in observable.series if s.array}
+    for name, estimate in readings.scalars.items():
+        assert isinstance(estimate, Estimate), name
+        assert math.isfinite(estimate.value) or (estimate.flags and estimate.reason), name
+        if math.isfinite(estimate.low) and math.isfinite(estimate.value) and not estimate.flags:
+            assert estimate.low <= estimate.value <= estimate.high, name
+
+
+def test_the_catalogue_reaches_every_observable() -> None:
+    classes = {
+        value
+        for value in vars(estimators).values()
+        if isinstance(value, type) and isinstance(value, Observable) and value is not Observable
+    }
+    assert classes == {type(o) for o in catalogue()}
+    assert set(BY_NAME) == {o.name for o in catalogue()}
+    assert {c for preset in PRESETS.values() for c in preset} == classes
+
+
+@observables
+def test_is_a_value(observable: Observable) -> None:
+    assert pickle.loads(pickle.dumps(observable)) == observable
+    assert hash(observable) == hash(copy.copy(observable))
+    names = [s.name for s in observable.series]
+    assert len(set(names)) == len(names)
+    for info in observable.series:
+        assert info.name == info.name.lower() and info.name.isascii() and "/" in info.name
+        assert info.title and info.unit and info.null
+    assert observable.price > 0 and observable.stride >= 0
+
+
+@observables
+@pytest.mark.parametrize("name", CASES)
+def test_pure_and_whole(observable: Observable, name: str) -> None:
+    case: Case = CASES[name]
+    model, probe = case.model().eval(), case.probe()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    generator = torch.get_rng_state()
+    first, second = [], []
+    for record in (first, second):
+        state = observable.init()
+        for step in range(5):
+            state, readings = observable.update(state, moment(model, probe, step))
+            check(observable, readings)
+            record.append(fingerprint(readings))
+    assert first == second  # the same states give the same readings: nothing is kept inside
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert torch.equal(generator, torch.get_rng_state())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def spoil_weights(model: nn.Module, value: float) -> nn.Module:
+    with torch.no_grad():
+        next(iter(model.parameters())).fill_(value)
+    return model
+
+
+class OneWeight(nn.Module):
+    """A model with a single parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale * x[:, :4]
+
+
+def frozen() -> nn.Module:
+    model = CASES["mlp"].model()
+    for p in model.body.parameters():
+        p.requires_grad_(False)
+    return model
+
+
+HARD: dict[str, Callable[[], nn.Module]] = {
+    "nan": lambda: spoil_weights(CASES["mlp"].model(), math.nan),
+    "inf": lambda: spoil_weights(CASES["mlp"].model(), math.inf),
+    "zero": lambda: spoil_weights(CASES["mlp"].model(), 0.0),
+    "one weight": OneWeight,
+    "float64": lambda: CASES["mlp"].model().double(),
+    "bfloat16": lambda: CASES["mlp"].model().bfloat16(),
+    "partly frozen": frozen,
+}
+
+
+def probe_for(model: nn.Module, size: int) -> Probe:
+    case = CASES["mlp"]
+    kind = next(model.parameters()).dtype
+
+    def cast(pair: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        return pair[0].to(kind), pair[1]
+
+    drawn = [cast(case.batch(size, 100 + i)) for i in range(4)]
+    return Probe(loss=loss, batches=drawn, heldout=cast(case.batch(48, 999)))
+
+
+def trainable_moment(model: nn.Module, probe: Probe, step: int) -> Moment:
+    """As `moment`, for the trainable parameters only."""
+    view = ModelView(model)
+    grads = [view.gradient(probe.loss, batch)[1] for batch in probe.draw(step)]
+    total = tuple(torch.stack(g).mean(0) for g in zip(*grads, strict=True))
+    update = tuple(-0.1 * g for g in total)
+    return Moment(
+        step, view, total, (0.1,), probe=probe, update=update, micro=tuple(grads)
+    )  # fmt: skip
+
+
+@observables
+@pytest.mark.parametrize("hard", HARD)
+def test_hard_models_get_a_number_or_a_flag(observable: Observable, hard: str) -> None:
+    model = HARD[hard]()
+    probe = probe_for(model, size=16)
+    state = observable.init()
+    for step in range(3):
+        state, readings = observable.update(state, trainable_moment(model, probe, step))
+        check(observable, readings)
+    if hard == "nan" and observable.name not in ("norms", "update_window", "tails"):
+        assert all(e.flags & Flag.UNRESOLVED for e in readings.scalars.values()), readings
+
+
+@observables
+def test_one_sample_and_duplicates(observable: Observable) -> None:
+    model = CASES["mlp"].model()
+    one = CASES["mlp"].batch(1, 0)
+    probe = Probe(loss=loss, batches=[one] * 4, heldout=CASES["mlp"].batch(1, 5))
+    state = observable.init()
+    for step in range(2):
+        state, readings = observable.update(state, trainable_moment(model, probe, step))
+        check(observable, readings)
+
+
+@observables
+def test_no_gradient_at_all(observable: Observable) -> None:
+    model, probe = CASES["mlp"].model(), CASES["mlp"].probe()
+    view = ModelView(model)
+    absent = tuple(None for _ in view.names)
+    state, readings = observable.update(
+        observable.init(), Moment(0, view, absent, (0.1,), probe=probe)
+    )
+    check(observable, readings)
