@@ -49,13 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Small networks train several times slower on two threads that fight over two cores; this must
     # be set before the numerical libraries start.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    module = importlib.import_module(f"foreshock.cli.{COMMANDS[words[0]][0]}")
     import tyro
 
     from foreshock.store import StoreError
 
-    command = getattr(module, words[0])
     try:
+        module = importlib.import_module(f"foreshock.cli.{COMMANDS[words[0]][0]}")
+        command = getattr(module, words[0])
         return tyro.cli(command, args=words[1:], prog=f"foreshock {words[0]}") or 0
     except (ValueError, StoreError) as error:
         print(f"foreshock {words[0]}: {error}", file=sys.stderr)

@@ -41,7 +41,9 @@ def ls(root: Folder = Path("runs"), json: bool = False) -> int:
         numeric = column in ("last step", "series", "alarms")
         table.add_column(column, justify="right" if numeric else "left")
     for s in summaries:
-        cells = (s.path, s.kind, s.state, s.last_step, s.n_series, s.n_alarms, s.created)
+        # Below the root, so that the column stays narrow; the root itself may be a run.
+        place = s.path.relative_to(root) if s.path != root else s.path
+        cells = (place, s.kind, s.state, s.last_step, s.n_series, s.n_alarms, s.created)
         table.add_row(*map(str, cells))
     console().print(table if summaries else f"There is no run in {root}.")
     return 0

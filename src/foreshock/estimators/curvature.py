@@ -152,7 +152,7 @@ class CurvatureState:
     vectors: Tensor | None = None
     count: int = 0
     warm_steps: int = 16
-    cold_steps: int = 32
+    cold_steps: int = 24
     checked_at: int = -1
 
 
@@ -297,7 +297,7 @@ class Curvature:
     seed: int = 0
     name: str = "curvature"
     needs: frozenset[str] = frozenset({"probe"})
-    price: float = 60.0
+    price: float = 100.0
     stride: int = 0
 
     def __post_init__(self) -> None:

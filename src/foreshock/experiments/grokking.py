@@ -284,6 +284,8 @@ def rhythm(every: int, names: Iterable[str]) -> dict[str, int]:
 
 def record_milestones(record: Run, config: Grokking) -> Milestones:
     """Write the milestones of a recorded run into it as events."""
+    if "val_acc" not in record.names():  # too short for an evaluation
+        return Milestones(None, None, None, None)
     train, heldout = record.series("train_acc"), record.series("val_acc")
     found = milestones(train.step, train.value, heldout.value, low=1 / config.modulus)
     for name, step in found.items():

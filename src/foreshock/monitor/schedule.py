@@ -260,10 +260,15 @@ class Budget(Schedule):
         self._unpaid_seconds += self.train_seconds - before + watch_seconds
         self._unpaid_steps += 1
 
+    @property
+    def _idle_seconds(self) -> float:
+        """What watching costs in a step without a measurement, logging included."""
+        return median(self._idle) if self._idle else 0.0
+
     def _pay(self, usual: float) -> None:
         """Fill the buckets from the steps since the last payment."""
-        idle = median(self._idle) if self._idle else 0.0
-        income = 0.6 * self.budget * self._unpaid_seconds - idle * self._unpaid_steps
+        income = 0.6 * self.budget * self._unpaid_seconds
+        income -= self._idle_seconds * self._unpaid_steps
         self._unpaid_seconds, self._unpaid_steps = 0.0, 0
         open_accounts = [
             a
@@ -335,7 +340,7 @@ class Budget(Schedule):
             for a in self.accounts.values()
             if not a.off
         )
-        needed = wanted / (0.6 * wall)
+        needed = (wanted + self.steps * self._idle_seconds) / (0.6 * wall)
         kind = "measured" if account.own else "estimated"
         cost = f"{1e3 * price:.3g} ms {kind}, {price / usual:.3g} steps"
         if needed > 1:

@@ -1,0 +1,166 @@
+"""The command line: every command on real runs, its JSON, its exit codes, its sentences."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foreshock.cli import COMMANDS, main
+from foreshock.cli.console import short
+from foreshock.store import Run
+from foreshock.types import Estimate
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: Capture) -> Path:
+    path = tmp_path / "runs" / "p23"
+    words = "run grokking --task p23 --steps 120 --observables standard --out".split()
+    assert main([*words, str(path)]) == 0
+    capsys.readouterr()
+    return path
+
+
+def answer(capsys: Capture, *words: str, code: int = 0) -> Any:
+    """Run a command with --json and parse what it printed, all of it."""
+    assert main([*words, "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def test_usage_lists_every_command(capsys: Capture) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in COMMANDS)
+    assert main([]) == 2
+    assert main(["predict"]) == 2
+    assert "no command 'predict'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"foreshock {command}" in capsys.readouterr().out
+
+
+def test_run_says_what_happened(tmp_path: Path, capsys: Capture) -> None:
+    words = "run grokking --task p23 --steps 60 --observables none --out".split()
+    found = answer(capsys, *words, str(tmp_path / "a"))
+    assert 20 <= found["milestones"]["memorised"] <= 60
+    assert main([*words, str(tmp_path / "a")]) == 2  # the folder exists
+    assert "foreshock run:" in capsys.readouterr().err
+
+
+def test_ls_and_doctor(run: Path, capsys: Capture) -> None:
+    (row,) = answer(capsys, "ls", str(run.parent))
+    assert row["kind"] == "grokking" and row["state"] == "closed" and row["last_step"] == 119
+    assert main(["ls", str(run.parent)]) == 0
+    assert "p23" in capsys.readouterr().out
+    checks = answer(capsys, "doctor", str(run.parent))
+    assert {"python", "torch"} <= {c["name"] for c in checks}
+    assert main(["ls", str(run.parent / "nowhere")]) == 2
+    assert "There is no folder" in capsys.readouterr().err
+
+
+def test_report_of_a_run_and_of_a_pair(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    found = answer(capsys, "report", str(run))
+    assert Path(found["report"]).stat().st_size == found["bytes"]
+    out = tmp_path / "pair.html"
+    found = answer(capsys, "report", str(run), str(run), "--out", str(out))
+    assert out.read_text().startswith("<!doctype html>")
+    assert main(["report"]) == 2
+
+
+def test_replay_is_identical_and_says_so(run: Path, capsys: Capture) -> None:
+    found = answer(capsys, "replay", str(run))
+    assert found["identical"] is True
+    with Run.open(run) as recorded:
+        assert len(found["alarms"]) == len(recorded.events("alarm"))
+    words = ["replay", str(run), "--detector", "cusum:val_acc", "--detector", "turnover"]
+    assert answer(capsys, *words)["identical"] is None
+    assert main(["replay", str(run), "--detector", "oracle"]) == 2
+    assert "no detector 'oracle'" in capsys.readouterr().err
+
+
+def test_replay_notices_a_difference(run: Path, capsys: Capture) -> None:
+    with Run.open(run, "a") as recorded:
+        payload = {"series": "loss", "value": 1.0, "threshold": 0.0, "reason": "forged"}
+        recorded.event("alarm", "heldout_signal", {**payload, "forecast": None}, step=3)
+    assert answer(capsys, "replay", str(run), code=1)["identical"] is False
+
+
+def test_replay_of_a_run_without_detectors(tmp_path: Path, capsys: Capture) -> None:
+    with Run.create(tmp_path / "r") as recorded:
+        recorded.append(0, {"loss": 1.0})
+    assert main(["replay", str(tmp_path / "r")]) == 2
+    assert "No detector was attached" in capsys.readouterr().err
+
+
+def test_demo_end_to_end_at_small_size(tmp_path: Path, capsys: Capture) -> None:
+    words = ["demo", "--steps", "200", "--every", "20", "--out", str(tmp_path / "demo")]
+    found = answer(capsys, *words)
+    assert found["milestones"]["memorised"] == found["twin_milestones"]["memorised"] == 159
+    assert {"grad/snr", "hessian/lambda_max", "update/k_star"} <= {
+        r["series"] for r in found["readings"]
+    }
+    assert Path(found["report"]).is_file()
+    assert main([*words[:-1], str(tmp_path / "again"), "--picture", str(tmp_path / "a.svg")]) == 0
+    text = capsys.readouterr().out
+    assert "What happened" in text and "Watching took" in text
+    assert "predict" not in text.lower()
+    assert (tmp_path / "a.svg").stat().st_size > 1000
+
+
+def test_json_carries_nan_as_the_standard_library_reads_it(tmp_path: Path, capsys: Capture) -> None:
+    with Run.create(tmp_path / "r") as recorded:
+        for step, p in enumerate([0.2, float("nan"), 0.9]):
+            recorded.append(step, {"grad/p_published": Estimate.exact(p)})
+    found = answer(capsys, "replay", str(tmp_path / "r"), "--detector", "p_crosses_half")
+    assert [a["step"] for a in found["alarms"]] == [2]
+
+
+def test_reading_commands_need_no_torch(run: Path, tmp_path: Path) -> None:
+    script = (
+        # A finder that finds no torch; tyro looks for the key in sys.modules, so None there lies.
+        "import sys\n"
+        "class NoTorch:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.partition('.')[0] == 'torch':\n"
+        "            raise ModuleNotFoundError('No module named torch', name='torch')\n"
+        "sys.meta_path.insert(0, NoTorch())\n"
+        "from foreshock.cli import main\n"
+        f"codes = [main(['ls', {str(run.parent)!r}]), main(['replay', {str(run)!r}]),\n"
+        f"         main(['report', {str(run)!r}, '--out', {str(tmp_path / 'r.html')!r}])]\n"
+        "assert codes == [0, 0, 0], codes\n"
+        "assert main(['demo']) == 2\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "needs torch" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ((0.5,), "0.5"),
+        ((0.5, 0.4, 0.6), "0.5 [0.4, 0.6]"),
+        ((1.0, 1.0, 1.0), "1"),
+        ((float("nan"), 0.0, 1.0), "nan"),
+    ],
+)
+def test_short(numbers: tuple[float, ...], text: str) -> None:
+    assert short(*numbers) == text
+
+
+def test_module_entry_point() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "foreshock", "--version"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.strip()
