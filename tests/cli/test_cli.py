@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from foreshock.cli import COMMANDS, main
-from foreshock.cli.console import short
+from foreshock.cli.console import emit, short
 from foreshock.store import Run
-from foreshock.types import Estimate
 
 Capture = pytest.CaptureFixture[str]
 
@@ -118,12 +117,28 @@ def test_demo_end_to_end_at_small_size(tmp_path: Path, capsys: Capture) -> None:
     assert (tmp_path / "a.svg").stat().st_size > 1000
 
 
-def test_json_carries_nan_as_the_standard_library_reads_it(tmp_path: Path, capsys: Capture) -> None:
-    with Run.create(tmp_path / "r") as recorded:
-        for step, p in enumerate([0.2, float("nan"), 0.9]):
-            recorded.append(step, {"grad/p_published": Estimate.exact(p)})
-    found = answer(capsys, "replay", str(tmp_path / "r"), "--detector", "p_crosses_half")
-    assert [a["step"] for a in found["alarms"]] == [2]
+def test_json_has_no_bare_nan(capsys: Capture) -> None:
+    emit({"a": [float("nan"), float("-inf"), 1.0], "b": {"c": float("inf")}})
+    text = capsys.readouterr().out
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    found = json.loads(text, parse_constant=refuse)
+    assert found == {"a": ["nan", "-inf", 1.0], "b": {"c": "inf"}}
+
+
+def test_replay_names_what_it_cannot_compare(run: Path, capsys: Capture) -> None:
+    with Run.open(run, "a") as recorded:
+        payload = {"series": "loss", "value": 1.0, "threshold": 0.0, "reason": "my own rule"}
+        recorded.event("alarm", "mine", {**payload, "forecast": None}, step=3)
+    found = answer(capsys, "replay", str(run))
+    assert found["identical"] is True and found["not_compared"] == ["mine"]
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(run: Path, capsys: Capture) -> None:
+    assert main(["report", str(run), "--out", "/proc/nowhere/r.html"]) == 2
+    assert "foreshock report:" in capsys.readouterr().err
 
 
 def test_reading_commands_need_no_torch(run: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from foreshock.detectors import CUSUM, HeldoutSignalRule, PCrossesHalf, Turnover, resolve
+from foreshock.detectors.forecasters import OnsetRatio
 from foreshock.types import Alarm, Detector, Estimate
 
 
@@ -116,7 +117,7 @@ def test_turnover_needs_two_in_a_row() -> None:
 def test_heldout_signal_needs_memorisation_and_two_in_a_row() -> None:
     z = [4.0, 4.0, 4.0, 2.0, 4.0, 4.0, 9.0]
     accuracy = [0.5, 0.5, 1.0, 1.0, 0.9, 0.9, 0.9]  # memorised stays memorised
-    alarms = run(HeldoutSignalRule(), z, accuracy)
+    alarms = run(HeldoutSignalRule(forecast=OnsetRatio()), z, accuracy)
     assert [a.step for a in alarms] == [5]
     assert alarms[0].forecast is not None
     assert alarms[0].forecast.low < alarms[0].forecast.step < alarms[0].forecast.high

@@ -79,7 +79,7 @@ def test_a_budget_is_held_and_everybody_gets_a_turn(budget: float) -> None:
     assert share <= budget
     assert share > 0.3 * budget  # it also uses what it was given
     rows = schedule.summary()["observables"]
-    assert all(r["values"] >= 8 or "would give 8" in r["verdict"] for r in rows)  # type: ignore[union-attr,index]
+    assert all(r["values"] >= 8 or "would give 8 to all" in r["verdict"] for r in rows)  # type: ignore[union-attr,index]
     if budget == 0.1:
         assert min(r["values"] for r in rows) >= 8  # type: ignore[union-attr,index]
     expensive = {"noise", "curvature"}
@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_said_with_the_budget_that_would_fit() -> None:
     simulate(schedule, fakes, 1200, idle=0.0)
     rows = {r["name"]: r for r in schedule.summary()["observables"]}  # type: ignore[union-attr,index]
     verdict = rows["curvature"]["verdict"]
-    assert "would give 8" in verdict
+    assert "would give 8 to all" in verdict
     wanted = float(verdict.partition("budget=")[2].split()[0])
     again = Budget(fakes, wanted)
     simulate(again, fakes, 1200, idle=0.0)

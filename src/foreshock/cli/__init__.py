@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"foreshock.cli.{COMMANDS[words[0]][0]}")
         command = getattr(module, words[0])
         return tyro.cli(command, args=words[1:], prog=f"foreshock {words[0]}") or 0
-    except (ValueError, StoreError) as error:
+    except (ValueError, OSError, StoreError) as error:
         print(f"foreshock {words[0]}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:

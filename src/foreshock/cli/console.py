@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,9 +20,18 @@ def console() -> Console:
 
 
 def emit(value: Any) -> None:
-    """One JSON document on standard output: the machine's answer, and nothing else."""
-    json.dump(value, sys.stdout, indent=2, default=str, allow_nan=True)
+    """One JSON document on standard output, and nothing else; nan and infinities as text."""
+    json.dump(_plain(value), sys.stdout, indent=2, default=str, allow_nan=False)
     sys.stdout.write("\n")
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no nan: ``"nan"``, ``"inf"``, ``"-inf"``, which `float` reads back."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 @contextmanager

@@ -172,8 +172,8 @@ def show(result: dict[str, Any]) -> None:
     if result["twin_only"]:
         out.print(f"In the twin alone: {', '.join(result['twin_only'])}.")
     out.print(
-        f"\nWatching took {result['overhead']:.0%} on top of training; {result['seconds']:.0f} s "
-        f"in all.\nReport: {result['report']}",
+        f"\nWatching took {result['overhead']:.0%} on top of training, by the clock in its hooks; "
+        f"{result['seconds']:.0f} s in all.\nReport: {result['report']}",
         soft_wrap=True,
     )
 

@@ -28,8 +28,12 @@ class CUSUM:
     standard deviation s, S_t = max(0, S_{t−1} ± r_t − drift) and the alarm is S_t > threshold; then
     everything starts anew. One direction, because a fast improvement is no spike. For independent
     Gaussian values and a known baseline the mean distance of false alarms is about
-    exp(2·drift·(threshold + 1.166))/(2·drift²) (Siegmund), 1.4e5 values at the defaults; the moving
-    baseline and autocorrelation make it shorter: ``foreshock bench detectors`` measures it.
+    exp(2·drift·(threshold + 1.166))/(2·drift²) (Siegmund), 1.4e5 values at the defaults.
+
+    False alarms per 10,000 values as measured (``foreshock bench detectors``): upwards 0 [0, 0.4]
+    on white noise and on an exponential decay with white noise, 13 on AR(1) noise with coefficient
+    .5, 57 with .9. So it is for series whose noise is nearly independent from value to value, such
+    as a mini-batch loss; elsewhere raise ``threshold``, or read every tenth value.
 
     Args:
         series: Series to read.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any, Protocol
@@ -49,7 +48,7 @@ def detector_record(detector: Detector) -> dict[str, Any]:
 
 
 def recorded_detectors(events: Iterable[_Event]) -> list[Detector]:
-    """The detectors of the last ``detectors`` event; those of foreign classes are passed over."""
+    """Detectors of the last ``detectors`` event that can be built again: those of this package."""
     last: list[Mapping[str, Any]] = []
     for event in events:
         last = event.payload["detectors"]
@@ -57,7 +56,6 @@ def recorded_detectors(events: Iterable[_Event]) -> list[Detector]:
     for record in last:
         cls, arguments = _KINDS.get(record["kind"]), record["arguments"]
         if cls is None or arguments is None:
-            print(f"{record['name']} is no detector of foreshock; left out.", file=sys.stderr)
             continue
         if arguments.get("forecast") is not None:
             arguments = {**arguments, "forecast": OnsetRatio(**arguments["forecast"])}

@@ -30,6 +30,7 @@ SERIES = (
     SeriesInfo("grad/p_published", "p = C/(1+C), as published", "1", "0: C = 0"),
     SeriesInfo("grad/p_align", "share of batches that point along the others", "1", "0.5"),
 )
+UNEVEN = "Parameters took part in different numbers of backward passes: no common micro-batches."
 PROBE_LOSS = SeriesInfo("probe/loss", "loss on the probe's batches", "loss", "its value at lr = 0")
 
 
@@ -132,7 +133,7 @@ class GradientNoise:
             return state, self._from_accumulation(moment)
         assert moment.probe is not None
         losses, gradients, size = [], [], self.batch_size
-        for batch in moment.probe.draw(moment.step):
+        for batch in moment.view.draw(moment.probe, moment.step):
             loss, gradient = moment.view.gradient(moment.probe.loss, batch)
             losses.append(loss.double())
             gradients.append(gradient)
@@ -146,7 +147,8 @@ class GradientNoise:
 
     def _from_accumulation(self, moment: Moment) -> Readings:
         if not moment.micro:
-            return Readings({s.name: Estimate.missing(NO_GRADIENT) for s in SERIES})
+            sentence = UNEVEN if moment.uneven else NO_GRADIENT
+            return Readings({s.name: Estimate.missing(sentence) for s in SERIES})
         if len(moment.micro) < 3:
             sentence = (
                 "The step was made of fewer than 3 backward passes, too few for a variance. "

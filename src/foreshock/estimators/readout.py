@@ -15,14 +15,26 @@ from foreshock.stats.sample import proportion
 from foreshock.types import Estimate, Readings, SeriesInfo
 
 
-def _pair(moment: Moment, which: str) -> tuple[object, Tensor]:
+def _pair(moment: Moment, which: str, most: int | None = None) -> tuple[object, Tensor]:
+    """Inputs and flat labels of at most so many examples; sequences have a label a position."""
     assert moment.probe is not None
     pair = moment.probe.heldout if which == "heldout" else labelled(moment.probe)
     if pair is None:
         raise ValueError(
             f"The readout needs labelled {which} examples. Pass `Probe({which}=(inputs, labels))`."
         )
-    return pair[0], torch.as_tensor(pair[1]).reshape(-1)
+    inputs, labels = pair[0], torch.as_tensor(pair[1])
+    if most is not None and isinstance(inputs, Tensor):
+        inputs, labels = inputs[:most], labels[:most]
+    return inputs, labels.reshape(-1)
+
+
+def _kept(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Without the positions whose label is negative, such as -100: losses ignore them as well."""
+    if labels.is_cpu and bool((labels >= 0).all()):
+        return rows, labels
+    keep = labels >= 0
+    return rows[keep.to(rows.device)], labels[keep]
 
 
 @dataclass(frozen=True)
@@ -66,11 +78,12 @@ class HeldoutSignal:
         """Measure at one moment."""
         assert moment.probe is not None
         inputs, labels = _pair(moment, "heldout")
-        train_inputs, train_labels = _pair(moment, "train")
-        if isinstance(train_inputs, Tensor) and len(train_inputs) > len(labels):
-            train_inputs, train_labels = train_inputs[: len(labels)], train_labels[: len(labels)]
-        logits = _rows(moment.view.outputs(moment.probe, inputs))
-        train_logits = _rows(moment.view.outputs(moment.probe, train_inputs))
+        assert moment.probe.heldout is not None
+        train_inputs, train_labels = _pair(moment, "train", len(moment.probe.heldout[1]))
+        logits, labels = _kept(_rows(moment.view.outputs(moment.probe, inputs)), labels)
+        train_logits, train_labels = _kept(
+            _rows(moment.view.outputs(moment.probe, train_inputs)), train_labels
+        )
         right = (train_logits.argmax(1) == train_labels).double()
         right += 0 * train_logits.sum(1)  # the argmax of nan is a class too
         host = (
@@ -132,16 +145,14 @@ class RidgeSignal:
         """Measure at one moment."""
         assert moment.probe is not None
         inputs, labels = _pair(moment, "heldout")
-        train_inputs, train_labels = _pair(moment, "train")
-        if isinstance(train_inputs, Tensor):
-            train_inputs = train_inputs[: self.examples]
-            train_labels = train_labels[: self.examples]
+        train_inputs, train_labels = _pair(moment, "train", self.examples)
         try:
             heldout, outputs = moment.view.features(moment.probe, inputs)
             train, _ = moment.view.features(moment.probe, train_inputs)
         except ValueError as error:
             return state, Readings({"readout/ridge_signal": Estimate.missing(str(error))})
-        heldout, train = _rows(heldout), _rows(train)
+        heldout, labels = _kept(_rows(heldout), labels)
+        train, train_labels = _kept(_rows(train), train_labels)
         # Labels ride along as a last column: one transfer for the whole record.
         columns = torch.cat([labels, train_labels]).double().to(heldout.device)[:, None]
         host = torch.cat([torch.cat([heldout, train]).double(), columns], dim=1).cpu().numpy()

@@ -34,7 +34,8 @@ def replay(run: Run, detectors: Iterable[str | Detector]) -> list[Alarm]:
         >>> run.close()
     """
     judge = Judge([resolve(d) for d in detectors])
-    if not judge.reads:
+    present = [name for name in run.names() if name in judge.reads]
+    if not present:
         return []
-    rows = run.rows(names=sorted(judge.reads))
+    rows = run.rows(names=present)
     return [alarm for step, values in rows for alarm in judge.feed(step, values)]

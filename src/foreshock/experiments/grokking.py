@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from foreshock.detectors import HeldoutSignalRule
+from foreshock.detectors.forecasters import OnsetRatio
 from foreshock.evaluation import Milestones, milestones
 from foreshock.evaluation.events import RULES
 from foreshock.experiments.latin_square import random_latin_square
@@ -220,7 +222,7 @@ def run(
     path: str | Path,
     *,
     observables: Iterable[str | Observable] | str | None = None,
-    detectors: Iterable[str | Detector] = ("heldout_signal", "turnover", "p_crosses_half", "cusum"),
+    detectors: Iterable[str | Detector] | None = None,
     on_alarm: OnAlarm | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Run:
@@ -230,7 +232,7 @@ def run(
         config: What to train.
         path: Folder of the run.
         observables: Overrides the preset of the configuration.
-        detectors: Rules to run live.
+        detectors: Rules to run live; `default_detectors` if not given.
         on_alarm: Called with every alarm.
         progress: Called with the steps done and the horizon.
 
@@ -259,7 +261,7 @@ def run(
         observables=asked,
         budget=None if config.every else config.budget,
         every=rhythm(config.every, [o.name for o in chosen]) if config.every else None,
-        detectors=detectors,
+        detectors=default_detectors(config) if detectors is None else detectors,
         on_alarm=on_alarm,
     )
     with watch:
@@ -275,6 +277,12 @@ def run(
         watch.flush()
         record_milestones(record, config)
     return Run.open(path)
+
+
+def default_detectors(config: Grokking) -> list[str | Detector]:
+    """The four rules; the held-out signal forecasts the onset where its ratio was measured."""
+    forecast = OnsetRatio() if config.task == "p59" else None
+    return [HeldoutSignalRule(forecast=forecast), "turnover", "p_crosses_half", "cusum"]
 
 
 def rhythm(every: int, names: Iterable[str]) -> dict[str, int]:

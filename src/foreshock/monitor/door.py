@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from foreshock.detectors.judge import Judge
 from foreshock.probe.spec import Probe
 from foreshock.probe.view import ModelView, batch_size
-from foreshock.types import Detector, Estimate, Observable
+from foreshock.types import Detector, Estimate, Observable, Policy, Sink
 
 
 def check_schedule(budget: float | None, every: object, dry_run: bool) -> None:
@@ -50,6 +50,20 @@ def check_names(rules: list[Detector]) -> list[Detector]:
     return rules
 
 
+def check_listeners(policies: Sequence[Any], sinks: Sequence[Any], on_alarm: Any) -> None:
+    """Refuse what cannot be called later, when it would be too late to say so."""
+    for policy in policies:
+        if isinstance(policy, type) or not isinstance(policy, Policy):
+            raise ValueError(
+                f"The `policies` of `attach` need name, reads, init and update. Got {policy!r}."
+            )
+    for sink in sinks:
+        if isinstance(sink, type) or not isinstance(sink, Sink):
+            raise ValueError(f"The `sinks` of `attach` need write and alarm. Got {sink!r}.")
+    if on_alarm is not None and not callable(on_alarm):
+        raise ValueError(f"The `on_alarm` of `attach` must be a function. Got {on_alarm!r}.")
+
+
 def gradients(view: ModelView, optimizer: Any) -> tuple[Tensor | None, ...]:
     """Gradients as the optimizer will use them; all ``None`` on a step that a scaler will skip.
 
@@ -80,9 +94,7 @@ def gradients(view: ModelView, optimizer: Any) -> tuple[Tensor | None, ...]:
 
 def logged(value: float) -> Estimate:
     """A number the user gave: no uncertainty is claimed for it, and nan or infinity is flagged."""
-    if math.isfinite(value):
-        return Estimate(value, n=1)
-    return Estimate.exact(value)
+    return Estimate(value) if math.isfinite(value) else Estimate.exact(value)
 
 
 def taken_at(observable: Observable, probe: Probe | None, view: ModelView) -> str:
@@ -92,10 +104,14 @@ def taken_at(observable: Observable, probe: Probe | None, view: ModelView) -> st
     if "update" in needs:
         return f"after the update, weights {kind}"
     if "micro" in needs:
-        return f"each backward pass of the step, before averaging over ranks and clipping, {kind}"
+        return f"each backward pass of the step, scaled to the gradient the optimizer uses, {kind}"
     if "probe" not in needs or probe is None:
         source = "gradient accumulated and clipped, " if "gradients" in needs else "weights, "
         return f"before the update, {source}{kind}"
+    if observable.name == "curvature":
+        size = batch_size(view.draw(probe, 0)[0]) or "?"
+        which = "training examples" if "train" in needs else f"one batch of {size}"
+        return f"before the update, evaluation mode, always the same {which}, {kind}"
     if "heldout" in needs:
         return f"before the update, evaluation mode, held-out and training examples, {kind}"
     if callable(probe.batches):

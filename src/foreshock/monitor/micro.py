@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
+import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from foreshock.probe.view import ModelView
 
@@ -18,13 +21,12 @@ class MicroBatches:
     """
 
     def __init__(self, view: ModelView) -> None:
-        self._count = len(view.names)
+        self._view = view
         self._armed = False
+        self._hooked: list[int] = []
+        self._handles: list[RemovableHandle] = []
         self._seen: list[list[Tensor]] = []
-        self._handles = [
-            parameter.register_hook(partial(self._hook, index))
-            for index, parameter in enumerate(view.live_parameters)
-        ]
+        self.uneven = False
         self.arm(False)
 
     def _hook(self, index: int, gradient: Tensor) -> None:
@@ -33,23 +35,50 @@ class MicroBatches:
 
     def arm(self, wanted: bool) -> None:
         """Start collecting for the coming step, or stop."""
+        live = self._view.live_parameters
+        if [id(p) for p in live] != self._hooked:  # the first time, or some were (un)frozen
+            for handle in self._handles:
+                handle.remove()
+            self._handles = [p.register_hook(partial(self._hook, i)) for i, p in enumerate(live)]
+            self._hooked = [id(p) for p in live]
         self._armed = wanted
-        self._seen = [[] for _ in range(self._count)]
+        self._seen = [[] for _ in live]
 
-    def take(self) -> tuple[tuple[Tensor, ...], ...]:
-        """The gradients of this step's k backward passes, each times k: their mean is the total.
+    def take(self, gradients: Sequence[Tensor | None]) -> tuple[tuple[Tensor, ...], ...]:
+        """The gradients of this step's k backward passes, scaled so that their mean is the total.
+
+        The factor is the projection of ``gradients`` on the sum of the passes: it undoes a loss
+        scale and follows a clipping by norm.
+
+        Args:
+            gradients: What the optimizer is about to use.
 
         Returns:
-            k gradients; none when some parameter took part in some of the passes only.
+            k gradients; none when parameters took part in different numbers of passes, which
+            ``uneven`` then says. A parameter that took part in none has zeros.
         """
-        passes = {len(column) for column in self._seen}
-        if not self._armed or len(passes) != 1:
+        counts = {len(column) for column in self._seen} - {0}
+        self.uneven = len(counts) > 1
+        if not self._armed or len(counts) != 1:
             return ()
-        k = passes.pop()
-        return tuple(tuple(column[i] * k for column in self._seen) for i in range(k))
+        k = counts.pop()
+        live = self._view.live_parameters
+        columns = [
+            column or [torch.zeros_like(p)] * k for column, p in zip(self._seen, live, strict=True)
+        ]
+        totals = [torch.stack(column).sum(0) for column in columns]
+        pairs = [(t, g) for t, g in zip(totals, gradients, strict=True) if g is not None]
+        if not pairs:  # a closure, or a step that the scaler skips
+            return ()
+        along = torch.stack([(t.double() * g.double()).sum() for t, g in pairs]).sum()
+        size = torch.stack([t.double().square().sum() for t, _ in pairs]).sum()
+        factor = torch.where(size > 0, along / size, torch.ones_like(size)) * k
+        return tuple(
+            tuple(column[i] * factor.to(column[i].dtype) for column in columns) for i in range(k)
+        )
 
     def remove(self) -> None:
         """Unhook."""
         for handle in self._handles:
             handle.remove()
-        self._seen = []
+        self._handles, self._hooked, self._seen = [], [], []

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from foreshock.estimators.curvature import Curvature
 from foreshock.estimators.gradient_noise import GradientNoise
@@ -25,9 +29,9 @@ BY_NAME = {cls().name: cls for cls in FULL}
 #: What to pass so that an observable can run, by what it needs.
 REMEDY = {
     "probe": "pass probe=fs.Probe(loss=..., batches=...)",
-    "heldout": "pass fs.Probe(..., heldout=(inputs, labels))",
-    "train": "pass fs.Probe(..., train=(inputs, labels)) or batches of (inputs, labels)",
-    "inputs": "pass fs.Probe(..., train=(inputs, labels)) or batches of (inputs, labels)",
+    "heldout": "pass fs.Probe(..., heldout=(inputs, labels)) with class indices as labels",
+    "train": "pass fs.Probe(..., train=(inputs, labels)) with class indices as labels",
+    "inputs": "pass fs.Probe(..., train=(inputs, labels)) with a tensor of inputs",
 }
 
 
@@ -108,11 +112,20 @@ def _offered(probe: Probe | None) -> frozenset[str]:
     offered = {"gradients", "update", "micro"}
     if probe is not None:
         offered.add("probe")
-        if probe.heldout is not None:
+        if probe.heldout is not None and _are_classes(probe.heldout[1]):
             offered.add("heldout")
-        if labelled(probe) is not None:
-            offered |= {"train", "inputs"}
+        pair = labelled(probe)
+        if pair is not None and _are_classes(pair[1]):
+            offered.add("train")
+        if pair is not None and isinstance(pair[0], Tensor):
+            offered.add("inputs")
     return frozenset(offered)
+
+
+def _are_classes(labels: Any) -> bool:
+    """Whether labels are class indices; a regression target is none."""
+    kind = labels.dtype if isinstance(labels, Tensor) else torch.as_tensor(labels).dtype
+    return not kind.is_floating_point and not kind.is_complex
 
 
 def _check_unique(members: list[Observable]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import time
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TypeAlias
 
 from foreshock.detectors.judge import Judge
-from foreshock.detectors.record import alarm_record, detector_record
+from foreshock.detectors.record import alarm_record, detector_record, recorded_alarms
 from foreshock.monitor.door import logged
 from foreshock.store import Run
 from foreshock.types import Alarm, Detector, Estimate, OnAlarm, Policy, Sink
@@ -18,10 +21,10 @@ log = logging.getLogger("foreshock")
 #: What a step holds until it is complete: estimates, and plain finite numbers the user logged.
 Values: TypeAlias = Mapping[str, "Estimate | float"]
 
-#: Steps that wait for the store. One row costs it 20 µs between two training steps, whose tensors
-#: have taken the caches, and 4 µs right after another row. What waits here is lost with the
-#: process, as is what waits for a commit there.
-PILE = 16
+#: Steps, and seconds, that rows wait for the store. One row costs it 20 µs between two training
+#: steps, whose tensors have taken the caches, and 4 µs right after another row. What waits here is
+#: lost when the process is killed, as is what waits for a commit there; an exit hands it over.
+PILE, PILE_SECONDS = 16, 0.5
 
 
 class Recorder:
@@ -43,7 +46,10 @@ class Recorder:
         self.step = run.last_step + 1
         self.alarms: list[Alarm] = []
         self._rows: dict[str, Estimate | float] = {}
+        self._ahead: dict[str, Estimate | float] = {}
         self._written: set[str] = set()
+        self._handed_at = time.monotonic()
+        self._seen: set[str] = set()
         self._pile: list[tuple[int, Values]] = []
         self._said: set[str] = set()
         self._judge = Judge(detectors, on_error=lambda d, e: self.failed("detector_off", d.name, e))
@@ -55,32 +61,68 @@ class Recorder:
         self._everybody = bool(self._policies or self._sinks)
         rules = [detector_record(d) for d in self._judge.detectors]
         run.event("detectors", "monitor", {"detectors": rules})
-        if self.step and self._read:
-            # A resumed run: detectors go on where they stood; those alarms are on record already.
-            for step, values in run.rows(names=sorted(self._read)):
-                self._judge.feed(step, values)
+        self._catch_up()
+        atexit.register(_at_exit, weakref.ref(self))
+
+    def _catch_up(self) -> None:
+        """Of a resumed run: let detectors see its past, and record alarms that are not on record.
+
+        The process may have been killed before the last ones were, and a new rule may find some.
+        """
+        past = [name for name in self.run.names() if name in self._read]
+        if not self.step or not past:
+            return
+        known = recorded_alarms(self.run.events("alarm"))
+        for step, values in self.run.rows(names=past):
+            self._seen.update(values)
+            for alarm in self._judge.feed(step, values):
+                if alarm not in known:
+                    text = f"The alarm of {alarm.detector} at step {step} was found on resuming."
+                    self.run.event("note", "monitor", {"text": text}, step=self.step)
+                    self._raise(alarm)
 
     def record(self, step: int, values: Values) -> None:
-        """Add values to a step; the first of a name stays. A later step completes this one."""
-        if step > self.step:
-            self.begin(step)
-        rows = self._rows
+        """Add values to the step under way or to the next one; the first of a name stays."""
+        if step == self.step:
+            rows = self._rows
+        elif step == self.step + 1:
+            rows = self._ahead  # logged before its step began
+        else:
+            sentence = f"a value of step {step} came while step {self.step} was under way; lost."
+            self.say("order", sentence)
+            return
         for name, value in values.items():
-            rows.setdefault(name, value)
+            if rows.setdefault(name, value) is not value:
+                self.say(f"{name} twice", f"{name} came twice in a step; the first value stays.")
 
     def begin(self, step: int) -> None:
         """A later step begins: this one is complete."""
         done, rows = self.step, self._rows
         if rows:
             self._write()
-            if len(self._pile) >= PILE:
+            if len(self._pile) >= PILE or time.monotonic() - self._handed_at > PILE_SECONDS:
                 self.hand_over()
             self._rows = {}
             if self._written:
                 self._written.clear()
+            self._seen.update(rows)
             if self._everybody or not self._read.isdisjoint(rows):
                 self._show(done, rows)
         self.step = step
+        if self._ahead:
+            self._rows, self._ahead = self._ahead, self._rows
+
+    def close(self) -> None:
+        """Complete the last steps, and name the detectors that never had anything to read."""
+        self.begin(self.step + 1)
+        self.begin(self.step + 1)  # what was logged ahead of a step that never came
+        self.hand_over()
+        for detector in self._judge.detectors:
+            absent = [name for name in detector.reads if name not in self._seen]
+            if absent:
+                text = f"{detector.name} never read {', '.join(absent)}: it was not recorded."
+                self.run.event("note", "monitor", {"text": text}, step=self.step)
+                self.say(f"{detector.name} reads", text)
 
     def flush(self) -> None:
         """Write and commit everything, also of the step under way."""
@@ -91,6 +133,7 @@ class Recorder:
     def hand_over(self) -> None:
         """Give the pile to the store, in one go."""
         pile, self._pile = self._pile, []
+        self._handed_at = time.monotonic()
         for step, rows in pile:
             self.run.append(step, rows)
 
@@ -126,6 +169,7 @@ class Recorder:
 
     def _raise(self, alarm: Alarm) -> None:
         self.alarms.append(alarm)
+        self.hand_over()  # an alarm is never on disk before the rows that caused it
         self.run.event("alarm", alarm.detector, alarm_record(alarm), step=alarm.step)
         for sink in list(self._sinks):
             try:
@@ -161,3 +205,13 @@ class Recorder:
         new = key not in self._said
         self._said.add(key)
         return new
+
+
+def _at_exit(reference: weakref.ref[Recorder]) -> None:
+    """A process that ends without `close` still hands over what waits here."""
+    recorder = reference()
+    if recorder is not None and recorder.run.mode == "a":
+        try:
+            recorder.flush()
+        except Exception as error:
+            log.debug("nothing to flush at exit: %s", error)

@@ -91,11 +91,11 @@ class Schedule(ABC):
     def plan(self, step: int) -> list[str]:
         """Names due at ``step``."""
 
-    def charge(self, name: str, step: int, seconds: float) -> None:
-        """A measurement was due and took this long, whether or not it failed."""
+    def charge(self, name: str, step: int, seconds: float, *, useful: bool = True) -> None:
+        """A measurement was due and took this long; ``useful`` if it gave at least one number."""
         account = self.accounts[name]
         account.due += 1
-        account.values += not account.off
+        account.values += useful
         account.total += seconds
         account.last = step
         account.learn(own=seconds)
@@ -346,7 +346,7 @@ class Budget(Schedule):
         if needed > 1:
             remedy = "no budget fits this short a run; use `every=`"
         else:
-            remedy = f"budget={_round_up(needed)} would give {ENOUGH}"
+            remedy = f"budget={_round_up(needed)} would give {ENOUGH} to all"
         return f"{account.values} values ({cost} each); {remedy}"
 
     def summary(self) -> dict[str, object]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -59,6 +61,7 @@ class Watch:
         on_alarm: OnAlarm | None,
     ) -> None:
         door.check_schedule(budget, every, dry_run)
+        door.check_listeners(policies, sinks, on_alarm)
         rules = door.check_names([resolve(d) for d in detectors])
         self._view = ModelView(model)
         door.check_optimizer(self._view, optimizer)
@@ -83,10 +86,15 @@ class Watch:
         else:
             about = door.describe(model, optimizer, self._observables, budget, every)
             self.run = Run.create(run, config=about)
-        self._declare(choice)
-        self._recorder = Recorder(self.run, rules, policies, sinks, on_alarm)
+        try:
+            self._declare(choice)
+            self._recorder = Recorder(self.run, rules, policies, sinks, on_alarm)
+        except BaseException:
+            if self.run is not run:  # it was opened here, so nobody else can close it
+                self.run.close()
+            raise
         self.step = self._recorder.step
-        self._log_offset: int | None = None
+        self._log_offsets: dict[str, int] = {}
         self._closed = False
         self._old: list[Tensor] = []
         self._started = time.perf_counter()
@@ -96,10 +104,16 @@ class Watch:
         self._micro = MicroBatches(self._view) if micro else None
         self._before_due: list[str] = []
         self._after_due: list[str] = []
+        self._stale = False
         self._plan()
+        before, after = self._before, self._after
+        if "torch._dynamo" in sys.modules:
+            # `optimizer.step` may be compiled: the hooks are to be called, not traced. Where nobody
+            # has compiled anything yet, importing dynamo for it would take a second.
+            before, after = torch.compiler.disable(before), torch.compiler.disable(after)
         self._handles = [
-            optimizer.register_step_pre_hook(self._before),
-            optimizer.register_step_post_hook(self._after),
+            optimizer.register_step_pre_hook(before),
+            optimizer.register_step_post_hook(after),
         ]
 
     # ---------------------------------------------------------------- what the user calls
@@ -114,13 +128,14 @@ class Watch:
     ) -> None:
         """Record numbers of your own beside what is measured. Never raises.
 
-        Called after ``optimizer.step()`` the values carry the step just made; if the first call
-        comes before any step, values always carry the step about to be made. ``None`` is skipped;
-        what is not one number is skipped and said once.
+        Called after ``optimizer.step()`` the values carry the step just made. A name that is first
+        logged before any step was made always carries the step about to be made, so a loop may log
+        on either side of the step. ``None`` is skipped; what is not one number is skipped and said
+        once, as is a second value of a name in one step.
 
         Args:
             values: Name to number, for names that are no identifiers (``{"val/acc": 0.9}``).
-            step: The step to write instead; not before the last one recorded.
+            step: The step to write instead: the one just made or the one about to be made.
             **more: Name = number (a float, a scalar tensor, an `Estimate`).
         """
         start = time.perf_counter()
@@ -128,14 +143,16 @@ class Watch:
             if self._closed:
                 self._recorder.say("log", "`watch.log` was called after `close`; values are lost.")
                 return
-            if self._log_offset is None:
-                self._log_offset = 0 if self._mark is None else 1
-            at = self.step - self._log_offset if step is None else step
-            if at < self._recorder.step:
-                sentence = f"`watch.log` at step {at} came after step {self._recorder.step}."
-                self._recorder.say("late", sentence)
+            numbers = self._numbers({**values, **more} if values else more)
+            if step is not None:
+                self._recorder.record(step, numbers)
                 return
-            self._recorder.record(at, self._numbers({**values, **more} if values else more))
+            offsets = self._log_offsets
+            for name, number in numbers.items():
+                offset = offsets.get(name)
+                if offset is None:
+                    offset = offsets[name] = 0 if self._mark is None else 1
+                self._recorder.record(self.step - offset, {name: number})
         except Exception as error:
             self._give_up(error)
         finally:
@@ -161,8 +178,10 @@ class Watch:
             if self._mark is not None:
                 elapsed = time.perf_counter() - self._mark
                 self.schedule.tick(max(elapsed - self._in_hooks, 0.0), self._in_hooks)
-            self._recorder.begin(self._recorder.step + 1)
-            self._recorder.hand_over()
+            self._recorder.close()
+            for where in self._view.dropped_hooks:
+                text = f"A hook of yours does not run in measurements: {where}."
+                self.run.event("note", "monitor", {"text": text})
             self.run.event("schedule", "monitor", self.schedule.summary())
             # After an exception in the loop the run counts as crashed, not as finished.
             self.run.__exit__(error, None, None)
@@ -182,9 +201,11 @@ class Watch:
 
     # ---------------------------------------------------------------- hooks
 
-    def _before(self, *_: Any) -> None:
+    def _before(self, _: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Before an update: settle the last step, then measure what is due at this one."""
         start = time.perf_counter()
+        # A closure computes the gradient inside the step: what is in `.grad` now is an older one.
+        self._stale = any(callable(a) for a in (*args, *kwargs.values()))
         try:
             if self._mark is not None:
                 self.schedule.tick(start - self._mark - self._in_hooks, self._in_hooks)
@@ -226,27 +247,40 @@ class Watch:
 
     def _moment(self, update: tuple[Tensor, ...] | None = None) -> Moment:
         groups = self._optimizer.param_groups
+        gradients = door.gradients(self._view, self._optimizer)
+        if self._stale:
+            gradients = tuple(None for _ in gradients)
+        micro = self._micro.take(gradients) if self._micro is not None else ()
         return Moment(
             step=self.step,
             view=self._view,
-            gradients=door.gradients(self._view, self._optimizer),
+            gradients=gradients,
             learning_rates=tuple(float(g["lr"]) for g in groups if "lr" in g) or (float("nan"),),
             optimizer={"name": type(self._optimizer).__name__},
             elapsed=time.perf_counter() - self._started,
             probe=self._probe,
             update=update,
-            micro=self._micro.take() if self._micro is not None else (),
+            micro=micro,
+            uneven=self._micro is not None and self._micro.uneven,
         )
 
     def _measure(self, names: list[str], moment: Moment) -> None:
         """Run the due observables; the one that fails is switched off and its siblings go on."""
         values: dict[str, Estimate] = {}
+        trouble = moment.view.trouble
         for name in names:
             start = time.perf_counter()
+            useful = False
             try:
+                if trouble:
+                    missing = Estimate.missing(trouble)
+                    series = [s.name for s in self._observables[name].series if not s.array]
+                    values.update(dict.fromkeys(series, missing))
+                    continue
                 state, readings = self._observables[name].update(self._states[name], moment)
                 self._states[name] = state
                 values.update(readings.scalars)
+                useful = any(math.isfinite(e.value) for e in readings.scalars.values())
                 if readings.arrays:
                     self._recorder.hand_over()  # the store takes steps in order
                 for series, array in readings.arrays.items():
@@ -255,7 +289,9 @@ class Watch:
                 self.schedule.switch_off(name)
                 self._states.pop(name, None)
                 self._recorder.failed("observable_off", name, error)
-            self.schedule.charge(name, moment.step, time.perf_counter() - start)
+            finally:
+                spent = time.perf_counter() - start
+                self.schedule.charge(name, moment.step, spent, useful=useful)
         self._recorder.record(moment.step, values)
 
     # ---------------------------------------------------------------- recording
@@ -267,20 +303,20 @@ class Watch:
         for name, value in values.items():
             if value is None:
                 continue
-            if name in self._promised:
+            if not isinstance(name, str) or not name:
+                self._recorder.say("name", f"`watch.log` needs a name, not {name!r}; skipped.")
+            elif name in self._promised:
                 sentence = f"`watch.log` cannot write {name!r}: it is a measured series."
                 self._recorder.say(name, sentence)
             elif isinstance(value, Estimate):
                 numbers[name] = value
-            elif isinstance(value, Tensor) and value.numel() == 1:
-                if value.is_cpu:
-                    numbers[name] = float(value.item())
-                else:
-                    tensors[name] = value.detach().reshape(()).double()
+            elif isinstance(value, Tensor) and value.numel() == 1 and value.is_cuda:
+                tensors[name] = value.detach().reshape(()).double()
             else:
                 try:
-                    numbers[name] = float(value)
-                except (TypeError, ValueError, RuntimeError):
+                    # `item` of a tensor that requires a gradient is silent; `float` of it warns.
+                    numbers[name] = float(value.item() if isinstance(value, Tensor) else value)
+                except Exception:  # whatever a user's object does when asked for a number
                     self._recorder.say(
                         name, f"`watch.log` needs one number for {name!r}; it was skipped."
                     )

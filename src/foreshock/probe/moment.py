@@ -26,8 +26,10 @@ class Moment:
         elapsed: Seconds since the run was attached.
         probe: The probe, if one was given.
         update: ``θ_{t+1} − θ_t``, one a trainable parameter, for observables that need it.
-        micro: Gradients of the backward passes of this step, each scaled so that their mean is the
-            accumulated gradient, for observables that need them.
+        micro: Gradients of the backward passes of this step, scaled so that their mean is the
+            gradient the optimizer uses, for observables that need them.
+        uneven: Whether ``micro`` is empty because parameters took part in different numbers of
+            passes.
     """
 
     step: int
@@ -39,6 +41,7 @@ class Moment:
     probe: Probe | None = None
     update: tuple[Tensor, ...] | None = None
     micro: tuple[tuple[Tensor, ...], ...] = ()
+    uneven: bool = False
 
     @cached_property
     def gradient_norm(self) -> float:

@@ -71,10 +71,32 @@ class ModelView:
             raise ValueError(f"The `model` must be a torch.nn.Module. Got {type(model).__name__}.")
         self._live = unwrap(model)
         self.seed = seed
+        self.dropped_hooks: list[str] = []
+        self._call: _Call | None = None
         self._refresh()
+        if not self._trainable:
+            raise ValueError(
+                "The `model` has no parameter that requires a gradient, so there is nothing to "
+                "watch. Pass the module that the optimizer trains."
+            )
 
     def _refresh(self) -> None:
-        """Copy the structure; parameters and buffers are put in the memo, so they are shared."""
+        """List the parameters anew; the copy of the structure is made when it is next needed."""
+        # `named_parameters` lists a tied parameter once, under its first name.
+        named = list(self._live.named_parameters())
+        self._trainable = [(n, p) for n, p in named if p.requires_grad]
+        self._fixed = [(n, p) for n, p in named if not p.requires_grad]
+        self._signature = self._identity()
+        self._call = None
+
+    def prepare(self) -> None:
+        """Make the copy of the structure now, where its failure can still be refused."""
+        self._structure()
+
+    def _structure(self) -> _Call:
+        """The copy; parameters and buffers are put in the memo, so they are shared."""
+        if self._call is not None:
+            return self._call
         live = self._live
         memo = {id(t): t for t in (*live.parameters(), *live.buffers())}
         try:
@@ -83,24 +105,24 @@ class ModelView:
             raise ValueError(
                 "The structure of the `model` could not be copied, so it cannot be measured "
                 f"without touching it ({type(error).__name__}: {error}). Detach tensors and drop "
-                "handles that are kept as plain attributes, or use observables='free'."
+                "handles that are kept as plain attributes, or use observables='free' and no probe."
             ) from error
-        for module in shadow.modules():
+        self.dropped_hooks = []
+        for name, module in shadow.named_modules():
+            self.dropped_hooks += _drop_hooks(name, module)
             # The flag itself, not `eval()`, which a model may override with side effects.
             module.training = False
             if getattr(module, "_compiled_call_impl", None) is not None:
                 module._compiled_call_impl = None
         self._call = _Call(shadow)
         self._call.training = False
-        # `named_parameters` lists a tied parameter once, under its first name.
-        self._trainable = [(n, p) for n, p in live.named_parameters() if p.requires_grad]
-        self._fixed = [(n, p) for n, p in live.named_parameters() if not p.requires_grad]
-        self._signature = self._identity()
-        if not self._trainable:
-            raise ValueError(
-                "The `model` has no parameter that requires a gradient, so there is nothing to "
-                "watch. Pass the module that the optimizer trains."
-            )
+        return self._call
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be measured right now: nothing is trainable. Empty otherwise."""
+        frozen = not self.live_parameters
+        return "No parameter of the model requires a gradient at this step." if frozen else ""
 
     def _identity(self) -> tuple[tuple[int, bool], ...]:
         return tuple((id(p), p.requires_grad) for p in self._live.parameters())
@@ -136,7 +158,12 @@ class ModelView:
         weights = {f"model.{n}": leaf for (n, _), leaf in zip(self._trainable, leaves, strict=True)}
         weights |= {f"model.{n}": p.detach() for n, p in self._fixed}
         weights |= {f"model.{n}": b.detach().clone() for n, b in self._live.named_buffers()}
-        return torch.func.functional_call(self._call, weights, (function, *args))
+        return torch.func.functional_call(self._structure(), weights, (function, *args))
+
+    def draw(self, probe: Probe, step: int) -> list[Any]:
+        """The batches of a probe at ``step``, drawn with random numbers of that step's own."""
+        with quiet((self.seed * 1_000_003 + step) % 2**63):
+            return probe.draw(step)
 
     def loss(self, leaves: Sequence[Tensor], loss: Callable[..., Any], batch: Any) -> Tensor:
         """The loss at ``leaves``, checked to be one number. Use within `quiet`."""
@@ -184,7 +211,7 @@ class ModelView:
             assert isinstance(module, nn.Linear)
             seen[:] = [(module, args[0])]
 
-        linears = [m for m in self._call.modules() if isinstance(m, nn.Linear)]
+        linears = [m for m in self._structure().modules() if isinstance(m, nn.Linear)]
         handles = [m.register_forward_pre_hook(remember) for m in linears]
         try:
             outputs = self.outputs(probe, inputs)
@@ -216,6 +243,30 @@ def forward_of(probe: Probe) -> Callable[[Any, Any], Tensor]:
         return result
 
     return forward
+
+
+def _drop_hooks(name: str, module: nn.Module) -> list[str]:
+    """Take the user's hooks off a copied module, and say which.
+
+    Functions are not copied with a module, so a hook that writes would write into the user's own
+    state. Those of torch itself (weight and spectral norm) belong to the forward pass and stay.
+
+    Args:
+        name: Name of the module.
+        module: A module of the copy.
+
+    Returns:
+        Where hooks were taken off.
+    """
+    dropped = []
+    for kind in ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"):
+        hooks = getattr(module, kind)
+        for key, hook in list(hooks.items()):
+            origin = getattr(hook, "__module__", None) or type(hook).__module__
+            if not origin.partition(".")[0] == "torch":
+                del hooks[key]
+                dropped.append(f"{name or type(module).__name__}{kind}")
+    return dropped
 
 
 def batch_size(batch: Any) -> int | None:
@@ -250,8 +301,7 @@ def labelled(probe: Probe) -> tuple[Any, Tensor] | None:
     if len(pairs) != len(probe.batches) or not all(isinstance(t, Tensor) for b in pairs for t in b):
         return None
     inputs, labels = (torch.cat([b[i] for b in pairs]) for i in (0, 1))
-    integer = not labels.is_floating_point() and not labels.is_complex()
-    return (inputs, labels) if integer else None
+    return inputs, labels
 
 
 def check_probe(view: ModelView, probe: Probe, live: nn.Module) -> None:
@@ -261,9 +311,16 @@ def check_probe(view: ModelView, probe: Probe, live: nn.Module) -> None:
         ValueError: If the loss fails, is not one number, ignores the model it is given, or does
             not depend on the parameters.
     """
-    batches = probe.draw(0)
+    batches = view.draw(probe, 0)
     if not batches:
         raise ValueError("The `batches` of `Probe` returned no batch at step 0.")
+    called: list[str] = []
+
+    def notice(module: nn.Module, args: Any) -> None:
+        called.append(type(module).__name__)
+
+    view.prepare()  # before the live modules get a hook that the copy would inherit
+    notices = [m.register_forward_pre_hook(notice) for m in unwrap(live).modules()]
     kept = [(buffer, buffer.detach().clone()) for buffer in unwrap(live).buffers()]
     grads = [(p, p.grad) for p in unwrap(live).parameters()]
     try:
@@ -283,28 +340,27 @@ def check_probe(view: ModelView, probe: Probe, live: nn.Module) -> None:
             "It is called as loss(model, batch)."
         ) from error
     finally:
-        moved = [b for b, old in kept if not torch.equal(b, old) and not _both_nan(b, old)]
+        for handle in notices:
+            handle.remove()
         for buffer, old in kept:
             with torch.no_grad():
                 buffer.copy_(old)
         for parameter, grad in grads:
             parameter.grad = grad
-    if moved or all(g is None for g in gradient):
+    if called or all(g is None for g in gradient):
         raise ValueError(
-            "The `loss` of `Probe` does not depend on the parameters of the model it is given; it "
-            "probably closes over the live model, which would move its buffers and gradients. "
-            "Write loss(model, batch) so that it calls its first argument."
+            "The `loss` of `Probe` does not depend on the parameters of the model it is given, or "
+            "it closes over the live model, which would move its buffers and gradients. Write "
+            "loss(model, batch) so that it calls its first argument and nothing else of the run."
         )
 
 
-def _both_nan(a: Tensor, b: Tensor) -> bool:
-    return a.is_floating_point() and bool(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True))
-
-
 def norm(tensors: Sequence[Tensor | None]) -> Tensor:
-    """Euclidean norm over several tensors, in float64 on their device; nan where there is none."""
+    """Euclidean norm over several tensors, on their device; nan where there is none."""
     present = [t for t in tensors if t is not None]
     if not present:
         return torch.tensor(math.nan, dtype=torch.float64)
+    # In 16 bits a norm overflows at 65,504, or keeps three digits.
+    present = [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in present]
     norms = torch._foreach_norm(present)
     return torch.stack([n.double() for n in norms]).norm()
