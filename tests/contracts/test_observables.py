@@ -198,3 +198,26 @@ def test_no_gradient_at_all(observable: Observable) -> None:
         observable.init(), Moment(0, view, absent, (0.1,), probe=probe)
     )
     check(observable, readings)
+
+
+@observables
+def test_at_most_one_transfer_to_the_host_a_record(
+    observable: Observable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts the calls that bring numbers to the host; on a CPU they cost nothing, elsewhere all."""
+    calls: list[str] = []
+    for name in ("item", "tolist", "cpu"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(tensor: torch.Tensor, *args: Any, _o: Any = original, _n: str = name) -> Any:
+            calls.append(_n)
+            return _o(tensor, *args)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    model, probe = CASES["mlp"].model(), CASES["mlp"].probe()
+    state = observable.init()
+    for step in range(4):
+        at = moment(model, probe, step)
+        calls.clear()
+        state, _ = observable.update(state, at)
+        assert len(calls) <= 1, calls

@@ -133,6 +133,7 @@ def at(series: Series, step: int | None) -> dict[str, Any] | None:
         "value": estimate.value,
         "low": estimate.low,
         "high": estimate.high,
+        "null": estimate.null,
         "flags": Flag(estimate.flags).names,
     }
 
@@ -148,7 +149,10 @@ def show(result: dict[str, Any]) -> None:
         table.add_row(title, *(str(row.get(c, "–")) for c in ("memorised", "onset", "T50", "T90")))
     out.print(table)
     table = Table(
-        title="\nWhat was read [95 % interval]", box=None, pad_edge=False, title_justify="left"
+        title="\nWhat was read [95 % interval] (what noise reads)",
+        box=None,
+        pad_edge=False,
+        title_justify="left",
     )
     for column in ("", "at memorisation", "at onset", "twin, same step"):
         table.add_column(column, no_wrap=True)
@@ -182,6 +186,10 @@ def _cell(reading: dict[str, Any] | None) -> str:
     if reading is None:
         return "–"
     text = short(reading["value"], reading["low"], reading["high"])
+    if reading["low"] == reading["high"] and reading["null"] is not None:
+        # Exact for this window: what chance makes of it is the null, not an interval.
+        low, high = reading["null"]
+        text = f"{text} (noise {low:.3g} to {high:.3g})"
     return f"{text} ~" if reading["flags"] else text
 
 

@@ -83,7 +83,7 @@ class UpdateWindow:
     draws: int = 199
     name: str = "update_window"
     needs: frozenset[str] = frozenset()
-    price: float = 2.0
+    price: float = 0.5
 
     def __post_init__(self) -> None:
         for field, least in (("width", 3), ("stride", 1), ("draws", 19)):

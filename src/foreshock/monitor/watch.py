@@ -94,7 +94,7 @@ class Watch:
                 self.run.close()
             raise
         self.step = self._recorder.step
-        self._log_offsets: dict[str, int] = {}
+        self._logged_before: set[str] = set()
         self._closed = False
         self._old: list[Tensor] = []
         self._started = time.perf_counter()
@@ -147,12 +147,14 @@ class Watch:
             if step is not None:
                 self._recorder.record(step, numbers)
                 return
-            offsets = self._log_offsets
+            before = self._logged_before
+            if self._mark is None:
+                before.update(numbers)
+            if before.isdisjoint(numbers):
+                self._recorder.record(self.step - 1, numbers)
+                return
             for name, number in numbers.items():
-                offset = offsets.get(name)
-                if offset is None:
-                    offset = offsets[name] = 0 if self._mark is None else 1
-                self._recorder.record(self.step - offset, {name: number})
+                self._recorder.record(self.step - (name not in before), {name: number})
         except Exception as error:
             self._give_up(error)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -328,10 +329,11 @@ def check_probe(view: ModelView, probe: Probe, live: nn.Module) -> None:
             leaves = view.leaves()
             value = view.loss(leaves, probe.loss, batches[0])
             gradient = (
-                torch.autograd.grad(value, leaves, allow_unused=True)
+                torch.autograd.grad(value, leaves, allow_unused=True, create_graph=True)
                 if value.requires_grad
                 else [None]
             )
+            _rehearse(gradient, leaves)
     except ValueError:
         raise
     except Exception as error:
@@ -353,6 +355,18 @@ def check_probe(view: ModelView, probe: Probe, live: nn.Module) -> None:
             "it closes over the live model, which would move its buffers and gradients. Write "
             "loss(model, batch) so that it calls its first argument and nothing else of the run."
         )
+
+
+def _rehearse(gradient: Sequence[Tensor | None], leaves: Sequence[Tensor]) -> None:
+    """A second derivative and a small eigenproblem at the door.
+
+    What they load on first use (some 0.2 s) would otherwise be charged to the training loop.
+    """
+    live = [g for g in gradient if g is not None and g.requires_grad]
+    with contextlib.suppress(RuntimeError, NotImplementedError):  # said by who needs it
+        if live:
+            torch.autograd.grad(live, leaves, [torch.ones_like(g) for g in live], allow_unused=True)
+        torch.linalg.eigh(torch.eye(2, dtype=torch.float64))
 
 
 def norm(tensors: Sequence[Tensor | None]) -> Tensor:
