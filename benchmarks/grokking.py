@@ -1,6 +1,6 @@
 """The grokking experiment over seeds and nulls: milestones, alarms, and the onset/alarm ratio.
 
-``foreshock bench grokking -- --seeds 30`` trains every variant of a task on development seeds 0, 1,
+``foreshock bench grokking --seeds 30`` trains every variant of a task on development seeds 0, 1,
 ... with the held-out signal watched, and prints when each memorised, generalised and alarmed. The
 constants of `foreshock.detectors.forecasters.OnsetRatio` come from it.
 """

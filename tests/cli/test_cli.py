@@ -41,7 +41,21 @@ def test_usage_lists_every_command(capsys: Capture) -> None:
     assert "no command 'predict'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def test_bench_passes_options_on(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["foreshock"])
+    assert main(["bench"]) == 0
+    assert "coverage" in capsys.readouterr().out.split()
+    rows = json.loads(_output(capsys, "bench", "detectors", "--runs", "1", "--json"))
+    assert {row["rule"] for row in rows} >= {"cusum up", "heldout_signal"}
+    assert main(["bench", "nothing"]) == 2
+
+
+def _output(capsys: Capture, *words: str) -> str:
+    assert main(words) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c != "bench"])
 def test_every_command_has_help(command: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

@@ -26,7 +26,7 @@ class Turnover:
     Counts only after the training accuracy reached ``level``; the maximum is taken over the whole
     past. A baseline rule: it confounds signal with the scale of the logits, and fires on many runs
     that never generalise where the loss is squared or data are few: on 24 of 24 random-label twins
-    of the p = 23 task (``foreshock bench grokking -- --task p23``).
+    of the p = 23 task (``foreshock bench grokking --task p23``).
 
     Args:
         series: Validation loss to read.
