@@ -204,7 +204,7 @@ def test_no_gradient_at_all(observable: Observable) -> None:
 def test_at_most_one_transfer_to_the_host_a_record(
     observable: Observable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counts the calls that bring numbers to the host; on a CPU they cost nothing, elsewhere all."""
+    """Counts the calls that bring numbers to the host: free on a CPU, dear elsewhere."""
     calls: list[str] = []
     for name in ("item", "tolist", "cpu"):
         original = getattr(torch.Tensor, name)
