@@ -21,8 +21,8 @@ from foreshock.types import Estimate
 
 OnCommit: TypeAlias = Callable[[list[tuple[int, str]]], object]
 
-# With these two, 20 estimates a step cost 66 to 94 µs in the mean, 2 to 3 % of a 3 ms step; a commit
-# takes about 0.65 ms, so one a step would take 20 %. Half a second is also what a live chart needs.
+# With these two, 20 estimates a step cost 66 to 94 µs in the mean, 2 to 3 % of a 3 ms step; one
+# commit takes about 0.65 ms. Half a second is also what a live chart needs.
 COMMIT_SECONDS = 0.5
 COMMIT_ROWS = 256
 #: Arrays waiting for a commit, at most; a burst of spectra must not eat the memory of a training.
