@@ -7,8 +7,13 @@ dataclass beside it (`Curvature`, `GradientNoise`, ...) is the observable that t
 from foreshock.estimators.curvature import Curvature as Curvature
 from foreshock.estimators.curvature import lambda_max as lambda_max
 from foreshock.estimators.curvature import lanczos as lanczos
+from foreshock.estimators.geometry import damping as damping
+from foreshock.estimators.geometry import sectional_curvature as sectional_curvature
+from foreshock.estimators.geometry import slice_curvature as slice_curvature
+from foreshock.estimators.geometry import step_curvature as step_curvature
 from foreshock.estimators.gradient_noise import GradientNoise as GradientNoise
 from foreshock.estimators.gradient_noise import gradient_gram as gradient_gram
+from foreshock.estimators.model_outputs import model_outputs as model_outputs
 from foreshock.estimators.norms import Norms as Norms
 from foreshock.estimators.norms import StepNorm as StepNorm
 from foreshock.estimators.ntk import Ntk as Ntk
@@ -16,6 +21,7 @@ from foreshock.estimators.ntk import ntk_gram as ntk_gram
 from foreshock.estimators.readout import HeldoutSignal as HeldoutSignal
 from foreshock.estimators.readout import RidgeSignal as RidgeSignal
 from foreshock.estimators.tails import HillNorms as HillNorms
+from foreshock.estimators.trajectory import trajectory_dimension as trajectory_dimension
 from foreshock.estimators.update_window import UpdateWindow as UpdateWindow
 from foreshock.estimators.update_window import update_dots as update_dots
 from foreshock.types import Observable
@@ -31,10 +37,16 @@ __all__ = [
     "StepNorm",
     "UpdateWindow",
     "catalogue",
+    "damping",
     "gradient_gram",
     "lambda_max",
     "lanczos",
+    "model_outputs",
     "ntk_gram",
+    "sectional_curvature",
+    "slice_curvature",
+    "step_curvature",
+    "trajectory_dimension",
     "update_dots",
 ]
 

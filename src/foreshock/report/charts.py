@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from foreshock.report.data import Column, RunData
-
-#: The margin S and the dimension d_H that the published listing leaves as placeholders.
-PLACEHOLDER_MARGIN, PLACEHOLDER_DIMENSION = 0.1, 1.5
+from foreshock.stats.published_signal import PLACEHOLDER_D_H, PLACEHOLDER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +115,7 @@ def signal_charts(runs: Sequence[RunData]) -> tuple[Chart, ...]:
         tall=False,
         missing=_missing(runs, "val_acc"),
     )
-    factor = PLACEHOLDER_MARGIN / PLACEHOLDER_DIMENSION
+    factor = PLACEHOLDER_S / PLACEHOLDER_D_H
     published = Chart(
         "i",
         "Intelligence coefficient I",
