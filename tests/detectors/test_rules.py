@@ -138,6 +138,11 @@ def test_heldout_signal_false_alarms_under_the_null() -> None:
 # ------------------------------------------------------------------ names
 
 
+def test_no_rule_forecasts_what_was_not_measured_for_it() -> None:
+    assert resolve("heldout_signal").forecast is None  # type: ignore[union-attr]
+    assert resolve("heldout_signal:readout/ridge_signal").forecast is None  # type: ignore[union-attr]
+
+
 def test_names_resolve_and_unknown_ones_teach() -> None:
     assert resolve("cusum:val_loss").reads == ("val_loss",)
     assert resolve("heldout_signal:readout/ridge_signal").name == "ridge_signal"

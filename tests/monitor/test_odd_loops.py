@@ -234,10 +234,12 @@ def attach_loss(run: Any, rules: list, values: list[float], *, finish: bool = Tr
     return watch.alarms
 
 
-def test_an_alarm_lost_with_the_process_is_found_on_resuming(tmp_path: Path) -> None:
+@pytest.mark.parametrize("journal", ["wal", "truncate"])
+def test_an_alarm_lost_with_the_process_is_found_on_resuming(journal: Any, tmp_path: Path) -> None:
     rule = PCrossesHalf(series="p")
-    assert attach_loss(tmp_path / "r", [rule], [0.1, 0.9], finish=False) == []
-    resumed = fs.Run.open(tmp_path / "r", "a")
+    first = fs.Run.create(tmp_path / "r", journal=journal)
+    assert attach_loss(first, [rule], [0.1, 0.9], finish=False) == []
+    resumed = fs.Run.open(tmp_path / "r", "a", journal=journal)
     assert [a.step for a in attach_loss(resumed, [rule], [0.1, 0.9])] == [1, 3]
     with fs.Run.open(tmp_path / "r") as run:
         assert [e.step for e in run.events("alarm")] == [1, 3]

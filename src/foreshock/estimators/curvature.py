@@ -346,8 +346,8 @@ class Curvature:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The probe, and its training examples where they are the batch."""
-        return frozenset({"probe", "train"} if self.on == "train" else {"probe"})
+        """The probe, and of it one batch, or the training examples as one."""
+        return frozenset({"probe", "train"} if self.on == "train" else {"probe", "batch"})
 
     @property
     def series(self) -> tuple[SeriesInfo, ...]:

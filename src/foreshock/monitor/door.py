@@ -108,12 +108,13 @@ def taken_at(observable: Observable, probe: Probe | None, view: ModelView) -> st
     if "probe" not in needs or probe is None:
         source = "gradient accumulated and clipped, " if "gradients" in needs else "weights, "
         return f"before the update, {source}{kind}"
-    if observable.name == "curvature":
-        size = batch_size(view.draw(probe, 0)[0]) or "?"
-        which = "training examples" if "train" in needs else f"one batch of {size}"
-        return f"before the update, evaluation mode, always the same {which}, {kind}"
     if "heldout" in needs:
         return f"before the update, evaluation mode, held-out and training examples, {kind}"
+    if "batch" in needs:
+        size = batch_size(view.draw(probe, 0)[0]) or "?"
+        return f"before the update, evaluation mode, always the same one batch of {size}, {kind}"
+    if needs & {"train", "inputs"}:
+        return f"before the update, evaluation mode, always the same training examples, {kind}"
     if callable(probe.batches):
         drawn = "batches drawn afresh"
     else:

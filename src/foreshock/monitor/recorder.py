@@ -73,13 +73,16 @@ class Recorder:
         if not self.step or not past:
             return
         known = recorded_alarms(self.run.events("alarm"))
+        found: list[Alarm] = []
         for step, values in self.run.rows(names=past):
             self._seen.update(values)
-            for alarm in self._judge.feed(step, values):
-                if alarm not in known:
-                    text = f"The alarm of {alarm.detector} at step {step} was found on resuming."
-                    self.run.event("note", "monitor", {"text": text}, step=self.step)
-                    self._raise(alarm)
+            found += self._judge.feed(step, values)
+        # Written only now: without a WAL, an open reader would hold up the writer.
+        for alarm in found:
+            if alarm not in known:
+                text = f"The alarm of {alarm.detector} at step {alarm.step} was found on resuming."
+                self.run.event("note", "monitor", {"text": text}, step=self.step)
+                self._raise(alarm)
 
     def record(self, step: int, values: Values) -> None:
         """Add values to the step under way or to the next one; the first of a name stays."""

@@ -252,7 +252,9 @@ class Watch:
         gradients = door.gradients(self._view, self._optimizer)
         if self._stale:
             gradients = tuple(None for _ in gradients)
-        micro = self._micro.take(gradients) if self._micro is not None else ()
+        # Once a step: the moment after the update has no use for the passes before it.
+        wanted = self._micro is not None and update is None
+        micro = self._micro.take(gradients) if self._micro is not None and wanted else ()
         return Moment(
             step=self.step,
             view=self._view,

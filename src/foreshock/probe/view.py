@@ -43,10 +43,11 @@ class ModelView:
     """The model seen safely: loss, gradients, logits and features as functions of the live weights.
 
     Holds a copy of the module *structure* that shares every parameter and buffer with the live
-    model, so it costs no memory and always sees the current weights, while train/eval flags, hooks
-    bound to objects, and buffers updated by a forward pass belong to the copy. Each call swaps in
-    detached leaves (the live ``.grad`` stays as it is) and clones of the buffers, in evaluation
-    mode, within `quiet`.
+    model, so it costs no memory and always sees the current weights, while train/eval flags and
+    buffers updated by a forward pass belong to the copy. The user's hooks are not on it
+    (``dropped_hooks``): they would write into the user's own state. Each call swaps in detached
+    leaves (the live ``.grad`` stays as it is) and clones of the buffers, in evaluation mode, within
+    `quiet`. The copy is made when a call first needs it, or by `prepare`.
 
     Python attributes of the modules (a temperature that is annealed by hand) are those of the
     moment the copy was made: at attach, and whenever parameters are replaced, frozen or unfrozen.
@@ -56,7 +57,8 @@ class ModelView:
         seed: Seed of the private random numbers of every call.
 
     Raises:
-        ValueError: If the model has no trainable parameter or its structure cannot be copied.
+        ValueError: If the model has no trainable parameter; and, once the copy is made, if its
+            structure cannot be copied.
 
     Examples:
         >>> import torch
