@@ -205,6 +205,10 @@ class SeriesInfo:
         unit: Unit, with ``1`` for a pure number.
         null: What it reads when nothing happens, in a few words.
         array: Whether a record is an array (a spectrum) instead of an estimate.
+        layered: Whether parts of the model may be written beside it, as ``name@part``.
+        formula: What is computed, in a line; letters as in the docstring of the observable.
+        oracle: What the number is tested against.
+        source: The paper or document the quantity comes from.
     """
 
     name: str
@@ -212,6 +216,10 @@ class SeriesInfo:
     unit: str = "1"
     null: str = ""
     array: bool = False
+    layered: bool = False
+    formula: str = ""
+    oracle: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
