@@ -98,7 +98,10 @@ def test_a_loss_that_ignores_its_model_is_refused_and_leaves_no_trace(tmp_path: 
         ({"budget": 0.0}, "share of wall time in \\(0, 1\\]"),
         ({"every": 0}, "`every` of `attach` must be at least 1 step. Got 0"),
         ({"every": {"nothing": 3}}, "names 'nothing', which is not among"),
-        ({"observables": "everything"}, "must be one of \\['free', 'full', 'standard'\\]"),
+        (
+            {"observables": "everything"},
+            "must be one of \\['free', 'full', 'research', 'standard'\\]",
+        ),
         ({"observables": ["curvature"]}, "needs probe: pass probe=fs.Probe"),
         ({"observables": ["fortune"]}, "There is no observable 'fortune'"),
         ({"observables": ["norms", "norms"]}, "both write 'grad/norm'"),

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import coverage
+from benchmarks.coverages import gradient_noise as coverage
 from foreshock.stats.gram_interval import gram_intervals, gram_moments
 from tests import oracles
 

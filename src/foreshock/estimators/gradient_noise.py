@@ -16,7 +16,6 @@ from torch import Tensor
 
 from foreshock.estimators.norms import NO_GRADIENT
 from foreshock.probe.moment import Moment
-from foreshock.probe.view import batch_size
 from foreshock.stats.gram import signal_noise
 from foreshock.stats.sample import mean_interval
 from foreshock.types import Estimate, Readings, SeriesInfo
@@ -132,12 +131,10 @@ class GradientNoise:
         if self.source == "accumulation":
             return state, self._from_accumulation(moment)
         assert moment.probe is not None
-        losses, gradients, size = [], [], self.batch_size
-        for batch in moment.view.draw(moment.probe, moment.step):
-            loss, gradient = moment.view.gradient(moment.probe.loss, batch)
-            losses.append(loss.double())
-            gradients.append(gradient)
-            size = size or batch_size(batch)
+        taken = moment.batch_gradients
+        losses = [one.loss.double() for one in taken]
+        gradients = [one.gradient for one in taken]
+        size = self.batch_size or next((one.size for one in taken if one.size), None)
         n = len(gradients)
         # Losses ride along with the Gram matrix: one transfer for the whole record.
         record = torch.cat([gradient_gram(gradients).reshape(-1), torch.stack(losses)])

@@ -9,13 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foreshock.estimators.curvature import Curvature
-from foreshock.estimators.gradient_noise import GradientNoise
-from foreshock.estimators.norms import Norms, StepNorm
-from foreshock.estimators.ntk import Ntk
-from foreshock.estimators.readout import HeldoutSignal, RidgeSignal
-from foreshock.estimators.tails import HillNorms
-from foreshock.estimators.update_window import UpdateWindow
+from foreshock.estimators import (
+    Curvature,
+    GradientNoise,
+    HeldoutSignal,
+    HillNorms,
+    Norms,
+    Ntk,
+    RidgeSignal,
+    StepNorm,
+    UpdateWindow,
+    catalogue,
+)
 from foreshock.probe.spec import Probe
 from foreshock.probe.view import labelled
 from foreshock.types import Observable
@@ -23,8 +28,10 @@ from foreshock.types import Observable
 FREE = (Norms, StepNorm, HillNorms)
 STANDARD = (*FREE, GradientNoise, HeldoutSignal, Curvature)
 FULL = (*STANDARD, RidgeSignal, Ntk, UpdateWindow)
-PRESETS = {"free": FREE, "standard": STANDARD, "full": FULL}
-BY_NAME = {cls().name: cls for cls in FULL}
+#: Everything that is ours; what only restates a document is asked for by name.
+RESEARCH = tuple(type(one) for one in catalogue())
+PRESETS = {"free": FREE, "standard": STANDARD, "full": FULL, "research": RESEARCH}
+BY_NAME = {one.name: type(one) for one in catalogue()}
 
 #: What to pass so that an observable can run, by what it needs.
 REMEDY = {
@@ -32,6 +39,7 @@ REMEDY = {
     "heldout": "pass fs.Probe(..., heldout=(inputs, labels)) with class indices as labels",
     "train": "pass fs.Probe(..., train=(inputs, labels)) with class indices as labels",
     "inputs": "pass fs.Probe(..., train=(inputs, labels)) with a tensor of inputs",
+    "losses": "pass fs.Probe(..., losses={name: loss, ...}) with at least two of them",
 }
 
 
@@ -50,7 +58,7 @@ def choose(asked: str | Iterable[str | Observable], probe: Probe | None) -> Choi
     explicitly must be possible.
 
     Args:
-        asked: ``"free"``, ``"standard"``, ``"full"``, or names and objects.
+        asked: ``"free"``, ``"standard"``, ``"full"``, ``"research"``, or names and objects.
         probe: The probe, if any.
 
     Returns:
@@ -112,6 +120,8 @@ def _offered(probe: Probe | None) -> frozenset[str]:
     offered = {"gradients", "update", "micro"}
     if probe is not None:
         offered.add("probe")
+        if probe.losses is not None and len(probe.losses) > 1:
+            offered.add("losses")
         if probe.heldout is not None and _are_classes(probe.heldout[1]):
             offered.add("heldout")
         pair = labelled(probe)

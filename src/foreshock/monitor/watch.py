@@ -23,10 +23,20 @@ from foreshock.monitor.presets import Choice, choose
 from foreshock.monitor.recorder import Recorder
 from foreshock.monitor.schedule import Budget, Every, Schedule
 from foreshock.probe.moment import Moment
+from foreshock.probe.optimizer import OptimizerView
 from foreshock.probe.spec import Probe
 from foreshock.probe.view import ModelView, check_probe
 from foreshock.store import Run
-from foreshock.types import Alarm, Detector, Estimate, Observable, OnAlarm, Policy, Sink
+from foreshock.types import (
+    Alarm,
+    Detector,
+    Estimate,
+    Observable,
+    OnAlarm,
+    Policy,
+    SeriesInfo,
+    Sink,
+)
 
 log = logging.getLogger("foreshock")
 
@@ -260,7 +270,7 @@ class Watch:
             view=self._view,
             gradients=gradients,
             learning_rates=tuple(float(g["lr"]) for g in groups if "lr" in g) or (float("nan"),),
-            optimizer={"name": type(self._optimizer).__name__},
+            optimizer=OptimizerView(self._optimizer, self._view),
             elapsed=time.perf_counter() - self._started,
             probe=self._probe,
             update=update,
@@ -296,6 +306,7 @@ class Watch:
             finally:
                 spent = time.perf_counter() - start
                 self.schedule.charge(name, moment.step, spent, useful=useful)
+        self._declare_parts(values)
         self._recorder.record(moment.step, values)
 
     # ---------------------------------------------------------------- recording
@@ -309,7 +320,7 @@ class Watch:
                 continue
             if not isinstance(name, str) or not name:
                 self._recorder.say("name", f"`watch.log` needs a name, not {name!r}; skipped.")
-            elif name in self._promised:
+            elif name.partition("@")[0] in self._promised:
                 sentence = f"`watch.log` cannot write {name!r}: it is a measured series."
                 self._recorder.say(name, sentence)
             elif isinstance(value, Estimate):
@@ -337,6 +348,8 @@ class Watch:
 
     def _declare(self, choice: Choice) -> None:
         self._promised = {s.name for o in choice.observables for s in o.series}
+        self._parts: set[str] = set()
+        self._layered: dict[str, tuple[SeriesInfo, str]] = {}
         described = []
         for observable in choice.observables:
             where = door.taken_at(observable, self._probe, self._view)
@@ -344,6 +357,8 @@ class Watch:
                 self.run.declare(
                     info.name, title=info.title, unit=info.unit, taken_at=where, null=info.null
                 )
+                if info.layered:
+                    self._layered[info.name] = (info, where)
             described.append(
                 {
                     "name": observable.name,
@@ -354,6 +369,17 @@ class Watch:
             )
         left_out = [{"name": name, "reason": reason} for name, reason in choice.left_out]
         self.run.event("observables", "monitor", {"observables": described, "left_out": left_out})
+
+    def _declare_parts(self, values: Mapping[str, Estimate]) -> None:
+        """Declare the series of parts of the model (``name@part``) when they first appear."""
+        for name in values:
+            base, _, part = name.partition("@")
+            if not part or name in self._parts or base not in self._layered:
+                continue
+            info, where = self._layered[base]
+            title = f"{info.title}, {part}"
+            self.run.declare(name, title=title, unit=info.unit, taken_at=where, null=info.null)
+            self._parts.add(name)
 
     # ---------------------------------------------------------------- trouble
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from foreshock.probe.optimizer import OptimizerView
 from foreshock.probe.spec import Probe
-from foreshock.probe.view import ModelView, norm
+from foreshock.probe.view import ModelView, batch_size, norm
+
+
+class BatchGradient(NamedTuple):
+    """Loss and gradient of one probe batch at the weights of a moment, on the device."""
+
+    loss: Tensor
+    gradient: tuple[Tensor, ...]
+    size: int | None
+    batch: Any
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,7 @@ class Moment:
         gradients: What the optimizer is about to use, one a trainable parameter: accumulated,
             averaged over ranks, after clipping, divided by the loss scale. ``None`` where absent.
         learning_rates: One a parameter group.
-        optimizer: Class name and settings of the first group, for formulas that depend on them.
+        optimizer: Settings and state of the live optimizer, for formulas that depend on them.
         elapsed: Seconds since the run was attached.
         probe: The probe, if one was given.
         update: ``θ_{t+1} − θ_t``, one a trainable parameter, for observables that need it.
@@ -36,7 +46,7 @@ class Moment:
     view: ModelView
     gradients: tuple[Tensor | None, ...]
     learning_rates: tuple[float, ...]
-    optimizer: dict[str, Any] = field(default_factory=dict)
+    optimizer: OptimizerView | None = None
     elapsed: float = 0.0
     probe: Probe | None = None
     update: tuple[Tensor, ...] | None = None
@@ -47,3 +57,16 @@ class Moment:
     def gradient_norm(self) -> float:
         """Norm of ``gradients``; nan where all are absent. One transfer, shared by observables."""
         return norm(self.gradients).item()
+
+    @cached_property
+    def batch_gradients(self) -> list[BatchGradient]:
+        """Loss and gradient of every probe batch of this step: taken once, shared by observables.
+
+        In evaluation mode at frozen weights, one backward pass a batch. Empty without a probe.
+        """
+        if self.probe is None:
+            return []
+        return [
+            BatchGradient(*self.view.gradient(self.probe.loss, batch), batch_size(batch), batch)
+            for batch in self.view.draw(self.probe, self.step)
+        ]

@@ -32,6 +32,8 @@ class Probe:
         sampling: How ``batches`` were drawn: ``"independent"`` draws without replacement within a
             batch, ``"replacement"``, or ``"disjoint"`` (one epoch of a loader). Recorded with every
             series, because E[signal] and E[noise] differ between them by O(1/N).
+        losses: Parts of the objective by name, each ``loss(model, batch) -> scalar``, whose
+            gradients are compared with each other.
 
     Raises:
         ValueError: If an argument cannot be used; the sentence says what to pass instead.
@@ -48,6 +50,7 @@ class Probe:
     train: tuple[Any, Any] | None = None
     forward: Callable[[Any, Any], Any] | None = None
     sampling: str = "independent"
+    losses: Mapping[str, Callable[[Any, Any], Any]] | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.loss):
@@ -66,6 +69,12 @@ class Probe:
                 )
             if not self.batches:
                 raise ValueError("The `batches` of `Probe` must not be empty. Got no batch.")
+        for name, part in (self.losses or {}).items():
+            if not callable(part) or not isinstance(name, str):
+                raise ValueError(
+                    "The `losses` of `Probe` must map names to functions of (model, batch). "
+                    f"Got {name!r}: {type(part).__name__}."
+                )
         for field in ("heldout", "train"):
             pair = getattr(self, field)
             if pair is None:

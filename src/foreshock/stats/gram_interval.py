@@ -12,7 +12,7 @@ and its average over time is noise. `tr(S)^2` is the square of the trace, `tr(S^
 square, d_eff = tr(S)^2 / tr(S^2).
 
 **Intervals of U and C.** Delete-one jackknife from the Gram, with three corrections. Each is there
-because `benchmarks/coverage.py` failed without it:
+because `bench coverage` failed without it:
 
 1. *Degeneracy.* At mu = 0, U is a degenerate quadratic form with variance f^2 = 2 tr(S^2)^/(n(n-1))
    (over V^2 for C), and the jackknife variance j^2 tends to 2 f^2, not f^2: it counts the quadratic
@@ -45,7 +45,7 @@ from foreshock.stats.intervals import jackknife_se, t_quantile
 Array = NDArray[np.float64]
 
 #: How far the upper end moves, in lambda_1/n. The bound of variance stabilisation is 1.96^2 = 3.84,
-#: reached only for mu exactly along the top eigenvector. Chosen on benchmarks/coverage.py between
+#: reached only for mu exactly along the top eigenvector. Chosen on bench coverage between
 #: too little coverage (below 92 % at 2.1) and too much width (above 1.8 x the oracle's at 3.2).
 SKEW = 2.9
 
