@@ -18,7 +18,15 @@ from foreshock.estimators.norms import Norms as Norms
 from foreshock.estimators.norms import StepNorm as StepNorm
 from foreshock.estimators.ntk import Ntk as Ntk
 from foreshock.estimators.ntk import ntk_gram as ntk_gram
+from foreshock.estimators.published import consolidation_ratio as consolidation_ratio
+from foreshock.estimators.published import lambda_power as lambda_power
+from foreshock.estimators.published import metric_log_det as metric_log_det
+from foreshock.estimators.published_edge import PublishedEdge as PublishedEdge
+from foreshock.estimators.published_langevin import PublishedLangevin as PublishedLangevin
+from foreshock.estimators.published_levy import PublishedLevy as PublishedLevy
+from foreshock.estimators.published_signal import PublishedSignal as PublishedSignal
 from foreshock.estimators.readout import HeldoutSignal as HeldoutSignal
+from foreshock.estimators.readout import ProbeSignal as ProbeSignal
 from foreshock.estimators.readout import RidgeSignal as RidgeSignal
 from foreshock.estimators.tails import HillNorms as HillNorms
 from foreshock.estimators.trajectory import trajectory_dimension as trajectory_dimension
@@ -33,16 +41,25 @@ __all__ = [
     "HillNorms",
     "Norms",
     "Ntk",
+    "PublishedEdge",
+    "PublishedLangevin",
+    "PublishedLevy",
+    "PublishedSignal",
+    "ProbeSignal",
     "RidgeSignal",
     "StepNorm",
     "UpdateWindow",
     "catalogue",
+    "consolidation_ratio",
     "damping",
     "gradient_gram",
     "lambda_max",
+    "lambda_power",
     "lanczos",
+    "metric_log_det",
     "model_outputs",
     "ntk_gram",
+    "published_catalogue",
     "sectional_curvature",
     "slice_curvature",
     "step_curvature",
@@ -69,6 +86,20 @@ def catalogue() -> list[Observable]:
         HeldoutSignal(),
         Curvature(),
         RidgeSignal(),
+        ProbeSignal(),
         Ntk(),
         UpdateWindow(),
     ]
+
+
+def published_catalogue() -> list[Observable]:
+    """One of every observable that only restates a document; in no preset, asked for by name.
+
+    Returns:
+        Observables with distinct names.
+
+    Examples:
+        >>> [one.name for one in published_catalogue()][0]
+        'published_levy'
+    """
+    return [PublishedLevy(), PublishedSignal(), PublishedLangevin(), PublishedEdge()]

@@ -42,10 +42,42 @@ class Norms:
     def series(self) -> tuple[SeriesInfo, ...]:
         """What every measurement writes."""
         return (
-            SeriesInfo("grad/norm", "gradient norm", "loss/weight", "no null: a baseline"),
-            SeriesInfo("weight/norm", "weight norm", "weight", "its value at the start"),
-            SeriesInfo("optim/lr", "learning rate", "1", "the schedule itself"),
-            SeriesInfo("clock/seconds", "seconds since attach", "s", "a clock"),
+            SeriesInfo(
+                "grad/norm",
+                "gradient norm",
+                "loss/weight",
+                "no null: a baseline",
+                formula="|g| of the gradient the optimizer is about to use, after clipping",
+                oracle="root of the sum of squares over all parameters, by a loop",
+                source="baseline",
+            ),
+            SeriesInfo(
+                "weight/norm",
+                "weight norm",
+                "weight",
+                "its value at the start",
+                formula="|θ| over trainable parameters, tied ones once",
+                oracle="root of the sum of squares over all parameters, by a loop",
+                source="baseline",
+            ),
+            SeriesInfo(
+                "optim/lr",
+                "learning rate",
+                "1",
+                "the schedule itself",
+                formula="η of the first parameter group",
+                oracle="the value given to the optimizer",
+                source="baseline",
+            ),
+            SeriesInfo(
+                "clock/seconds",
+                "seconds since attach",
+                "s",
+                "a clock",
+                formula="wall-clock time now minus at attach",
+                oracle="the elapsed time handed to the moment",
+                source="baseline",
+            ),
         )
 
     def init(self) -> None:
@@ -89,7 +121,17 @@ class StepNorm:
     @property
     def series(self) -> tuple[SeriesInfo, ...]:
         """What every measurement writes."""
-        return (SeriesInfo("update/step_norm", "norm of the step made", "weight", "0 at lr = 0"),)
+        return (
+            SeriesInfo(
+                "update/step_norm",
+                "norm of the step made",
+                "weight",
+                "0 at lr = 0",
+                formula="|θ_{t+1} − θ_t| of the weights as stored",
+                oracle="root of the sum of squares over all parameters, by a loop",
+                source="baseline",
+            ),
+        )
 
     def init(self) -> None:
         """No state."""

@@ -20,6 +20,7 @@ from foreshock.estimators import (
     StepNorm,
     UpdateWindow,
     catalogue,
+    published_catalogue,
 )
 from foreshock.probe.spec import Probe
 from foreshock.probe.view import labelled
@@ -31,7 +32,7 @@ FULL = (*STANDARD, RidgeSignal, Ntk, UpdateWindow)
 #: Everything that is ours; what only restates a document is asked for by name.
 RESEARCH = tuple(type(one) for one in catalogue())
 PRESETS = {"free": FREE, "standard": STANDARD, "full": FULL, "research": RESEARCH}
-BY_NAME = {one.name: type(one) for one in catalogue()}
+BY_NAME = {one.name: type(one) for one in (*catalogue(), *published_catalogue())}
 
 #: What to pass so that an observable can run, by what it needs.
 REMEDY = {
