@@ -3,6 +3,9 @@
 import ast
 from pathlib import Path
 
+import pytest
+
+from foreshock.estimators import published_catalogue
 from foreshock.stats import published
 
 #: Test module of each document.
@@ -107,3 +110,81 @@ def test_every_row_names_its_document_and_a_test_that_shows_a_defect() -> None:
         assert len(body) == 1, test
         text = ast.get_source_segment(source, body[0]) or ""
         assert "# Defect" in text and f"pub.{name}(" in text, test
+
+
+#: Published series that need tensors or a model: observable, its transcription in test_model.py,
+#: and for each series the test that shows its defect by a number.
+MODEL = {
+    "published_levy": (
+        "test_tracker",
+        {
+            "lambda_power5": "test_lambda_power",
+            "rho_levy": "test_metric_log_det",
+            "drho_levy": "test_drho_levy_code",
+            "stochastic_levy": "test_components_levy",
+            "spectral_levy": "test_components_levy",
+            "geometric_levy": "test_components_levy",
+        },
+    ),
+    "published_signal": (
+        "test_signal",
+        {
+            "signal_signal": "test_consolidation_ratio",
+            "noise_signal": "test_consolidation_ratio",
+            "lambda_power20": "test_lambda_power",
+            "i_placeholder_signal": "test_signal",
+        },
+    ),
+    "published_langevin": (
+        "test_langevin",
+        {
+            "d_langevin": "test_d_gradients_langevin",
+            "c_parameters_langevin": "test_d_parameters_langevin",
+            "lambda_power20_langevin": "test_lambda_power",
+        },
+    ),
+    "published_edge": (
+        "test_edge",
+        {
+            "a_singular": "test_edge",
+            "a_eigenvalue": "test_edge",
+            "a_23": "test_edge",
+            "gap_curvature": "test_gap_flow",
+            "gap_damping": "test_gap_flow",
+            "gap_driving": "test_gap_flow",
+        },
+    ),
+}
+
+
+def defects_shown() -> set[str]:
+    """Names of all tests here whose source shows a defect."""
+    found = set()
+    for path in Path(__file__).parent.glob("test_*.py"):
+        text = path.read_text()
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                if "# Defect" in (ast.get_source_segment(text, node) or ""):
+                    found.add(node.name)
+    return found
+
+
+@pytest.mark.parametrize("observable", published_catalogue(), ids=lambda o: o.name)
+def test_every_published_series_has_a_transcription_and_a_defect(observable) -> None:
+    transcription, defects = MODEL[observable.name]
+    source = (Path(__file__).parent / "test_model.py").read_text()
+    body = [n for n in ast.parse(source).body if getattr(n, "name", "") == transcription]
+    assert len(body) == 1
+    known = defects_shown()
+    for info in observable.series:
+        name = info.name.removeprefix("published/")
+        # The test compares every series of the observable; it asserts that itself.
+        assert defects.get(name, f"test_{name}") in known, name
+        assert info.formula and info.source in {row[1] for row in TABLE}
+
+
+def test_the_table_of_models_has_no_empty_row_and_no_stranger() -> None:
+    assert set(MODEL) == {o.name for o in published_catalogue()}
+    for observable in published_catalogue():
+        names = {info.name.removeprefix("published/") for info in observable.series}
+        assert set(MODEL[observable.name][1]) <= names
