@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from foreshock.report.data import Column, RunData
+from foreshock.report.heatmap import HeatMap, heat_maps
 from foreshock.stats.published_signal import PLACEHOLDER_D_H, PLACEHOLDER_S
 
 
@@ -67,6 +68,7 @@ class Group:
 
     title: str
     charts: tuple[Chart, ...] = field(default=())
+    heats: tuple[HeatMap, ...] = field(default=())
 
 
 def learning_charts(runs: Sequence[RunData]) -> tuple[Chart, ...]:
@@ -141,9 +143,11 @@ def signal_charts(runs: Sequence[RunData]) -> tuple[Chart, ...]:
 def family_charts(runs: Sequence[RunData], shown: Sequence[Chart]) -> tuple[Group, ...]:
     """One chart for every series not shown yet, grouped by the observable that promised it."""
     done = {line.column.name for chart in shown for line in chart.lines}
+    maps = heat_maps(runs)
+    mapped = {f"{heat.name}@{part}" for heat in maps for part in heat.parts}
     groups: dict[str, list[Chart]] = {}
     for name in _names(runs):
-        if name in done:
+        if name in done or name in mapped:
             continue
         column = _first(runs, name)
         assert column is not None
@@ -159,7 +163,14 @@ def family_charts(runs: Sequence[RunData], shown: Sequence[Chart]) -> tuple[Grou
                 missing="Declared, but no value was recorded.",
             )
         )
-    return tuple(Group(title, tuple(charts)) for title, charts in groups.items())
+    heats: dict[str, list[HeatMap]] = {}
+    for heat in maps:
+        title = _family(runs, heat.name)
+        groups.setdefault(title, [])
+        heats.setdefault(title, []).append(heat)
+    return tuple(
+        Group(title, tuple(charts), tuple(heats.get(title, ()))) for title, charts in groups.items()
+    )
 
 
 def _accuracy(runs: Sequence[RunData], key: str) -> Chart:

@@ -14,6 +14,7 @@ from foreshock.report import sections
 from foreshock.report.charts import Chart, Group, family_charts, learning_charts, signal_charts
 from foreshock.report.data import RunData, read_run
 from foreshock.report.facts import detector_name, first_alarms
+from foreshock.report.heatmap import draw
 from foreshock.report.markup import Html, join, script_json, tag
 from foreshock.report.pack import ARRAY_BYTES, POINTS, Packer
 from foreshock.report.panels import grid, panel, payload
@@ -215,7 +216,7 @@ def _families(groups: Sequence[Group]) -> Html:
     if not groups:
         text = "The run has no other series."
         return sections.section("series", title, tag("p", text, class_="empty"))
-    count = sum(len(group.charts) for group in groups)
+    count = sum(len(group.charts) + len(group.heats) for group in groups)
     find = tag(
         "label",
         "Filter ",
@@ -227,7 +228,12 @@ def _families(groups: Sequence[Group]) -> Html:
         tag(
             "div",
             tag("h3", group.title.replace("_", " ").capitalize()),
-            tag("div", [panel(chart, "h4") for chart in group.charts], class_="grid"),
+            tag(
+                "div",
+                [panel(chart, "h4") for chart in group.charts],
+                [draw(heat) for heat in group.heats],
+                class_="grid",
+            ),
             class_="family",
         )
         for group in groups

@@ -1,0 +1,260 @@
+"""Heat maps of series that were taken by part of the model: parts downwards, steps rightwards.
+
+Drawn as SVG without a script: one path a colour, so a map of 80 columns stays below 40 kB.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from foreshock.report.data import Column, RunData
+from foreshock.report.markup import Html, join, number, tag
+from foreshock.types import Flag
+
+#: Columns of a map; more measurements than this are averaged into as many.
+COLUMNS = 80
+#: Eight steps of viridis and of a blue-white-orange scale: both read without red and green.
+SEQUENTIAL = (
+    "#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39", "#fde725",
+)  # fmt: skip
+DIVERGING = (
+    "#0a4f80", "#2a7fb8", "#7db5d9", "#d0e3ef", "#f6e0cd", "#efb27f", "#d97d31", "#9a4a00",
+)  # fmt: skip
+ROW, WIDTH = 16, 640
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """A quantity by part of the model.
+
+    Args:
+        name: The series without its part, such as ``grad/snr``.
+        title: A few words.
+        unit: Unit of the values.
+        parts: Names of the parts, in order of declaration.
+        columns: The parts' series by run: one list a run, ``None`` where a run lacks the part.
+        labels: Names of the runs.
+    """
+
+    name: str
+    title: str
+    unit: str
+    parts: tuple[str, ...]
+    columns: tuple[tuple[Column | None, ...], ...]
+    labels: tuple[str, ...]
+
+
+def heat_maps(runs: Sequence[RunData]) -> tuple[HeatMap, ...]:
+    """Every series that was recorded for at least two parts.
+
+    Args:
+        runs: The run, and its twin if there is one.
+
+    Returns:
+        One map a series, in order of declaration.
+    """
+    parts: dict[str, list[str]] = {}
+    for run in runs:
+        for name in run.columns:
+            base, _, part = name.partition("@")
+            if part and part not in parts.setdefault(base, []):
+                parts[base].append(part)
+    maps = []
+    for base, names in parts.items():
+        if len(names) < 2:
+            continue
+        first = next(
+            r.columns[f"{base}@{names[0]}"] for r in runs if f"{base}@{names[0]}" in r.columns
+        )
+        maps.append(
+            HeatMap(
+                base,
+                first.title.rsplit(f", {names[0]}", 1)[0] or base,
+                first.unit,
+                tuple(names),
+                tuple(tuple(r.columns.get(f"{base}@{n}") for n in names) for r in runs),
+                tuple(r.label for r in runs),
+            )
+        )
+    return tuple(maps)
+
+
+def draw(heat: HeatMap) -> Html:
+    """One map with its scale, and its numbers as a table.
+
+    Args:
+        heat: What to draw.
+
+    Returns:
+        A ``figure``.
+    """
+    last = max(
+        (int(c.step[-1]) for row in heat.columns for c in row if c and len(c.step)), default=0
+    )
+    grids = [_grid(row, last) for row in heat.columns]
+    finite = np.concatenate([g[np.isfinite(g)] for g in grids])
+    if not finite.size:
+        text = tag("p", "No part has a value that could be computed.", class_="empty")
+        return tag("figure", _head(heat), text, class_="chart heat", data_title=heat.title)
+    scale = _Scale.of(finite)
+    pictures = [
+        join(
+            [
+                tag("p", label, class_="heat-run") if len(grids) > 1 else None,
+                _picture(heat, grid, scale, last, label),
+            ]
+        )
+        for grid, label in zip(grids, heat.labels, strict=True)
+    ]
+    return tag(
+        "figure",
+        _head(heat),
+        pictures,
+        scale.legend(),
+        _table(heat),
+        class_="chart heat",
+        data_title=heat.title,
+        data_filter=f"{heat.title} {heat.name}".lower(),
+    )
+
+
+def _head(heat: HeatMap) -> Html:
+    unit = "pure number" if heat.unit in {"1", ""} else heat.unit
+    title = tag("h4", f"{heat.title}, by part", tag("span", f" {unit}", class_="unit"))
+    return tag("figcaption", title, tag("div", tag("code", f"{heat.name}@…"), class_="names"))
+
+
+def _grid(row: Sequence[Column | None], last: int) -> np.ndarray:
+    """(parts, columns) means of the resolved values in each stretch of steps; nan elsewhere."""
+    places = sorted({int(s) for column in row if column for s in column.step})
+    width = min(COLUMNS, max(len(places), 1))
+    grid = np.full((len(row), width), np.nan)
+    edges = np.linspace(0, last + 1, width + 1)
+    for index, column in enumerate(row):
+        if column is None:
+            continue
+        good = np.isfinite(column.value) & ((column.flags & int(Flag.UNRESOLVED)) == 0)
+        if not good.any():
+            continue
+        where = np.clip(np.searchsorted(edges, column.step[good], side="right") - 1, 0, width - 1)
+        total = np.bincount(where, column.value[good], minlength=width)
+        count = np.bincount(where, minlength=width)
+        seen = count > 0
+        grid[index, seen] = total[seen] / count[seen]
+    return grid
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """Edges between the eight colours, chosen from the values of all runs together."""
+
+    edges: tuple[float, ...]  # 9 ascending
+    colours: tuple[str, ...]
+    words: str
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> _Scale:
+        low, high = float(values.min()), float(values.max())
+        if low < 0 < high:
+            size = max(-low, high)
+            steps = np.linspace(-1, 1, 9)
+            return cls(tuple(size * steps), DIVERGING, "white is 0")
+        if low > 0 and high / low > 30:
+            return cls(tuple(np.geomspace(low, high, 9)), SEQUENTIAL, "logarithmic")
+        if low == high:
+            high = low + (abs(low) or 1.0)
+        return cls(tuple(np.linspace(low, high, 9)), SEQUENTIAL, "linear")
+
+    def colour(self, values: np.ndarray) -> np.ndarray:
+        """Index of the colour of each value."""
+        return np.clip(np.searchsorted(self.edges, values, side="right") - 1, 0, 7)
+
+    def legend(self) -> Html:
+        """The scale in words and colours."""
+        swatches = [
+            tag("span", class_="heat-swatch", style=f"background:{c}", title=number(e))
+            for c, e in zip(self.colours, self.edges, strict=False)
+        ]
+        return tag(
+            "p",
+            tag("span", number(self.edges[0])),
+            tag("span", swatches, aria_hidden="true"),
+            tag("span", f"{number(self.edges[-1])} ({self.words}; plain ground: not resolved)"),
+            class_="heat-scale",
+        )
+
+
+def _picture(heat: HeatMap, grid: np.ndarray, scale: _Scale, last: int, label: str) -> Html:
+    rows, width = grid.shape
+    cell = WIDTH / width
+    colours = np.where(np.isfinite(grid), scale.colour(np.nan_to_num(grid)), -1)
+    paths = []
+    for colour in range(8):
+        runs = _runs(colours == colour)
+        if runs:
+            data = "".join(
+                f"M{cell * a:.1f} {ROW * r}h{cell * (b - a):.1f}v{ROW - 1}H{cell * a:.1f}z"
+                for r, a, b in runs
+            )
+            paths.append(tag("path", d=data, fill=scale.colours[colour]))
+    size = f"0 0 {WIDTH} {ROW * rows}"
+    spoken = f"{heat.title} by part over {last:,} steps, {label}; the table below has the numbers."
+    svg = tag(
+        "svg",
+        tag("rect", width=WIDTH, height=ROW * rows, class_="heat-ground"),
+        paths,
+        viewBox=size,
+        preserveAspectRatio="none",
+        role="img",
+        aria_label=spoken,
+        style=f"height:{ROW * rows}px",
+    )
+    names = tag("ol", [tag("li", part, title=part) for part in heat.parts], class_="heat-parts")
+    axis = tag("p", tag("span", "step 0"), tag("span", f"{last:,}"), class_="heat-axis")
+    return tag("div", names, tag("div", svg, axis), class_="heat-map")
+
+
+def _runs(mask: np.ndarray) -> list[tuple[int, int, int]]:
+    """Row, start and stop of every stretch of neighbouring true cells."""
+    padded = np.pad(mask, ((0, 0), (1, 1))).astype(np.int8)
+    row, start = np.nonzero(np.diff(padded, axis=1) == 1)
+    _, stop = np.nonzero(np.diff(padded, axis=1) == -1)
+    return list(zip(row.tolist(), start.tolist(), stop.tolist(), strict=True))
+
+
+def _table(heat: HeatMap) -> Html:
+    body = []
+    for label, row in zip(heat.labels, heat.columns, strict=True):
+        for part, column in zip(heat.parts, row, strict=True):
+            if column is None or not len(column.step):
+                continue
+            finite = column.value[np.isfinite(column.value)]
+            ends = (float(finite.min()), float(finite.max())) if finite.size else (math.nan,) * 2
+            flagged = int(np.count_nonzero(column.flags))
+            numbers = [float(column.value[0]), float(column.value[-1]), *ends]
+            cells = [tag("td", number(value)) for value in numbers]
+            body.append(
+                tag(
+                    "tr",
+                    tag("th", part, scope="row"),
+                    tag("td", label),
+                    cells,
+                    tag("td", f"{flagged:,} of {len(column.step):,}"),
+                    data_series=column.name,
+                    data_last=repr(numbers[1]),
+                )
+            )
+    heads = ("part", "run", "first", "last", "minimum", "maximum", "flagged")
+    return tag(
+        "details",
+        tag("summary", "Numbers"),
+        tag(
+            "div",
+            tag("table", tag("thead", tag("tr", [tag("th", h, scope="col") for h in heads])), body),
+            class_="scroll",
+        ),
+    )
