@@ -45,31 +45,55 @@ def write_generated(_app: object = None) -> None:
 
 
 def observables() -> str:
-    """One section per observable: what it needs, and a table of the series it promises."""
+    """One section per observable: what it needs and costs, and a table of what it promises."""
     sections = []
     for observable, presets in known_observables():
         needs = ", ".join(f"`{need}`" for need in sorted(observable.needs)) or "nothing"
         where = ", ".join(f"`{preset}`" for preset in presets)
         rows = [
-            f"| `{s.name}` | {cell(s.title)} | {cell(s.unit)} | {cell(s.null)} |"
+            f"| {series_name(s)} | {cell(s.title)} | {cell(s.formula)} | {cell(s.unit)} "
+            f"| {cell(s.null)} | {cell(s.oracle)} | {cell(s.source)} |"
             for s in observable.series
         ]
-        head = ["| series | what | unit | reads, when nothing happens |", "|-|-|-|-|"]
+        head = [
+            "| series | what | formula | unit | reads, when nothing happens | tested against "
+            "| source |",
+            "|-|-|-|-|-|-|-|",
+        ]
         sections += [
             f"## `{observable.name}`",
             first_sentence(observable),
-            f"Needs {needs}. Assumed to cost {observable.price:g} training steps until measured."
-            + (f" In the presets {where}." if where else ""),
+            f"Needs {needs}. Cost: {cost_class(observable.price)}, assumed to be "
+            f"{observable.price:g} training steps until it is measured."
+            + (f" In the presets {where}." if where else " In no preset; asked for by name."),
             "\n".join([*head, *rows]),
         ]
     return "\n\n".join(sections or ["This version has no observables."]) + "\n"
 
 
+def series_name(series: Any) -> str:
+    """The name, marked where parts of the model or arrays are written."""
+    name = f"`{series.name}`" + (" `@part`" if series.layered else "")
+    return name + (" (array)" if series.array else "")
+
+
+def cost_class(steps: float) -> str:
+    """A word for a cost in training steps."""
+    for limit, word in ((0.2, "free"), (2, "cheap"), (15, "moderate")):
+        if steps <= limit:
+            return word
+    return "dear"
+
+
 def known_observables() -> list[tuple[Any, list[str]]]:
     """Every observable, as it is without arguments, and the names of the presets it is in."""
-    catalogue = getattr(part_or_none("foreshock.estimators"), "catalogue", None)
+    estimators = part_or_none("foreshock.estimators")
+    everything = [
+        one
+        for name in ("catalogue", "published_catalogue")
+        for one in getattr(estimators, name, list)()
+    ]
     presets = getattr(part_or_none("foreshock.monitor.presets"), "PRESETS", {})
-    everything = catalogue() if catalogue else [make() for make in presets.get("full", ())]
     return [(one, [name for name in presets if type(one) in presets[name]]) for one in everything]
 
 

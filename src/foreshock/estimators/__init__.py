@@ -4,16 +4,23 @@ A function (``gradient_gram``, ``lambda_max``, ``ntk_gram``, ``update_dots``) co
 dataclass beside it (`Curvature`, `GradientNoise`, ...) is the observable that the monitor runs.
 """
 
+from foreshock.estimators.baselines import AttentionEntropy as AttentionEntropy
+from foreshock.estimators.baselines import FeatureAlignment as FeatureAlignment
+from foreshock.estimators.baselines import attention_entropies as attention_entropies
 from foreshock.estimators.curvature import Curvature as Curvature
 from foreshock.estimators.curvature import lambda_max as lambda_max
 from foreshock.estimators.curvature import lanczos as lanczos
+from foreshock.estimators.descent import Descent as Descent
 from foreshock.estimators.geometry import damping as damping
 from foreshock.estimators.geometry import sectional_curvature as sectional_curvature
 from foreshock.estimators.geometry import slice_curvature as slice_curvature
 from foreshock.estimators.geometry import step_curvature as step_curvature
 from foreshock.estimators.gradient_noise import GradientNoise as GradientNoise
 from foreshock.estimators.gradient_noise import gradient_gram as gradient_gram
+from foreshock.estimators.llc import LocalLearningCoefficient as LocalLearningCoefficient
+from foreshock.estimators.llc import sgld as sgld
 from foreshock.estimators.model_outputs import model_outputs as model_outputs
+from foreshock.estimators.modular import ModularProgress as ModularProgress
 from foreshock.estimators.norms import Norms as Norms
 from foreshock.estimators.norms import StepNorm as StepNorm
 from foreshock.estimators.ntk import Ntk as Ntk
@@ -30,15 +37,20 @@ from foreshock.estimators.readout import ProbeSignal as ProbeSignal
 from foreshock.estimators.readout import RidgeSignal as RidgeSignal
 from foreshock.estimators.tails import HillNorms as HillNorms
 from foreshock.estimators.trajectory import trajectory_dimension as trajectory_dimension
+from foreshock.estimators.update_ring import update_dots as update_dots
 from foreshock.estimators.update_window import UpdateWindow as UpdateWindow
-from foreshock.estimators.update_window import update_dots as update_dots
 from foreshock.types import Observable
 
 __all__ = [
+    "AttentionEntropy",
     "Curvature",
+    "Descent",
+    "FeatureAlignment",
     "GradientNoise",
     "HeldoutSignal",
     "HillNorms",
+    "LocalLearningCoefficient",
+    "ModularProgress",
     "Norms",
     "Ntk",
     "PublishedEdge",
@@ -49,6 +61,7 @@ __all__ = [
     "RidgeSignal",
     "StepNorm",
     "UpdateWindow",
+    "attention_entropies",
     "catalogue",
     "consolidation_ratio",
     "damping",
@@ -61,6 +74,7 @@ __all__ = [
     "ntk_gram",
     "published_catalogue",
     "sectional_curvature",
+    "sgld",
     "slice_curvature",
     "step_curvature",
     "trajectory_dimension",
@@ -85,8 +99,13 @@ def catalogue() -> list[Observable]:
         GradientNoise(),
         HeldoutSignal(),
         Curvature(),
+        Descent(),
         RidgeSignal(),
         ProbeSignal(),
+        LocalLearningCoefficient(),
+        ModularProgress(),
+        FeatureAlignment(),
+        AttentionEntropy(),
         Ntk(),
         UpdateWindow(),
     ]

@@ -7,30 +7,116 @@ backward passes on the probe's batches, and the micro-batches of gradient accumu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from foreshock.estimators.norms import NO_GRADIENT
+from foreshock.probe.groups import Group, Groups, check_groups, resolve_groups
 from foreshock.probe.moment import Moment
-from foreshock.stats.gram import signal_noise
+from foreshock.stats.gram import finite_population, signal_noise
 from foreshock.stats.sample import mean_interval
 from foreshock.types import Estimate, Readings, SeriesInfo
 
+MCCANDLISH = "McCandlish et al., arXiv:1812.06162; signal.md"
 SERIES = (
-    SeriesInfo("grad/signal", "gradient signal |μ|²", "(loss/weight)²", "0: no common direction"),
-    SeriesInfo("grad/noise", "gradient noise Tr Σ", "(loss/weight)²", "0 for a full batch"),
-    SeriesInfo("grad/snr", "signal / noise of a batch, C", "1", "0 ± the degenerate band"),
-    SeriesInfo("grad/snr_per_example", "signal / noise of one example", "1", "0"),
-    SeriesInfo("grad/noise_scale", "noise scale B_simple", "examples", "unbounded"),
-    SeriesInfo("grad/p_published", "p = C/(1+C), as published", "1", "0: C = 0"),
-    SeriesInfo("grad/p_align", "share of batches that point along the others", "1", "0.5"),
+    SeriesInfo(
+        "grad/signal",
+        "gradient signal |μ|²",
+        "(loss/weight)²",
+        "0: no common direction",
+        layered=True,
+        formula="U = |m|² − V/n, the mean of g_i·g_j over i ≠ j",
+        oracle="mean of exact per-sample gradients; loops over pairs",
+        source=MCCANDLISH,
+    ),
+    SeriesInfo(
+        "grad/noise",
+        "gradient noise Tr Σ",
+        "(loss/weight)²",
+        "0 for a full batch",
+        layered=True,
+        formula="V = Σ_i |g_i − m|²/(n − 1)",
+        oracle="variance of exact per-sample gradients",
+        source=MCCANDLISH,
+    ),
+    SeriesInfo(
+        "grad/snr",
+        "signal / noise of a batch, C",
+        "1",
+        "0 ± the degenerate band",
+        layered=True,
+        formula="C = U/V at the batch size of the probe",
+        oracle="exact per-sample gradients of a whole population; variance by the Gaussian formula",
+        source="signal.md 3-4; levy.md",
+    ),
+    SeriesInfo(
+        "grad/snr_per_example",
+        "signal / noise of one example",
+        "1",
+        "0",
+        layered=True,
+        formula="C_1 = C/B",
+        oracle="exact per-sample gradients of a whole population",
+        source=MCCANDLISH,
+    ),
+    SeriesInfo(
+        "grad/noise_scale",
+        "noise scale B_simple",
+        "examples",
+        "unbounded",
+        layered=True,
+        formula="B_simple = V·B/U",
+        oracle="reciprocal set of the interval of C_1",
+        source=MCCANDLISH,
+    ),
+    SeriesInfo(
+        "grad/p_published",
+        "p = C/(1+C), as published",
+        "1",
+        "0: C = 0",
+        formula="p = C/(1 + C)",
+        oracle="the formula on the numbers of the definitions",
+        source="signal.md 4",
+    ),
+    SeriesInfo(
+        "grad/p_align",
+        "share of batches that point along the others",
+        "1",
+        "0.5",
+        layered=True,
+        formula="share of i with g_i·m_(−i) > 0",
+        oracle="Φ(√d·C·√((n − 1)/(nC + 1))) for isotropic Gaussian noise; a loop",
+        source="signal.md 4, the probability it is about",
+    ),
+    SeriesInfo(
+        "grad/noise_d_eff",
+        "effective dimension of the noise",
+        "directions",
+        "none: 1 to the number of weights",
+        formula="tr(Σ)²/tr(Σ²), both unbiased for any law",
+        oracle="planted spectra; sums over distinct indices by loops",
+        source="signal.md 3; Chen, Zhang & Zhong, JASA 105 (2010) 810",
+    ),
 )
+#: What is written for a part of the model; the last two need the batch size.
+PER_PART = ("grad/signal", "grad/noise", "grad/snr", "grad/p_align")
+PER_PART_AND_EXAMPLE = ("grad/snr_per_example", "grad/noise_scale")
 UNEVEN = "Parameters took part in different numbers of backward passes: no common micro-batches."
-PROBE_LOSS = SeriesInfo("probe/loss", "loss on the probe's batches", "loss", "its value at lr = 0")
+PROBE_LOSS = SeriesInfo(
+    "probe/loss",
+    "loss on the probe's batches",
+    "loss",
+    "its value at lr = 0",
+    formula="mean of the n losses, with Student's t interval",
+    oracle="the mean",
+    source="none",
+)
 
 
 #: Columns converted to float64 at a time, so that a block of some dozen rows stays in the cache.
@@ -67,6 +153,43 @@ def gradient_gram(gradients: Sequence[Sequence[Tensor]]) -> Tensor:
     return gram
 
 
+def part_grams(
+    gradients: Sequence[Sequence[Tensor]], parts: Mapping[str, Sequence[tuple[int, Group]]]
+) -> Tensor:
+    """Gram matrices of the whole gradient and of parts of it, in one pass over the gradients.
+
+    One matrix a parameter is summed, over all of them and over those of a part; only heads, which
+    cut a parameter, need products of their own. So parts that partition the parameters sum to the
+    whole. Extra memory: one n x n matrix a parameter.
+
+    Args:
+        gradients: n gradients, each one tensor a parameter, on one device.
+        parts: Name of a part to pairs (index of a parameter, group), from `resolve_groups`.
+
+    Returns:
+        ``(1 + parts, n, n)`` in float64: the whole first, then the parts in their order.
+
+    Examples:
+        >>> import torch
+        >>> g = [[torch.tensor([1.0, 0.0]), torch.tensor([2.0])], [torch.ones(2), torch.ones(1)]]
+        >>> part_grams(g, {"a": [(0, Group("a", "."))], "b": [(1, Group("b", "."))]})[:, 0].tolist()
+        [[5.0, 3.0], [1.0, 1.0], [4.0, 2.0]]
+    """
+    grams = [
+        gradient_gram([[one] for one in tensors]) for tensors in zip(*gradients, strict=True)
+    ]
+    found = [torch.stack(grams).sum(0)]
+    for members in parts.values():
+        gram = torch.zeros_like(grams[0])
+        for index, group in members:
+            if group.head is None:
+                gram += grams[index]
+            else:
+                add_gram(gram, torch.stack([group.take(g[index]).reshape(-1) for g in gradients]))
+        found.append(gram)
+    return torch.stack(found)
+
+
 @dataclass(frozen=True)
 class GradientNoise:
     """Signal, noise and consolidation ratio of the gradient, with intervals from the Gram matrix.
@@ -83,9 +206,15 @@ class GradientNoise:
             least 3 backward passes a step.
         batch_size: Examples in one batch; read off the probe's batches if not given. Accumulation
             cannot know it.
+        groups: Parts of the model to measure beside the whole, as ``grad/snr@part``: ``"layer"``,
+            ``"block"``, a dict of name to pattern, or a list of `Group`. Costs n x n numbers a
+            parameter and about 1 ms a part, and no further backward pass.
+        population: Examples in the training set, to correct for batches drawn without replacement
+            from it as `Probe.sampling` says (see `signal_noise`); probe only.
 
     Raises:
-        ValueError: If ``source`` is neither of the two.
+        ValueError: If ``source`` is neither of the two, ``groups`` cannot be used, or
+            ``population`` is not a positive number or meets accumulation.
 
     Examples:
         >>> GradientNoise().needs == frozenset({"probe"})
@@ -95,6 +224,8 @@ class GradientNoise:
     source: Literal["probe", "accumulation"] = "probe"
     batch_size: int | None = None
     stride: int = 0
+    groups: Groups = None
+    population: int | None = None
 
     def __post_init__(self) -> None:
         if self.source not in ("probe", "accumulation"):
@@ -102,6 +233,12 @@ class GradientNoise:
                 "The `source` of `GradientNoise` must be 'probe' or 'accumulation'. "
                 f"Got {self.source!r}."
             )
+        if self.population is not None and (self.population < 1 or self.source != "probe"):
+            raise ValueError(
+                "The `population` of `GradientNoise` must be the size of the training set, and "
+                f"needs source='probe'. Got {self.population} and {self.source!r}."
+            )
+        object.__setattr__(self, "groups", check_groups(self.groups, "GradientNoise"))
 
     @property
     def name(self) -> str:
@@ -129,28 +266,69 @@ class GradientNoise:
     def update(self, state: None, moment: Moment) -> tuple[None, Readings]:
         """Measure at one moment."""
         if self.source == "accumulation":
-            return state, self._from_accumulation(moment)
+            return state, Readings(self._from_accumulation(moment))
+        return state, Readings(self._from_probe(moment))
+
+    def _from_probe(self, moment: Moment) -> dict[str, Estimate]:
         assert moment.probe is not None
         taken = moment.batch_gradients
-        losses = [one.loss.double() for one in taken]
-        gradients = [one.gradient for one in taken]
+        losses = torch.stack([one.loss.double() for one in taken])
         size = self.batch_size or next((one.size for one in taken if one.size), None)
-        n = len(gradients)
-        # Losses ride along with the Gram matrix: one transfer for the whole record.
-        record = torch.cat([gradient_gram(gradients).reshape(-1), torch.stack(losses)])
-        host = record.cpu().numpy()
-        scalars = signal_noise(host[:-n].reshape(n, n), batch_size=size)
-        return state, Readings({**scalars, "probe/loss": mean_interval(host[-n:])})
+        grams = self._grams([one.gradient for one in taken], moment)
+        # Losses ride along with the Gram matrices: one transfer for the whole record.
+        host = torch.cat([grams.reshape(-1), losses]).cpu().numpy()
+        n = len(taken)
+        scalars = self._read(host[:-n].reshape(-1, n, n), moment, size, moment.probe.sampling)
+        return {**scalars, "probe/loss": mean_interval(host[-n:])}
 
-    def _from_accumulation(self, moment: Moment) -> Readings:
+    def _from_accumulation(self, moment: Moment) -> dict[str, Estimate]:
         if not moment.micro:
-            sentence = UNEVEN if moment.uneven else NO_GRADIENT
-            return Readings({s.name: Estimate.missing(sentence) for s in SERIES})
+            return self._missing(UNEVEN if moment.uneven else NO_GRADIENT, moment)
         if len(moment.micro) < 3:
             sentence = (
                 "The step was made of fewer than 3 backward passes, too few for a variance. "
                 "Accumulate gradients, or pass a `Probe` with at least 3 batches."
             )
-            return Readings({s.name: Estimate.missing(sentence) for s in SERIES})
-        gram = gradient_gram(moment.micro).cpu().numpy()
-        return Readings(signal_noise(gram, batch_size=self.batch_size))
+            return self._missing(sentence, moment)
+        grams = self._grams(moment.micro, moment).cpu().numpy()
+        return self._read(grams, moment, self.batch_size)
+
+    def _parts(self, moment: Moment) -> dict[str, list[tuple[int, Group]]]:
+        groups = self.groups
+        assert groups is None or isinstance(groups, (str, tuple))  # `check_groups` made it so
+        return resolve_groups(groups, moment.view)
+
+    def _grams(self, gradients: Sequence[Sequence[Tensor]], moment: Moment) -> Tensor:
+        if self.groups is None:
+            return gradient_gram(gradients)[None]
+        return part_grams(gradients, self._parts(moment))
+
+    def _read(
+        self,
+        grams: NDArray[np.float64],
+        moment: Moment,
+        size: int | None,
+        sampling: str = "replacement",
+    ) -> dict[str, Estimate]:
+        """Estimates of the whole and of the parts from their Gram matrices on the host."""
+        try:
+            finite_population(grams.shape[-1], size, sampling, self.population)
+        except ValueError as error:
+            return self._missing(str(error), moment)
+
+        def of(gram: NDArray[np.float64]) -> dict[str, Estimate]:
+            population = self.population
+            return signal_noise(gram, batch_size=size, sampling=sampling, population=population)
+
+        scalars = of(grams[0])
+        per_part = PER_PART if size is None else (*PER_PART, *PER_PART_AND_EXAMPLE)
+        for (part, members), gram in zip(self._parts(moment).items(), grams[1:], strict=True):
+            empty = Estimate.missing(f"The group {part!r} finds no trainable parameter.")
+            found = of(gram) if members else {}
+            scalars |= {f"{name}@{part}": found.get(name, empty) for name in per_part}
+        return scalars
+
+    def _missing(self, sentence: str, moment: Moment) -> dict[str, Estimate]:
+        names = [s.name for s in SERIES]
+        names += [f"{name}@{part}" for part in self._parts(moment) for name in PER_PART]
+        return {name: Estimate.missing(sentence) for name in names}

@@ -75,7 +75,7 @@ class Norms:
                 "s",
                 "a clock",
                 formula="wall-clock time now minus at attach",
-                oracle="the elapsed time handed to the moment",
+                oracle="strictly increasing over a run",
                 source="baseline",
             ),
         )

@@ -1,36 +1,52 @@
-"""Neural tangent kernel on a fixed probe: log-determinant, its rate, effective rank."""
+"""Neural tangent kernel on a fixed probe: its log-determinant, rank, drift and fit to the labels."""
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from foreshock.estimators.gradient_noise import add_gram
+from foreshock.estimators.ntk_layers import Reduction, parameter_grams
+from foreshock.probe.groups import Groups, check_groups, resolve_groups
 from foreshock.probe.moment import Moment
-from foreshock.probe.quiet import quiet
 from foreshock.probe.spec import Probe
-from foreshock.probe.view import ModelView, forward_of, labelled
+from foreshock.probe.view import ModelView, labelled
+from foreshock.stats.kernels import kernel_alignment, kernel_cka
 from foreshock.stats.ntk import SERIES, NtkState, ntk_summary
 from foreshock.types import Estimate, Readings, SeriesInfo
 
+Array = NDArray[np.float64]
 
-def ntk_gram(view: ModelView, probe: Probe, inputs: Tensor) -> Tensor:
-    """Empirical tangent kernel K = JJ'/n of the summed outputs, on the device.
+REDUCTIONS = ("sum", "trace", "full")
+COMPARED = ("ntk/cka_start", "ntk/cka_previous", "ntk/alignment")
 
-    Row i of J is the gradient of Σ_k f_k(x_i). The reduction ``sum`` is the published one; it drops
-    what cancels between outputs. J is taken in the weights' own type, K accumulated in float64.
+
+def ntk_gram(
+    view: ModelView, probe: Probe, inputs: Tensor, *, reduction: Reduction = "sum"
+) -> Tensor:
+    """Empirical tangent kernel K = JJ'/n, on the device.
+
+    With ``"sum"`` row i of J is the gradient of Σ_k f_k(x_i), as published; it drops what cancels
+    between outputs. ``"trace"`` is Σ_k J_k J_k'/n over the outputs, ``"full"`` has a row for every
+    output, those of an example beside each other. J is taken in the weights' own type, K
+    accumulated in float64, without forming J wherever a layer allows it: see `parameter_grams`.
 
     Args:
         view: The live weights.
         probe: For its ``forward``.
         inputs: n inputs, ``(n, ...)``.
+        reduction: What becomes of the outputs.
 
     Returns:
-        ``(n, n)`` float64. Memory: n gradients. Cost: n backward passes, batched by `torch.vmap`
-        where the model allows it, one after the other elsewhere.
+        ``(n, n)`` float64, ``(nK, nK)`` for ``"full"`` with K outputs. Cost and memory as
+        `parameter_grams`.
+
+    Raises:
+        ValueError: If there is no such reduction.
 
     Examples:
         >>> import torch
@@ -39,102 +55,156 @@ def ntk_gram(view: ModelView, probe: Probe, inputs: Tensor) -> Tensor:
         >>> ntk_gram(view, probe, torch.eye(2)).tolist()
         [[0.5, 0.0], [0.0, 0.5]]
     """
-    forward = forward_of(probe)
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f"The `reduction` of `ntk_gram` must be one of {REDUCTIONS}. Got {reduction!r}."
+        )
+    grams = parameter_grams(view, probe, inputs, reduction=reduction)
+    return torch.stack(grams).sum(0) / len(inputs)
 
-    def summed(leaves: list[Tensor], x: Tensor) -> Tensor:
-        return view.call(leaves, forward, x.unsqueeze(0)).sum()
 
-    with quiet(view.seed), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # vmap says where it loops instead of batching
-        try:
-            leaves = view.parameters
-            rows = torch.func.vmap(torch.func.grad(summed), in_dims=(None, 0))(leaves, inputs)
-        except (RuntimeError, NotImplementedError):  # control flow on data, in-place operations
-            leaves = view.leaves()
-            each = [
-                torch.autograd.grad(
-                    summed(leaves, x), leaves, materialize_grads=True, allow_unused=True
-                )
-                for x in inputs
-            ]
-            rows = [torch.stack(column) for column in zip(*each, strict=True)]
-    n = len(inputs)
-    gram = torch.zeros(n, n, dtype=torch.float64, device=rows[0].device)
-    for row in rows:
-        add_gram(gram, row.detach().reshape(n, -1))
-    return gram / n
+class KernelState(NamedTuple):
+    """What the next record is compared with."""
+
+    step: int = 0
+    summary: NtkState | None = None
+    start: Array | None = None
+    last: Array | None = None
 
 
 @dataclass(frozen=True)
 class Ntk:
-    """Log-determinant of the tangent kernel on a fixed probe, its rate, and its effective rank.
+    """Tangent kernel on a fixed probe: log-determinant, rates, ranks, drift, fit to the labels.
 
-    ``ntk/log_det`` = log det(K/(tr K/n) + εI), free of the output scale, which goes to
-    ``ntk/log_scale`` = log(tr K/n); ``ntk/log_det_rate`` per step, positive when the kernel expands
-    towards isotropy; ``ntk/effective_rank`` = exp of the entropy of the eigenvalues;
-    ``ntk/stable_rank`` = tr K/λ_1. Intervals are grouped jackknives over probe examples. The null
-    of the rate is what redrawing the probe at frozen weights would read; with the fixed probe used
-    here, lr = 0 reads exactly 0.
+    ``ntk/log_det`` = log det(K/s + εI) with s = tr K/n, free of the output scale, which goes to
+    ``ntk/log_scale`` = log s. Their rates are per step: a positive rate of the log-determinant
+    says that the kernel expands towards isotropy, a negative one that it contracts.
+    ``ntk/effective_rank`` = exp of the entropy of the eigenvalues, ``ntk/stable_rank`` = tr K/λ_1.
+    ``ntk/cka_start`` and ``ntk/cka_previous`` compare the kernel with the first and the last
+    record (1: lazy training), ``ntk/alignment`` with the classes.
+
+    **Intervals** are grouped jackknives over the examples of the probe, for the mean of the same
+    quantity over fresh probes of this n at these weights; not for n = ∞, on which all depend but
+    the scale. Measured coverage: see `benchmarks/coverages/ntk.py`. The rates pair the groups of
+    both records, so the choice of probe mostly cancels; their null is what redrawing the probe at
+    frozen weights would read. With the fixed probe used here, lr = 0 reads exactly 0.
+
+    **Cost** with ``"sum"``: a forward and two backward passes of the examples, and nine
+    eigenproblems of their number; K + 1 backward passes with the other reductions, and with
+    ``"full"`` eigenproblems of K times the number. One of the passes checks the other; a parameter
+    that fails is measured again by `torch.vmap`, which costs several times more.
 
     Args:
         examples: How many training inputs make the probe; the first ones are taken and kept.
         epsilon: Ridge relative to the mean eigenvalue.
+        reduction: ``"sum"`` (published), ``"trace"`` or ``"full"``: see `ntk_gram`.
+        groups: Parts of the model whose own ``ntk/log_det@part`` is written beside the whole.
+            The Grams of parts that divide the parameters add up to the whole. No heads.
+        draws: Permutations of the labels behind the null of the alignment.
 
     Raises:
-        ValueError: If ``examples`` is below 16 or ``epsilon`` is not positive.
+        ValueError: If ``examples`` is below 16, ``draws`` below 39, ``epsilon`` is not positive,
+            the reduction is none of the three, or a group asks for heads.
 
     Examples:
-        >>> Ntk(examples=32).examples
-        32
+        >>> Ntk(examples=32).reduction
+        'sum'
     """
 
     examples: int = 64
     epsilon: float = 1e-4
+    reduction: Reduction = "sum"
+    groups: Groups = None
+    draws: int = 199
     name: str = "ntk"
     needs: frozenset[str] = frozenset({"probe", "inputs"})
-    price: float = 20.0
+    price: float = 3.0
     stride: int = 0
 
     def __post_init__(self) -> None:
-        if self.examples < 16:
-            raise ValueError(f"The `examples` of `Ntk` must be at least 16. Got {self.examples}.")
+        for field, least in (("examples", 16), ("draws", 39)):
+            if getattr(self, field) < least:
+                raise ValueError(
+                    f"The `{field}` of `Ntk` must be at least {least}. Got {getattr(self, field)}."
+                )
         if not self.epsilon > 0:
             raise ValueError(f"The `epsilon` of `Ntk` must be positive. Got {self.epsilon}.")
+        if self.reduction not in REDUCTIONS:
+            raise ValueError(
+                f"The `reduction` of `Ntk` must be one of {REDUCTIONS}. Got {self.reduction!r}."
+            )
+        groups = check_groups(self.groups, "Ntk")
+        if not isinstance(groups, str) and any(g.head is not None for g in groups or ()):
+            raise ValueError(
+                "The `groups` of `Ntk` cannot hold heads: a Gram matrix is of whole parameters. "
+                "Use patterns without `head`."
+            )
+        object.__setattr__(self, "groups", groups)
 
     @property
     def series(self) -> tuple[SeriesInfo, ...]:
         """What every measurement writes."""
-        return (
-            SeriesInfo("ntk/log_det", "log-determinant of the scaled kernel", "nat", "lr = 0"),
-            SeriesInfo("ntk/log_scale", "log of the kernel's mean eigenvalue", "nat", "lr = 0"),
-            SeriesInfo("ntk/log_det_rate", "rate of the log-determinant", "nat/step", "0"),
-            SeriesInfo("ntk/effective_rank", "effective rank of the kernel", "1", "lr = 0"),
-            SeriesInfo("ntk/stable_rank", "stable rank of the kernel", "1", "lr = 0"),
-        )
+        return _SERIES
 
-    def init(self) -> tuple[NtkState | None, int]:
-        """No earlier record to take a rate from."""
-        return None, 0
+    def init(self) -> KernelState:
+        """No earlier record to compare with."""
+        return KernelState()
 
-    def update(
-        self, state: tuple[NtkState | None, int], moment: Moment
-    ) -> tuple[tuple[NtkState | None, int], Readings]:
+    def update(self, state: KernelState, moment: Moment) -> tuple[KernelState, Readings]:
         """Measure at one moment."""
         assert moment.probe is not None
         inputs = probe_inputs(moment.probe, self.examples)
-        if len(inputs) < 16:
+        n = len(inputs)
+        if n < 16:
             sentence = "The probe has fewer than 16 training inputs, too few for an interval."
-            missing = Estimate.missing(sentence, n=len(inputs))
-            return state, Readings({name: missing for name in SERIES})
-        gram = ntk_gram(moment.view, moment.probe, inputs).cpu().numpy()
-        previous, then = state
-        scalars, record = ntk_summary(
-            gram,
+            missing = Estimate.missing(sentence, n=n)
+            return state, Readings({name: missing for name in (*SERIES, *COMPARED)})
+        whole, parts = self._grams(moment, inputs)
+        rows = len(whole) // n
+        scalars, summary = ntk_summary(
+            whole,
             epsilon=self.epsilon,
-            previous=previous,
-            dt=None if previous is None else moment.step - then,
+            rows=rows,
+            previous=state.summary,
+            dt=None if state.summary is None else moment.step - state.step,
         )
-        return (record, moment.step), Readings(scalars)
+        for part, gram in parts.items():
+            of_part, _ = ntk_summary(gram, epsilon=self.epsilon, rows=rows)
+            scalars[f"ntk/log_det@{part}"] = of_part["ntk/log_det"]
+        for name, other in (("ntk/cka_start", state.start), ("ntk/cka_previous", state.last)):
+            if other is None or other.shape != whole.shape:
+                sentence = "There is no earlier record of the same probe to compare with."
+                scalars[name] = Estimate.missing(sentence, n=n)
+            else:
+                scalars[name] = kernel_cka(whole, other, rows=rows)
+        scalars["ntk/alignment"] = self._alignment(whole, moment.probe, n)
+        if summary is None:  # nothing that a later record could be compared with
+            return state, Readings(scalars)
+        start = whole if state.start is None else state.start
+        return KernelState(moment.step, summary, start, whole), Readings(scalars)
+
+    def _grams(self, moment: Moment, inputs: Tensor) -> tuple[Array, dict[str, Array]]:
+        """The kernel and those of the parts, in one transfer."""
+        assert moment.probe is not None
+        grams = parameter_grams(moment.view, moment.probe, inputs, reduction=self.reduction)
+        total = torch.stack(grams).sum(0)
+        parts = resolve_groups(self.groups, moment.view)  # type: ignore[arg-type]
+        stacked = [total]
+        for members in parts.values():
+            stacked.append(sum((grams[i] for i, _ in members), torch.zeros_like(total)))
+        whole, *rest = (torch.stack(stacked) / len(inputs)).cpu().numpy()
+        return whole, dict(zip(parts, rest, strict=True))
+
+    def _alignment(self, kernel: Array, probe: Probe, n: int) -> Estimate:
+        """Alignment with the classes, of the kernel summed over outputs."""
+        pair = labelled(probe)
+        labels: Any = None if pair is None else pair[1]
+        if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
+            return Estimate.missing("The probe has no class labels, one integer an example.", n=n)
+        rows = len(kernel) // n
+        summed = np.einsum("ikjk->ij", kernel.reshape(n, rows, n, rows))
+        classes = labels[:n].detach().numpy(force=True)
+        return kernel_alignment(summed, classes, draws=self.draws)
 
 
 def probe_inputs(probe: Probe, examples: int) -> Tensor:
@@ -157,3 +227,91 @@ def probe_inputs(probe: Probe, examples: int) -> Tensor:
             "`Probe(train=(inputs, labels))`, or batches that are pairs (inputs, labels)."
         )
     return pair[0][:examples]
+
+
+_JACREV = "the Jacobian by torch.func.jacrev in float64, and LU"
+_LEVY = "levy.md 3"
+_SERIES = (
+    SeriesInfo(
+        "ntk/log_det",
+        "log-determinant of the scaled kernel",
+        "nat",
+        "unchanged at lr = 0",
+        layered=True,
+        formula="log det(K/s + εI), s = tr K/n, K = JJ'/n",
+        oracle=_JACREV,
+        source=f"{_LEVY}, without its threshold and its scale",
+    ),
+    SeriesInfo(
+        "ntk/log_scale",
+        "log of the kernel's mean eigenvalue",
+        "nat",
+        "unchanged at lr = 0",
+        formula="log(tr K/n)",
+        oracle=_JACREV,
+        source=_LEVY,
+    ),
+    SeriesInfo(
+        "ntk/log_det_rate",
+        "rate of the log-determinant: expanding or contracting",
+        "nat/step",
+        "0 with a fixed probe; the band is that of redrawn probes",
+        formula="(log_det now - log_det before)/steps",
+        oracle="0 at lr = 0; difference of two log-determinants",
+        source=f"{_LEVY} (rho)",
+    ),
+    SeriesInfo(
+        "ntk/log_scale_rate",
+        "rate of the kernel's log scale",
+        "nat/step",
+        "0 with a fixed probe; the band is that of redrawn probes",
+        formula="(log_scale now - log_scale before)/steps",
+        oracle="log c² for outputs multiplied by c; 0 at lr = 0",
+        source=_LEVY,
+    ),
+    SeriesInfo(
+        "ntk/effective_rank",
+        "effective rank of the kernel",
+        "1",
+        "unchanged at lr = 0",
+        formula="exp(-Σ q log q), q_j = λ_j/Σλ",
+        oracle="entropy of the eigenvalues; n for K = I",
+        source="Roy & Vetterli 2007",
+    ),
+    SeriesInfo(
+        "ntk/stable_rank",
+        "stable rank of the kernel",
+        "1",
+        "unchanged at lr = 0",
+        formula="tr K/λ_1",
+        oracle="closed form of equicorrelated examples",
+        source="Rudelson & Vershynin 2007",
+    ),
+    SeriesInfo(
+        "ntk/cka_start",
+        "likeness to the kernel of the first record",
+        "1",
+        "1: the kernel stands still",
+        formula="<HKH, HK_0H>/(|HKH| |HK_0H|), H = I - 11'/n",
+        oracle="naive loop; 1 at lr = 0",
+        source="Cortes et al. 2012; Kornblith et al. 2019",
+    ),
+    SeriesInfo(
+        "ntk/cka_previous",
+        "likeness to the kernel of the previous record",
+        "1",
+        "1: the kernel stands still",
+        formula="<HKH, HK_-H>/(|HKH| |HK_-H|), K_- the record before",
+        oracle="naive loop; 1 at lr = 0",
+        source="Cortes et al. 2012; Kornblith et al. 2019",
+    ),
+    SeriesInfo(
+        "ntk/alignment",
+        "alignment of the kernel with the classes",
+        "1",
+        "the band of permuted labels",
+        formula="<HKH, HYH>/(|HKH| |HYH|), Y_ij = 1 if the classes are equal",
+        oracle="1 for K = Y; mean over all permutations in closed form",
+        source="Cristianini et al. 2001; Cortes et al. 2012",
+    ),
+)

@@ -1,4 +1,4 @@
-"""Spectrum of the last W updates: singular values, gaps, and what pure noise would give."""
+"""Spectrum of the last W updates: singular values, gaps, turning, and what noise would give."""
 
 from __future__ import annotations
 
@@ -8,68 +8,88 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foreshock.estimators.update_ring import (
+    Parts,
+    exchange,
+    exchange_sketch,
+    parts_of,
+    sketch_parts,
+)
+from foreshock.probe.groups import Groups, check_groups
 from foreshock.probe.moment import Moment
 from foreshock.stats.window import window_pending, window_spectrum
+from foreshock.stats.window_null import NULLS, Null
+from foreshock.stats.window_turn import TURN_SERIES, window_turn
 from foreshock.types import Estimate, Flag, Readings, SeriesInfo
 
-#: Columns converted to float64 at a time: 64 Ki doubles a row stay in the cache.
-CHUNK = 1 << 16
+#: Sketch taken where the ring would not fit: 95 % error of a ratio 1.96/sqrt(2^16) = .8 %, in 6 MB.
+AUTO_SKETCH = 1 << 16
 
+#: Below this the error of a ratio exceeds 3 %, more than the edge of a walk with ρ_1 = .1.
+LEAST_SKETCH = 4096
 
-def update_dots(updates: Tensor, new: Tensor) -> Tensor:
-    """Dot products of one update with several, accumulated in float64.
+#: What is read of every part of the model.
+PARTS = ("update/sigma_1", "update/ratio", "update/k_star", "update/rho_1")
 
-    Near-collinear updates need it: a float32 Gram can misread σ₂ by an order of magnitude.
-
-    Args:
-        updates: ``(w, d)``.
-        new: ``(d,)``.
-
-    Returns:
-        ``(w,)`` float64 on the device, in one pass over ``updates``.
-
-    Examples:
-        >>> import torch
-        >>> update_dots(torch.eye(2), torch.tensor([3.0, 4.0])).tolist()
-        [3.0, 4.0]
-    """
-    total = torch.zeros(len(updates), dtype=torch.float64, device=updates.device)
-    for start in range(0, len(new), CHUNK):
-        columns = slice(start, start + CHUNK)
-        total += updates[:, columns].double() @ new[columns].double()
-    return total
+XU = "Xu, arXiv:2603.28964; spectral_edge.md"
+OURS = "ours, after Xu, arXiv:2603.28964"
 
 
 @dataclass(frozen=True)
 class WindowState:
-    """Ring of updates, their dot products, and where the ring stands. Consumed by the next call."""
+    """Ring of updates, table of their products, last snapshot. Consumed by the next call.
+
+    Args:
+        last: Last snapshot, or its sketch.
+        last_step: Its step.
+        ring: W updates, or their sketches.
+        table: ``(1 + groups, W+1, W+1)`` Products of the last W+1 updates, oldest first.
+        count: Updates so far.
+        spacing: Steps between snapshots.
+        shape: Sizes of the parameters.
+    """
 
     last: Tensor | None = None
     last_step: int = -1
     ring: Tensor | None = None
-    gram: np.ndarray | None = None
+    table: np.ndarray | None = None
     count: int = 0
     spacing: int = 0
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class UpdateWindow:
-    """Singular values, gaps and k* of the last W updates, against noise of equal norms.
+    """Singular values, gaps, k* and turning of the last W updates, against noise of equal norms.
 
     An update is the difference of two weight snapshots ``stride`` steps apart (preconditioning,
     momentum and decay included), in float32, tied weights once, uncentred. k* = argmax σ_j/σ_{j+1}
-    exists for pure noise as well, so a ratio inside the noise band is flagged ``no_edge``. Nothing
-    here announces anything by itself; the level mostly reads the autocorrelation of the updates.
+    exists for pure noise as well, so a ratio inside the noise band is flagged ``no_edge``
+    (`foreshock.stats.window`, with its measured level). Angles are exact and compared with windows
+    of noise that share W-1 updates (`foreshock.stats.window_turn`); their first value takes one
+    update more. Nothing here announces anything by itself; the level mostly reads the
+    autocorrelation of the updates.
 
-    Cost: one pass over W stored updates a snapshot, and W + 1 float32 copies of the weights.
+    Cost: one pass over W stored updates a snapshot, with products in float64, and W + 1 float32
+    copies of the weights. A sketch keeps W + 1 times ``sketch`` float64 numbers instead.
 
     Args:
         width: Updates in the window, W.
         stride: Steps between snapshots. A budget may lengthen it, which empties the window.
         draws: Monte Carlo draws of the null.
+        groups: Parts of the model, each with its own Gram and null: σ_1, ratio, k* and ρ_1 as
+            ``name@part``. The Grams of ``"layer"`` or ``"block"`` add up to that of the whole,
+            exactly, unless sketched. About 3 ms a part.
+        null: What ``no_edge`` and the bands refer to: ``"effective"``, ``"norms"`` or
+            ``"toeplitz"``, see `foreshock.stats.window_null`.
+        sketch: Keep CountSketches of this many dimensions, at least 4096, instead of the updates.
+            ``None`` keeps the updates as long as they fit into ``memory``, else sketches of 65,536.
+        memory: GiB that W + 1 float32 copies of the weights may take; 4 is 97 million weights.
+        seed: Seed of the sketch and of the null.
 
     Raises:
-        ValueError: If ``width`` is below 3, or ``stride`` or ``draws`` is too small.
+        ValueError: If ``width`` is below 3, ``stride``, ``draws``, ``sketch`` or ``memory`` too
+            small, or ``null`` or ``groups`` unknown.
 
     Examples:
         >>> UpdateWindow(width=2)
@@ -81,89 +101,289 @@ class UpdateWindow:
     width: int = 10
     stride: int = 10
     draws: int = 199
+    groups: Groups = None
+    null: Null = "effective"
+    sketch: int | None = None
+    memory: float = 4.0
+    seed: int = 0
     name: str = "update_window"
     needs: frozenset[str] = frozenset()
     price: float = 0.5
 
     def __post_init__(self) -> None:
-        for field, least in (("width", 3), ("stride", 1), ("draws", 19)):
-            if getattr(self, field) < least:
+        bounds = (("width", 3), ("stride", 1), ("draws", 19), ("sketch", LEAST_SKETCH))
+        for field, least in bounds:
+            value = getattr(self, field)
+            if value is not None and value < least:
                 raise ValueError(
-                    f"The `{field}` of `UpdateWindow` must be at least {least}. "
-                    f"Got {getattr(self, field)}."
+                    f"The `{field}` of `UpdateWindow` must be at least {least}. Got {value}."
                 )
+        if not self.memory >= 0:
+            raise ValueError(
+                f"The `memory` of `UpdateWindow` must not be negative. Got {self.memory}."
+            )
+        if self.null not in NULLS:
+            raise ValueError(
+                f"The `null` of `UpdateWindow` must be one of {NULLS}. Got {self.null!r}."
+            )
+        object.__setattr__(self, "groups", check_groups(self.groups, "UpdateWindow"))
 
     @property
     def series(self) -> tuple[SeriesInfo, ...]:
         """What every measurement writes."""
-        noise = "independent updates of the same norms"
-        return (
-            SeriesInfo("update/sigma_1", "largest singular value", "weight", noise),
-            SeriesInfo("update/sigma_2", "second singular value", "weight", noise),
-            *(
-                SeriesInfo(f"update/gap_{j}", f"eigenvalue gap {j} over the trace", "1", noise)
-                for j in (1, 2, 3)
-            ),
-            SeriesInfo("update/k_star", "position k* of the largest ratio", "1", noise),
-            SeriesInfo("update/ratio", "largest ratio of neighbouring σ", "1", noise),
-            *(
-                SeriesInfo(f"update/rho_{lag}", f"autocorrelation at lag {lag}", "1", "0")
-                for lag in (1, 2, 3)
-            ),
-            SeriesInfo("update/effective_rank", "effective rank of the window", "1", noise),
-            SeriesInfo("update/norm", "rms norm of the updates", "weight", "0 at lr = 0"),
-            SeriesInfo("update/spectrum", "all singular values", "weight", noise, array=True),
+        return _series(
+            {
+                "effective": "independent updates of the same norms, in the effective dimension",
+                "norms": "independent updates of the same norms, in as many dimensions as weights",
+                "toeplitz": "noise of the same norms and the same autocorrelation",
+            }[self.null]
         )
 
     def init(self) -> WindowState:
         """An empty window."""
         return WindowState()
 
+    def dimensions(self, weights: int) -> int | None:
+        """Length of the sketch for that many weights; ``None`` where the updates are kept whole.
+
+        Args:
+            weights: Number of trainable weights.
+
+        Returns:
+            The length, or nothing.
+
+        Examples:
+            >>> UpdateWindow().dimensions(10**7), UpdateWindow().dimensions(10**9)
+            (None, 65536)
+        """
+        if self.sketch is not None:
+            return self.sketch
+        fits = 4 * (self.width + 1) * weights <= self.memory * 2**30
+        return None if fits else AUTO_SKETCH
+
     def update(self, state: WindowState, moment: Moment) -> tuple[WindowState, Readings]:
         """Take a snapshot, and read the window once it is full."""
-        snapshot = torch.cat([p.reshape(-1) for p in moment.view.parameters]).float()
+        view = moment.view
+        parts = parts_of(view, self.groups)
+        dimensions = self.dimensions(sum(parts.shape))
+        if dimensions is None:
+            snapshot = None
+        else:
+            snapshot = sketch_parts(view, self.groups, dimensions, self.seed)
         gap = moment.step - state.last_step
         evenly = state.count == 0 or gap == state.spacing
-        if state.last is None or len(state.last) != len(snapshot) or not evenly:
+        if state.last is None or state.shape != parts.shape or not evenly:
             # The first snapshot, or the distance changed: updates of unequal length do not mix.
-            start = WindowState(last=snapshot, last_step=moment.step)
-            return start, Readings(window_pending(0, self.width))
-        delta = snapshot - state.last
+            if snapshot is None:
+                snapshot = torch.cat([p.reshape(-1) for p in view.parameters]).float()
+            start = WindowState(last=snapshot, last_step=moment.step, shape=parts.shape)
+            return start, Readings(self._pending(0))
+        last = state.last
         ring = state.ring
         if ring is None:
-            ring = snapshot.new_zeros(self.width, len(snapshot))
+            ring = last.new_zeros(self.width, *last.shape)
         slot = state.count % self.width
-        ring[slot] = delta
-        # The weights' own norm rides along: one transfer for the record.
-        size = snapshot.double().square().sum()[None]
-        *dots, weight = torch.cat([update_dots(ring, delta), size]).tolist()
-        gram = np.zeros((self.width, self.width)) if state.gram is None else state.gram.copy()
-        gram[slot, :] = gram[:, slot] = dots
-        after = WindowState(snapshot, moment.step, ring, gram, state.count + 1, gap)
-        if after.count < self.width:
-            return after, Readings(window_pending(after.count, self.width))
+        if snapshot is None:
+            sums = exchange(ring, slot, last, view.parameters, parts)
+            host = parts.assign @ np.array(sums.tolist())
+        else:
+            host = np.array(exchange_sketch(ring, slot, last, snapshot).tolist())
+        table = np.zeros((len(host), self.width + 1, self.width + 1))
+        if state.table is not None:
+            table[:, :-1, :-1] = state.table[:, 1:, 1:]
         # Oldest first, so that lag l stands on the l-th diagonal.
-        order = [(slot + 1 + i) % self.width for i in range(self.width)]
-        # A float32 weight is rounded by 2^-24 of itself, so a difference of snapshots carries noise
-        # of norm 2^-24 |θ|: what lies below that is rounding, not an update.
-        rounding = 2.0**-48 * weight / max(float(np.trace(gram)) / self.width, 1e-300)
-        read = window_spectrum(
-            gram[np.ix_(order, order)], draws=self.draws, precision=max(2.0**-52, rounding)
-        )
+        order = [(slot + i) % self.width for i in range(self.width)] + [self.width]
+        table[:, -1, :] = table[:, :, -1] = host[:, order]
+        after = WindowState(last, moment.step, ring, table, state.count + 1, gap, parts.shape)
+        if after.count < self.width:
+            return after, Readings(self._pending(after.count))
+        return after, self._read(after, host[:, -1], parts, moment, dimensions)
+
+    def _pending(self, have: int) -> dict[str, Estimate]:
+        """Nothing yet, and for how long; the angles need one update more."""
+        turn = window_pending(have, self.width + 1, TURN_SERIES)
+        return {**window_pending(have, self.width), **turn}
+
+    def _read(
+        self,
+        state: WindowState,
+        weights: np.ndarray,
+        parts: Parts,
+        moment: Moment,
+        dimensions: int | None,
+    ) -> Readings:
+        """Everything, of the whole and of its parts."""
+        assert state.table is not None
+        scalars: dict[str, Estimate] = {}
+        arrays: dict[str, np.ndarray] = {}
+        for place, (table, weight) in enumerate(zip(state.table, weights, strict=True)):
+            gram = table[1:, 1:]
+            # A float32 weight is rounded by 2^-24 of itself, so a difference of snapshots carries
+            # noise of norm 2^-24 |θ|: what lies below that is rounding, not an update.
+            rounding = 2.0**-48 * weight / max(float(np.trace(gram)) / self.width, 1e-300)
+            precision = max(2.0**-52, rounding)
+            settings = {
+                "null": self.null,
+                "parameters": sum(parts.shape),
+                "sketch": dimensions,
+                "draws": self.draws,
+                "seed": self.seed,
+                "precision": precision,
+            }
+            read = window_spectrum(gram, **settings)
+            if place:
+                part = parts.names[place - 1]
+                scalars |= {f"{name}@{part}": read.scalars[name] for name in PARTS}
+                continue
+            scalars |= read.scalars
+            arrays |= read.arrays
+            if state.count > self.width:
+                turn = window_turn(table, **settings)
+                scalars |= turn.scalars
+                arrays |= turn.arrays
+            else:
+                scalars |= window_pending(state.count, self.width + 1, TURN_SERIES)
         if moment.view.dtype in (torch.float16, torch.bfloat16):
-            coarse = {name: _coarse(e, moment.view.dtype) for name, e in read.scalars.items()}
-            read = Readings(coarse, read.arrays)
-        return after, read
+            scalars = {name: _coarse(e, moment.view.dtype) for name, e in scalars.items()}
+        return Readings(scalars, arrays)
+
+
+def _series(noise: str) -> tuple[SeriesInfo, ...]:
+    """The catalogue's entries; `noise` is the null in words."""
+    svd = "full SVD of the updates"
+    shared = f"two windows of {noise} that share W-1 updates"
+
+    def entry(
+        name: str, title: str, unit: str, null: str, formula: str, oracle: str, source: str
+    ) -> SeriesInfo:
+        full = f"update/{name}"
+        return SeriesInfo(
+            full,
+            title,
+            unit,
+            null,
+            layered=full in PARTS,
+            formula=formula,
+            oracle=oracle,
+            source=source,
+        )
+
+    def array(name: str, title: str, unit: str, null: str, formula: str, oracle: str) -> SeriesInfo:
+        return SeriesInfo(
+            f"update/{name}",
+            title,
+            unit,
+            null,
+            array=True,
+            formula=formula,
+            oracle=oracle,
+            source=XU,
+        )
+
+    walk = "AR(1) walks in the limit of many weights: R 1.10, 1.19, 1.38, 2.25 at ρ .3, .5, .7, .9"
+    return (
+        entry("sigma_1", "largest singular value", "weight", noise, "σ_1 = sqrt λ_1(XX')", svd, XU),
+        entry("sigma_2", "second singular value", "weight", noise, "σ_2 = sqrt λ_2(XX')", svd, XU),
+        *(
+            entry(
+                f"gap_{j}",
+                f"eigenvalue gap {j} over the trace",
+                "1",
+                noise,
+                f"(λ_{j} − λ_{j + 1})/tr G",
+                svd,
+                OURS,
+            )
+            for j in (1, 2, 3)
+        ),
+        entry(
+            "k_star",
+            "position k* of the largest ratio",
+            "1",
+            noise,
+            "argmax_j σ_j/σ_(j+1)",
+            "k* of AR(1) walks: 5, 4, 3, 2, 2, 1, 1 at ρ .02, .1, .3, .5, .7, .9, .97",
+            XU,
+        ),
+        entry(
+            "ratio", "largest ratio of neighbouring σ", "1", noise, "max_j σ_j/σ_(j+1)", walk, XU
+        ),
+        entry(
+            "k_star_weighted",
+            "position of the largest weighted ratio",
+            "1",
+            noise,
+            "argmax_j (σ_j/Σσ)(σ_j/σ_(j+1))",
+            "independent updates: 1 in 81 %, 2 in 16 % of windows of 10",
+            "scripts of Xu, arXiv:2603.28964",
+        ),
+        *(
+            entry(
+                f"rho_{lag}",
+                f"autocorrelation of updates at lag {lag}",
+                "1",
+                "0 ± t/sqrt(p (W − l))",
+                f"mean_i cos(δ_i, δ_(i+{lag}))",
+                "products of the updates; coverage on AR(1) walks of known ρ",
+                OURS,
+            )
+            for lag in (1, 2, 3)
+        ),
+        entry(
+            "effective_rank",
+            "effective rank of the window",
+            "1",
+            noise,
+            "(tr G)²/tr(G²)",
+            svd,
+            OURS,
+        ),
+        entry(
+            "norm", "rms norm of the updates", "weight", "0 at lr = 0", "sqrt(tr G/W)", svd, OURS
+        ),
+        *(
+            entry(
+                f"angle_{k}",
+                f"turn of the span of the first {k} modes",
+                "degree",
+                shared,
+                f"arccos of the least singular value of O[:{k}, :{k}], O_jk = ⟨v_j(t), v_k(t+1)⟩",
+                "modes of a full SVD of both windows, to 1e-12; nested windows of drawn noise",
+                XU,
+            )
+            for k in (1, 2, 3)
+        ),
+        entry(
+            "turning_bound",
+            "change of the window's operator over its gap at k*",
+            "1",
+            shared,
+            "norm_F(ΔC)/(λ_k* − λ_(k*+1)), C = X'X, rows of norm 1",
+            "ΔC formed in the space of the weights",
+            OURS,
+        ),
+        array("spectrum", "all singular values", "weight", noise, "σ_1 ≥ … ≥ σ_W of X", svd),
+        array("ratios", "all ratios of neighbouring σ", "1", noise, "R_j = σ_j/σ_(j+1)", svd),
+        array(
+            "overlap",
+            "overlap of the modes of successive windows",
+            "1",
+            shared,
+            "abs O, O = diag(1/σ) U' B[0:W, 1:W+1] V diag(1/σ′), G' = VΛ'V'",
+            "modes of a full SVD of both windows, to 1e-12",
+        ),
+    )
 
 
 def _coarse(estimate: Estimate, dtype: torch.dtype) -> Estimate:
     """The same number, flagged: differences of 16-bit weights lose most of the update."""
+    sentence = f"Weights are stored as {dtype}; their differences lose the update."
     return Estimate(
         estimate.value,
         estimate.low,
         estimate.high,
         n=estimate.n,
         flags=estimate.flags | Flag.BELOW_PRECISION,
-        reason=f"Weights are stored as {dtype}; their differences lose the update.",
+        reason=f"{sentence} {estimate.reason}".strip(),
         null=estimate.null,
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import checkpoint
 
 
 @contextlib.contextmanager
@@ -17,7 +19,8 @@ def quiet(seed: int) -> Iterator[None]:
 
     Inside: private random numbers for python, numpy and torch, seeded by ``seed``; gradients on;
     autocast off; attention on the math backend (the fused kernels have neither a double backward
-    nor a forward derivative); compiled code replaced by eager code (it has no double backward).
+    nor a forward derivative); reentrant activation checkpoints made non-reentrant (they refuse
+    `torch.autograd.grad`); compiled code replaced by eager code (it has no double backward).
     Afterwards all generators stand where they stood. No ``.grad`` is written: callers use
     `torch.autograd.grad`.
 
@@ -53,6 +56,7 @@ def quiet(seed: int) -> Iterator[None]:
             if cuda_states is not None and torch.is_autocast_enabled("cuda"):
                 stack.enter_context(torch.autocast("cuda", enabled=False))
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(_differentiable_checkpoints())
             # Importing dynamo takes seconds, and where nobody has there is nothing compiled.
             if "torch._dynamo" in sys.modules:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -64,3 +68,25 @@ def quiet(seed: int) -> Iterator[None]:
         torch.default_generator.set_state(torch_state)
         if cuda_states is not None:
             torch.cuda.set_rng_state_all(cuda_states)
+
+
+class _NonReentrant:
+    """Stands in for the function behind reentrant checkpoints: the same memory, and a graph."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+        """Checkpoint without reentrance."""
+        return checkpoint.checkpoint(
+            function, *args, use_reentrant=False, preserve_rng_state=preserve
+        )
+
+
+@contextlib.contextmanager
+def _differentiable_checkpoints() -> Iterator[None]:
+    """Let `torch.utils.checkpoint.checkpoint` record a graph whatever it was asked for."""
+    reentrant = checkpoint.CheckpointFunction
+    checkpoint.CheckpointFunction = _NonReentrant  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        checkpoint.CheckpointFunction = reentrant  # type: ignore[misc]

@@ -147,7 +147,9 @@ def gram_moments(gram: ArrayLike) -> GramMoments:
     return GramMoments(n, signal, noise, trace_square, top, signal_without, noise_without)
 
 
-def gram_intervals(gram: ArrayLike) -> dict[str, Interval]:
+def gram_intervals(
+    gram: ArrayLike, *, offset: float = 0.0, stretch: float = 1.0
+) -> dict[str, Interval]:
     """95 % intervals of signal, noise and snr, for a whole stack of Gram matrices.
 
     The same code serves one Gram in a monitor and 2,000 in the coverage benchmark. Formulas in the
@@ -156,6 +158,8 @@ def gram_intervals(gram: ArrayLike) -> dict[str, Interval]:
 
     Args:
         gram: (..., n, n) Gram matrices with V > 0, n >= 3.
+        offset: a of the signal U + a V, and
+        stretch: b of the noise b V, which correct for a finite training set.
 
     Returns:
         `"signal"`, `"noise"`, `"snr"`: values and intervals, each (...); and `"null"`: the band
@@ -168,7 +172,9 @@ def gram_intervals(gram: ArrayLike) -> dict[str, Interval]:
         True
     """
     moments = gram_moments(gram)
-    n, signal, noise = moments.n, moments.signal, moments.noise
+    n = moments.n
+    signal, noise = moments.signal + offset * moments.noise, stretch * moments.noise
+    signal_without = moments.signal_without + offset * moments.noise_without
     student = t_quantile(n - 1)
     degenerate = 2 * np.maximum(moments.trace_square, 0.0) / (n * (n - 1))  # Var U at mu = 0
     shift = SKEW * moments.top / n
@@ -180,16 +186,16 @@ def gram_intervals(gram: ArrayLike) -> dict[str, Interval]:
 
     # If one gradient carries all the noise, V without it is 0 and C without it infinite. Rounding
     # then bounds them: the intervals come out as wide as they should, and finite.
-    noise_without = np.maximum(moments.noise_without, ROUNDING * noise[..., None])
-    snr = around(signal / noise, moments.signal_without / noise_without, noise)
+    noise_without = np.maximum(stretch * moments.noise_without, ROUNDING * noise[..., None])
+    snr = around(signal / noise, signal_without / noise_without, noise)
     # Gaussian floor of Var log V: the jackknife of a scale is too short at small d_eff without it.
-    log_floor = n * degenerate / noise**2
+    log_floor = n * degenerate / moments.noise**2
     log_jackknife = jackknife_se(np.log(noise_without)) ** 2
     log_spread = student * np.sqrt(np.maximum(log_jackknife, log_floor))
     # tr(S^2)^ averages n(n-1)/2 products, hence the degrees of freedom.
     band = t_quantile(n * (n - 1) / 2) * np.sqrt(degenerate) / noise
     return {
-        "signal": around(signal, moments.signal_without, np.ones_like(signal)),
+        "signal": around(signal, signal_without, np.ones_like(signal)),
         "noise": Interval(noise, noise * np.exp(-log_spread), noise * np.exp(log_spread)),
         "snr": snr,
         "null": Interval(np.zeros_like(band), -band, band),

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,6 +35,7 @@ SERIES = (
     "ntk/log_det",
     "ntk/log_scale",
     "ntk/log_det_rate",
+    "ntk/log_scale_rate",
     "ntk/effective_rank",
     "ntk/stable_rank",
 )
@@ -44,17 +46,21 @@ NEGATIVE = 1e-8
 
 @dataclass(frozen=True, slots=True)
 class NtkState:
-    """log det of one record, whole and without each group: what the next record differences with.
+    """One record, whole and without each group: what the next record differences with.
 
     Args:
         log_det: log det(K/s + ε I).
         without: Its delete-one-group values, scaled to n examples.
+        log_scale: log s.
+        scale_without: Its delete-one-group values.
         n: Number of examples.
         epsilon: ε; records with another ε must not be differenced.
     """
 
     log_det: float
     without: tuple[float, ...]
+    log_scale: float
+    scale_without: tuple[float, ...]
     n: int
     epsilon: float
 
@@ -64,6 +70,7 @@ def ntk_summary(
     *,
     epsilon: float,
     groups: int = 8,
+    rows: int = 1,
     previous: NtkState | None = None,
     dt: float | None = None,
 ) -> tuple[dict[str, Estimate], NtkState | None]:
@@ -84,6 +91,8 @@ def ntk_summary(
         kernel: (n, n) NTK Gram in float64, one row per probe example, n >= 2 `groups`.
         epsilon: ε > 0 relative to the mean diagonal, such as 1e-4: the floor of what is rank.
         groups: Blocks of the jackknife, at least 3.
+        rows: Rows an example has, where its outputs lie beside each other: a block holds whole
+            examples.
         previous: State of the previous record of the same probe; without it there is no rate.
         dt: Steps since then, > 0; required with `previous`.
 
@@ -93,8 +102,8 @@ def ntk_summary(
         `None`. A rate across a change of n, ε or groups is missing.
 
     Raises:
-        ValueError: If `kernel` is not symmetric n x n with n >= 2 `groups`, `epsilon` <= 0,
-            `groups` < 3, or `dt` is missing or not positive.
+        ValueError: If `kernel` is not symmetric n x n with n >= 2 `groups` (times `rows`, a divisor
+            of n), `epsilon` <= 0, `groups` < 3, or `dt` is missing or not positive.
 
     References:
         Roy & Vetterli, EUSIPCO 2007, for the effective rank; Rudelson & Vershynin, J. ACM 54
@@ -113,7 +122,7 @@ def ntk_summary(
         True
     """
     matrix = np.asarray(kernel, dtype=np.float64)
-    n = _check(matrix, epsilon, groups)
+    n = _check(matrix, epsilon, groups, rows)
     if previous is not None and (dt is None or not dt > 0):
         raise ValueError(
             f"The `dt` of `ntk_summary` must be positive where `previous` is given. Got {dt}."
@@ -141,7 +150,7 @@ def ntk_summary(
     without = np.array(
         [
             _functionals(np.linalg.eigvalsh(np.delete(np.delete(matrix, b, 0), b, 1)), epsilon, n)
-            for b in np.array_split(np.arange(n), groups)
+            for b in _blocks(n, groups, rows)
         ]
     )
     quantile = t_quantile(groups - 1)
@@ -151,11 +160,19 @@ def ntk_summary(
         Estimate(float(v), float(v - quantile * e), float(v + quantile * e), n=n)
         for v, e in zip(values + offset, errors, strict=True)
     )
-    state = NtkState(log_det.value, tuple(float(x) for x in without[:, 0]), n, epsilon)
+    state = NtkState(
+        log_det.value,
+        tuple(float(x) for x in without[:, 0]),
+        log_scale.value,
+        tuple(float(x) for x in without[:, 1] + math.log(scale)),
+        n,
+        epsilon,
+    )
     out = {
         "ntk/log_det": log_det,
         "ntk/log_scale": log_scale,
-        "ntk/log_det_rate": _rate(state, previous, dt, quantile * float(errors[0])),
+        "ntk/log_det_rate": _rate(state, previous, dt, quantile * float(errors[0]), "log_det"),
+        "ntk/log_scale_rate": _rate(state, previous, dt, quantile * float(errors[1]), "log_scale"),
         "ntk/effective_rank": effective,
         "ntk/stable_rank": stable,
     }
@@ -180,10 +197,22 @@ def _functionals(eigenvalues: NDArray[np.floating], epsilon: float, n: int) -> A
     )
 
 
+def _blocks(n: int, groups: int, rows: int) -> list[NDArray[np.intp]]:
+    """Rows of consecutive examples."""
+    return [
+        (block[:, None] * rows + np.arange(rows)).reshape(-1)
+        for block in np.array_split(np.arange(n // rows), groups)
+    ]
+
+
 def _rate(
-    state: NtkState, previous: NtkState | None, dt: float | None, half_width: float
+    state: NtkState,
+    previous: NtkState | None,
+    dt: float | None,
+    half_width: float,
+    which: Literal["log_det", "log_scale"],
 ) -> Estimate:
-    """Change of log_det per step, with the paired interval."""
+    """Change per step, with the paired interval."""
     if previous is None or dt is None:
         return Estimate.missing("A rate needs a previous record of the same probe.", n=state.n)
     if (previous.n, previous.epsilon, len(previous.without)) != (
@@ -192,8 +221,12 @@ def _rate(
         len(state.without),
     ):
         return Estimate.missing("The previous record had another probe, ε or grouping.", n=state.n)
-    rate = (state.log_det - previous.log_det) / dt
-    change = np.subtract(state.without, previous.without) / dt
+    if which == "log_det":
+        rate = (state.log_det - previous.log_det) / dt
+        change = np.subtract(state.without, previous.without) / dt
+    else:
+        rate = (state.log_scale - previous.log_scale) / dt
+        change = np.subtract(state.scale_without, previous.scale_without) / dt
     spread = t_quantile(len(change) - 1) * float(jackknife_se(change))
     half = math.sqrt(2) * half_width / dt
     unresolved = rate - spread <= 0 <= rate + spread
@@ -208,14 +241,20 @@ def _rate(
     )
 
 
-def _check(matrix: Array, epsilon: float, groups: int) -> int:
+def _check(matrix: Array, epsilon: float, groups: int, rows: int) -> int:
     """The door: shapes and arguments. Returns n."""
     if groups < 3:
         raise ValueError(f"The `groups` of `ntk_summary` must be at least 3. Got {groups}.")
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2 * groups:
+    least = 2 * groups * rows
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < least:
         raise ValueError(
-            f"The `kernel` of `ntk_summary` must be n x n with n >= {2 * groups} for {groups} "
+            f"The `kernel` of `ntk_summary` must be n x n with n >= {least} for {groups} "
             f"groups. Got shape {matrix.shape}; pass fewer groups or a larger probe."
+        )
+    if len(matrix) % rows:
+        raise ValueError(
+            f"The `kernel` of `ntk_summary` must have {rows} `rows` an example. "
+            f"Got {len(matrix)} rows in all."
         )
     if not epsilon > 0:
         raise ValueError(f"The `epsilon` of `ntk_summary` must be positive. Got {epsilon}.")

@@ -1,0 +1,138 @@
+"""What an optimizer would do next with each of several gradients, without asking it to.
+
+The update is computed from copies of the optimizer's state by its published formula, so that no
+step is made and nothing of the run is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foreshock.probe.optimizer import OptimizerView
+from foreshock.probe.view import ModelView
+
+#: Optimizers whose step `responses` knows; the others are unknown to it.
+KNOWN = ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad")
+
+
+def responses(
+    optimizer: OptimizerView, view: ModelView, gradients: Sequence[Sequence[Tensor]]
+) -> tuple[Tensor | None, str]:
+    """Update θ_{t+1} − θ_t that each gradient would cause, from the present state of the optimizer.
+
+    SGD (momentum, dampening, Nesterov, weight decay), Adam and AdamW (bias corrections, amsgrad,
+    decay coupled or not), RMSprop (centred, momentum) and Adagrad, with the learning rates of now.
+    The gradients are taken as they are: what the training loop does to its own between the backward
+    pass and the step (clipping, accumulation) is not done to these. In float64, returned in the
+    type of the weights, at least float32.
+
+    Cost: n copies of the weights, and one pass over them.
+
+    Args:
+        optimizer: The optimizer, seen.
+        view: The live weights, which decay and give the order.
+        gradients: n gradients, each one tensor a parameter.
+
+    Returns:
+        ``(n, d)`` updates, flat in the order of the view, and an empty sentence; or ``None`` and
+        why. A parameter that the optimizer does not train does not move.
+
+    Examples:
+        >>> import torch
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> view = ModelView(model)
+        >>> seen = OptimizerView(torch.optim.SGD(model.parameters(), lr=0.5), view)
+        >>> responses(seen, view, [[torch.tensor([[2.0]])]])[0].tolist()
+        [[-1.0]]
+    """
+    name = optimizer.name
+    if name not in KNOWN:
+        return None, (
+            f"The response of {name} to a gradient is not known here, only that of "
+            f"{', '.join(KNOWN)}."
+        )
+    columns = []
+    for index, (weight, settings, state, decay) in enumerate(
+        zip(view.parameters, optimizer.settings, optimizer.state, optimizer.decay, strict=True)
+    ):
+        rows = torch.stack([gradient[index] for gradient in gradients]).double()  # (n, ...)
+        kind = torch.promote_types(weight.dtype, torch.float32)
+        if settings:
+            update = _update(name, rows, weight.double(), settings, state, decay)
+        else:
+            update = torch.zeros_like(rows)
+        columns.append(update.reshape(len(rows), -1).to(kind))
+    return torch.cat(columns, dim=1), ""
+
+
+def _update(
+    name: str,
+    gradients: Tensor,
+    weight: Tensor,
+    settings: Mapping[str, Any],
+    state: Mapping[str, Any],
+    decay: tuple[float, bool],
+) -> Tensor:
+    """Updates ``(n, ...)`` of one parameter for n gradients."""
+    rate = float(settings["lr"])
+    strength, decoupled = decay
+    if settings.get("maximize"):
+        gradients = -gradients
+    if strength and not decoupled:
+        gradients = gradients + strength * weight
+    if name == "SGD":
+        return -rate * _sgd(gradients, settings, state)
+    if name == "RMSprop":
+        return -rate * _rmsprop(gradients, settings, state)
+    if name == "Adagrad":
+        # Counts the step to come, and decays the rate by those before it.
+        before = float(state["step"])
+        total = state["sum"].double() + gradients.square()
+        rate = rate / (1 + before * float(settings["lr_decay"]))
+        return -rate * gradients / (total.sqrt() + float(settings["eps"]))
+    update = -rate * _adam(gradients, settings, state)
+    return update - rate * strength * weight if decoupled else update
+
+
+def _kept(state: Mapping[str, Any], key: str, gradients: Tensor) -> Tensor:
+    """A running mean of the state, 0 before the first step."""
+    found = state.get(key)
+    return torch.zeros_like(gradients[0]) if found is None else found.detach().double()
+
+
+def _sgd(gradients: Tensor, settings: Mapping[str, Any], state: Mapping[str, Any]) -> Tensor:
+    momentum = float(settings["momentum"])
+    if not momentum:
+        return gradients
+    if state.get("momentum_buffer") is None:  # the first step takes the gradient undamped
+        buffer = gradients
+    else:
+        damping = float(settings["dampening"])
+        buffer = momentum * _kept(state, "momentum_buffer", gradients) + (1 - damping) * gradients
+    return gradients + momentum * buffer if settings["nesterov"] else buffer
+
+
+def _rmsprop(gradients: Tensor, settings: Mapping[str, Any], state: Mapping[str, Any]) -> Tensor:
+    alpha = float(settings["alpha"])
+    second = alpha * _kept(state, "square_avg", gradients) + (1 - alpha) * gradients.square()
+    if settings["centered"]:
+        mean = alpha * _kept(state, "grad_avg", gradients) + (1 - alpha) * gradients
+        second = (second - mean.square()).clamp_min(0)
+    scaled = gradients / (second.sqrt() + float(settings["eps"]))
+    momentum = float(settings["momentum"])
+    return momentum * _kept(state, "momentum_buffer", gradients) + scaled if momentum else scaled
+
+
+def _adam(gradients: Tensor, settings: Mapping[str, Any], state: Mapping[str, Any]) -> Tensor:
+    beta1, beta2 = (float(b) for b in settings["betas"])
+    step = float(state["step"]) + 1 if "step" in state else 1.0
+    first = beta1 * _kept(state, "exp_avg", gradients) + (1 - beta1) * gradients
+    second = beta2 * _kept(state, "exp_avg_sq", gradients) + (1 - beta2) * gradients.square()
+    if settings.get("amsgrad"):
+        second = torch.maximum(second, _kept(state, "max_exp_avg_sq", gradients))
+    scale = (second / (1 - beta2**step)).sqrt() + float(settings["eps"])
+    return first / (1 - beta1**step) / scale
