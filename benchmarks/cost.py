@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from foreshock.estimators import catalogue, published_catalogue
 from foreshock.experiments import grokking
-from foreshock.monitor.presets import FULL
 from foreshock.probe import Probe
 from foreshock.probe.moment import Moment
+from foreshock.probe.optimizer import OptimizerView
 from foreshock.probe.view import ModelView
 
 
@@ -30,15 +31,24 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def grid(model: torch.nn.Module, step: Callable[[], None], probe: Probe, rounds: int) -> list[dict]:
-    """Cost of every observable of the full preset on one model."""
+#: Seconds after which a dear observable is not measured again.
+PATIENCE = 8.0
+
+Setting = tuple[torch.nn.Module, torch.optim.Optimizer, Callable[[], None], Probe]
+
+
+def grid(setting: Setting, rounds: int) -> list[dict]:
+    """Cost of every observable on one model."""
+    model, optimizer, step, probe = setting
     rows = []
     view = ModelView(model)
-    for cls in FULL:
-        observable = cls()
+    for observable in (*catalogue(), *published_catalogue()):
         state: Any = observable.init()
         own, plain, first = [], [], 0.0
+        started = time.perf_counter()
         for index in range(rounds):
+            if len(own) > 2 and time.perf_counter() - started > PATIENCE:
+                break
             plain.append(seconds(step))
             update = None
             if "update" in observable.needs:
@@ -50,6 +60,7 @@ def grid(model: torch.nn.Module, step: Callable[[], None], probe: Probe, rounds:
                 view=view,
                 gradients=tuple(p.grad for p in view.live_parameters),
                 learning_rates=(0.005,),
+                optimizer=OptimizerView(optimizer, view),
                 probe=probe,
                 update=update,
             )
@@ -62,6 +73,7 @@ def grid(model: torch.nn.Module, step: Callable[[], None], probe: Probe, rounds:
             else:
                 own.append(took)
         base = statistics.median(plain)
+        own = own or [first]
         rows.append(
             {
                 "observable": observable.name,
@@ -74,7 +86,7 @@ def grid(model: torch.nn.Module, step: Callable[[], None], probe: Probe, rounds:
     return rows
 
 
-def settings() -> dict[str, tuple[torch.nn.Module, Callable[[], None], Probe]]:
+def settings() -> dict[str, Setting]:
     """The models of the grid: the p59 network, and a wider MLP on random data."""
     config = grokking.Grokking()
     data = grokking.make_data(config)
@@ -109,8 +121,13 @@ def settings() -> dict[str, tuple[torch.nn.Module, Callable[[], None], Probe]]:
     held = (torch.randn(1024, 784), torch.randint(10, (1024,)))
     wide_probe = Probe(loss=cross_entropy, batches=batches, heldout=held)
     return {
-        "p59 (44 k weights, batch 512)": (model, step, grokking.make_probe(config, data)),
-        "MLP (235 k weights, batch 256)": (wide, wide_step, wide_probe),
+        "p59 (44 k weights, batch 512)": (
+            model,
+            optimizer,
+            step,
+            grokking.make_probe(config, data),
+        ),
+        "MLP (235 k weights, batch 256)": (wide, wide_optimizer, wide_step, wide_probe),
     }
 
 
@@ -121,10 +138,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    result = {
-        name: grid(model, step, probe, arguments.rounds)
-        for name, (model, step, probe) in settings().items()
-    }
+    result = {name: grid(setting, arguments.rounds) for name, setting in settings().items()}
     if arguments.json:
         print(json.dumps(result, indent=2))
         return

@@ -72,6 +72,7 @@ def window_spectrum(updates: np.ndarray) -> dict[str, float]:
         "sigma_2": sigma[1],
         "k_star": float(np.argmax(ratios) + 1),
         "ratio": ratios.max(),
+        "k_star_weighted": float(np.argmax(sigma[:-1] / sigma.sum() * ratios) + 1),
         "effective_rank": total**2 / (values**2).sum(),
         "norm": math.sqrt((updates**2).sum() / len(updates)),
     }

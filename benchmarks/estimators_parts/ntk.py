@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foreshock.estimators import Ntk
+from foreshock.estimators.ntk import KernelState
 from foreshock.estimators.ntk_layers import _by_examples
 from foreshock.probe import Probe
 from foreshock.probe.moment import Moment
@@ -113,7 +114,7 @@ def rows() -> list[dict]:
             loss(model, batch).backward()
             optimizer.step()
 
-        def measure(state: object = state, moment: Moment = later) -> None:
+        def measure(ntk: Ntk = ntk, state: KernelState = state, moment: Moment = later) -> None:
             ntk.update(state, moment)
 
         def vmapped(view: ModelView = view, probe: Probe = probe) -> None:

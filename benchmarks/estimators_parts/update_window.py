@@ -76,4 +76,6 @@ def rows() -> list[dict[str, Any]]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for row in rows():
-        print(f"{row['what']:<50} {row['parameters']:>10} {row['ratio']:>8.2f} {row['seconds']:.4f}")
+        print(
+            f"{row['what']:<50} {row['parameters']:>10} {row['ratio']:>8.2f} {row['seconds']:.4f}"
+        )

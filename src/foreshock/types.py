@@ -245,8 +245,9 @@ class Observable(Protocol):
     Attributes:
         name: Family name, such as ``"curvature"``; unique within a run.
         series: What every measurement writes, value or flag.
-        needs: What of the run it uses: any of ``gradients``, ``update``, ``micro``, ``probe``, and
-            of the probe ``batch`` (one, always the same), ``heldout``, ``train``, ``inputs``.
+        needs: What of the run it uses: any of ``gradients``, ``update``, ``micro``, ``examples``
+            (norms of per-example gradients), ``ranks`` (all ranks at once), ``probe``, and of the
+            probe ``batch`` (one, always the same), ``heldout``, ``train``, ``inputs``.
         price: A guess of its first cost in training steps, before anything is measured.
         stride: Fixed distance between its measurements, in steps; 0 if any spacing will do.
     """

@@ -214,6 +214,60 @@ def test_one_sample_and_duplicates(observable: Observable) -> None:
         check(observable, readings)
 
 
+def nothing(model: nn.Module, batch: Any) -> torch.Tensor:
+    """A loss whose gradient is exactly zero."""
+    return 0.0 * loss(model, batch)
+
+
+@observables
+def test_zero_gradients(observable: Observable) -> None:
+    model, case = CASES["mlp"].model(), CASES["mlp"]
+    batches = [case.batch(16, i) for i in range(4)]
+    probe = Probe(
+        loss=nothing,
+        batches=batches,
+        heldout=case.batch(48, 9),
+        losses={"one": nothing, "two": nothing},
+    )
+    state = observable.init()
+    for step in range(5):
+        state, readings = observable.update(state, trainable_moment(model, probe, step))
+        check(observable, readings)
+        for name, estimate in readings.scalars.items():
+            # A ratio of nothing to nothing is no number.
+            if "snr" in name:
+                assert estimate.flags, name
+
+
+@observables
+def test_a_probe_that_runs_empty(observable: Observable) -> None:
+    model, case = CASES["mlp"].model(), CASES["mlp"]
+    full = [case.batch(16, i) for i in range(4)]
+    probe = Probe(
+        loss=loss,
+        batches=lambda step: [] if step else full,
+        heldout=case.batch(48, 9),
+        train=case.batch(48, 8),
+        losses={"one": loss, "two": nothing},
+    )
+    state = observable.init()
+    for step in (0, 1):
+        view = ModelView(model)
+        gradient = view.gradient(loss, full[0])[1]
+        at = Moment(
+            step,
+            view,
+            gradient,
+            (0.1,),
+            OptimizerView(torch.optim.SGD(view.live_parameters, lr=0.1), view),
+            probe=probe,
+            update=tuple(-0.1 * g for g in gradient),
+            micro=(gradient,) * 4,
+        )
+        state, readings = observable.update(state, at)
+        check(observable, readings)
+
+
 @observables
 def test_no_gradient_at_all(observable: Observable) -> None:
     model, probe = CASES["mlp"].model(), CASES["mlp"].probe()

@@ -51,15 +51,40 @@ def test_only_the_log_scale_sees_the_scale(factor: float) -> None:
     assert shift == pytest.approx(math.log(factor), rel=1e-9)
 
 
-def test_an_eigenvalue_fading_through_a_threshold_makes_no_jump() -> None:
-    # The published sum over eigenvalues > 1e-6 moves by 13.8 at the crossing; the derivative of
-    # log(x + eps) with respect to log x is at most 1, so a step of 1 % moves this one by < .01.
-    def log_det(x: float) -> float:
-        out, _ = ntk_summary(np.diag([1.0] * 23 + [x]), epsilon=EPSILON)
-        return out["ntk/log_det"].value
+def test_an_eigenvalue_fading_through_the_threshold() -> None:
+    # The published sum of log λ over λ > 1e-6 moves by log 1e-6 = -13.8 when an eigenvalue rises
+    # through the threshold. d log(x + ε)/d log x <= 1, so a rise of 1 % moves ours by < .01.
+    def published(k: np.ndarray) -> float:
+        values = np.linalg.eigvalsh(k)
+        return float(np.log(values[values > 1e-6]).sum())
 
-    for x in (1e-5, 1e-6, 1e-7):
-        assert abs(log_det(1.01 * x) - log_det(x)) < 0.01
+    def log_det(k: np.ndarray) -> float:
+        return ntk_summary(k, epsilon=EPSILON)[0]["ntk/log_det"].value
+
+    q = np.linalg.qr(np.random.default_rng(9).standard_normal((24, 24)))[0]
+    below, above = (q @ np.diag([1.0] * 23 + [x]) @ q.T for x in (0.995e-6, 1.005e-6))
+    assert published(above) - published(below) == pytest.approx(math.log(1e-6), abs=0.01)
+    assert math.log(1e-6) == pytest.approx(-13.8, abs=0.02)
+    assert abs(log_det(above) - log_det(below)) < 0.01
+
+
+def test_the_rate_of_the_scale_is_apart() -> None:
+    _, state = ntk_summary(kernel(5), epsilon=EPSILON)
+    out, _ = ntk_summary(9 * kernel(5), epsilon=EPSILON, previous=state, dt=4)
+    rate = out["ntk/log_scale_rate"]
+    assert rate.value == pytest.approx(math.log(9) / 4)
+    # The same factor for every example: nothing to be uncertain of.
+    assert rate.high - rate.low < 1e-9
+
+
+def test_rows_of_one_example_leave_together() -> None:
+    # Two outputs that never mix and are alike: K ⊗ I has every eigenvalue twice.
+    one, _ = ntk_summary(kernel(10, n=16), epsilon=EPSILON)
+    two, _ = ntk_summary(np.kron(kernel(10, n=16), np.eye(2)), epsilon=EPSILON, rows=2)
+    for end in ("value", "low", "high"):
+        assert getattr(two["ntk/log_det"], end) == pytest.approx(
+            2 * getattr(one["ntk/log_det"], end)
+        )
 
 
 def test_rank_deficient_kernel_is_read_not_refused() -> None:
@@ -151,6 +176,7 @@ def test_one_example_that_carries_everything() -> None:
     ("arguments", "sentence"),
     [
         pytest.param({"kernel": np.eye(15)}, "n >= 16 for 8 groups", id="n"),
+        pytest.param({"kernel": np.eye(17), "groups": 4, "rows": 2}, "`rows`", id="rows"),
         pytest.param({"kernel": np.eye(16), "epsilon": 0.0}, "`epsilon`", id="epsilon"),
         pytest.param({"kernel": np.eye(16), "groups": 2}, "`groups`", id="groups"),
         pytest.param({"kernel": np.tril(np.ones((16, 16)))}, "symmetric", id="symmetry"),

@@ -15,12 +15,16 @@ from foreshock.estimators.geometry import damping as damping
 from foreshock.estimators.geometry import sectional_curvature as sectional_curvature
 from foreshock.estimators.geometry import slice_curvature as slice_curvature
 from foreshock.estimators.geometry import step_curvature as step_curvature
+from foreshock.estimators.gradient_metrics import GradientMetrics as GradientMetrics
+from foreshock.estimators.gradient_metrics import weight_snr as weight_snr
 from foreshock.estimators.gradient_noise import GradientNoise as GradientNoise
 from foreshock.estimators.gradient_noise import gradient_gram as gradient_gram
 from foreshock.estimators.llc import LocalLearningCoefficient as LocalLearningCoefficient
 from foreshock.estimators.llc import sgld as sgld
+from foreshock.estimators.loss_conflict import LossConflict as LossConflict
 from foreshock.estimators.model_outputs import model_outputs as model_outputs
 from foreshock.estimators.modular import ModularProgress as ModularProgress
+from foreshock.estimators.noise_tails import NoiseTails as NoiseTails
 from foreshock.estimators.norms import Norms as Norms
 from foreshock.estimators.norms import StepNorm as StepNorm
 from foreshock.estimators.ntk import Ntk as Ntk
@@ -46,11 +50,14 @@ __all__ = [
     "Curvature",
     "Descent",
     "FeatureAlignment",
+    "GradientMetrics",
     "GradientNoise",
     "HeldoutSignal",
     "HillNorms",
     "LocalLearningCoefficient",
+    "LossConflict",
     "ModularProgress",
+    "NoiseTails",
     "Norms",
     "Ntk",
     "PublishedEdge",
@@ -79,6 +86,7 @@ __all__ = [
     "step_curvature",
     "trajectory_dimension",
     "update_dots",
+    "weight_snr",
 ]
 
 
@@ -96,7 +104,10 @@ def catalogue() -> list[Observable]:
         Norms(),
         StepNorm(),
         HillNorms(),
+        NoiseTails(),
         GradientNoise(),
+        GradientMetrics(),
+        LossConflict(),
         HeldoutSignal(),
         Curvature(),
         Descent(),

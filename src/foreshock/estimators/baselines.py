@@ -146,6 +146,7 @@ class _Listener(TorchFunctionMode):
             asked = inspect.signature(func).bind(*args, **named)
             asked.arguments |= {"need_weights": True, "average_attn_weights": False}
             weights = func(*asked.args, **asked.kwargs)[1]
+            # A weight of exactly 0 is taken for a masked key: the mask itself is not seen here.
             self._hear((weights if weights.ndim == 4 else weights[None]).log())
         elif func in (functional.softmax, torch.softmax, Tensor.softmax):
             scores, dim = args[0], named.get("dim", args[1] if len(args) > 1 else None)

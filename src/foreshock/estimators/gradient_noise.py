@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foreshock.estimators.norm_rows import NormBlock, from_examples, from_ranks
 from foreshock.estimators.norms import NO_GRADIENT
 from foreshock.probe.groups import Group, Groups, check_groups, resolve_groups
 from foreshock.probe.moment import Moment
 from foreshock.stats.gram import finite_population, signal_noise
+from foreshock.stats.norm_noise import NO_GRAM
 from foreshock.stats.sample import mean_interval
 from foreshock.types import Estimate, Readings, SeriesInfo
 
@@ -115,10 +117,17 @@ PROBE_LOSS = SeriesInfo(
     "its value at lr = 0",
     formula="mean of the n losses, with Student's t interval",
     oracle="the mean",
-    source="none",
+    source="the loss of the `Probe`",
 )
 
 
+#: What each source uses of the run.
+NEEDS = {
+    "probe": frozenset({"probe"}),
+    "accumulation": frozenset({"micro"}),
+    "examples": frozenset({"examples"}),
+    "ranks": frozenset({"micro", "ranks"}),
+}
 #: Columns converted to float64 at a time, so that a block of some dozen rows stays in the cache.
 CHUNK = 1 << 13
 
@@ -203,9 +212,13 @@ class GradientNoise:
         source: ``"probe"`` takes one extra backward pass a probe batch, in evaluation mode, at
             frozen weights. ``"accumulation"`` takes the micro-batches of this very step as the
             optimizer sees them (training mode, dropout included), for one copy each; it needs at
-            least 3 backward passes a step.
+            least 3 backward passes a step. ``"examples"`` takes the norms of per-example gradients
+            out of the step's own backward pass (`per_example_norms`), ``"ranks"`` those of the
+            gradients of data-parallel ranks, which must all be attached with one fixed ``every``.
+            These two know norms only, so their intervals need a block of 12 to 64 measured steps
+            (`foreshock.stats.norm_noise`), and ``p_align`` and ``noise_d_eff`` are missing.
         batch_size: Examples in one batch; read off the probe's batches if not given. Accumulation
-            cannot know it.
+            cannot know it, nor can ranks, where it is the batch of one rank.
         groups: Parts of the model to measure beside the whole, as ``grad/snr@part``: ``"layer"``,
             ``"block"``, a dict of name to pattern, or a list of `Group`. Costs n x n numbers a
             parameter and about 1 ms a part, and no further backward pass.
@@ -213,25 +226,30 @@ class GradientNoise:
             from it as `Probe.sampling` says (see `signal_noise`); probe only.
 
     Raises:
-        ValueError: If ``source`` is neither of the two, ``groups`` cannot be used, or
-            ``population`` is not a positive number or meets accumulation.
+        ValueError: If ``source`` is none of the four, ``groups`` cannot be used, or ``population``
+            is not a positive number or meets another source than the probe.
 
     Examples:
         >>> GradientNoise().needs == frozenset({"probe"})
         True
     """
 
-    source: Literal["probe", "accumulation"] = "probe"
+    source: Literal["probe", "accumulation", "examples", "ranks"] = "probe"
     batch_size: int | None = None
     stride: int = 0
     groups: Groups = None
     population: int | None = None
 
     def __post_init__(self) -> None:
-        if self.source not in ("probe", "accumulation"):
+        if self.source not in NEEDS:
             raise ValueError(
-                "The `source` of `GradientNoise` must be 'probe' or 'accumulation'. "
+                f"The `source` of `GradientNoise` must be one of {tuple(NEEDS)}. "
                 f"Got {self.source!r}."
+            )
+        if self.source == "ranks" and self.groups is not None:
+            raise ValueError(
+                "The `groups` of `GradientNoise` need source='probe', 'accumulation' or "
+                "'examples': ranks exchange norms of the whole gradient only."
             )
         if self.population is not None and (self.population < 1 or self.source != "probe"):
             raise ValueError(
@@ -247,12 +265,12 @@ class GradientNoise:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The probe, or the gradients of the step's own backward passes."""
-        return frozenset({"probe"} if self.source == "probe" else {"micro"})
+        """The probe, or the gradients or norms of the step's own backward passes."""
+        return NEEDS[self.source]
 
     @property
     def price(self) -> float:
-        """About one training step a batch; accumulation only copies."""
+        """About one training step a batch; the other sources only listen."""
         return 8.0 if self.source == "probe" else 0.5
 
     @property
@@ -260,11 +278,14 @@ class GradientNoise:
         """What every measurement writes."""
         return (*SERIES, PROBE_LOSS) if self.source == "probe" else SERIES
 
-    def init(self) -> None:
-        """No state."""
+    def init(self) -> NormBlock | None:
+        """The block of steps of the sources that know norms only; else no state."""
+        return NormBlock() if self.source in ("examples", "ranks") else None
 
-    def update(self, state: None, moment: Moment) -> tuple[None, Readings]:
+    def update(self, state: NormBlock | None, moment: Moment) -> tuple[Any, Readings]:
         """Measure at one moment."""
+        if state is not None:
+            return self._from_norms(state, moment)
         if self.source == "accumulation":
             return state, Readings(self._from_accumulation(moment))
         return state, Readings(self._from_probe(moment))
@@ -292,6 +313,16 @@ class GradientNoise:
             return self._missing(sentence, moment)
         grams = self._grams(moment.micro, moment).cpu().numpy()
         return self._read(grams, moment, self.batch_size)
+
+    def _from_norms(self, block: NormBlock, moment: Moment) -> tuple[NormBlock, Readings]:
+        if self.source == "examples":
+            block, found = from_examples(block, moment, self._parts(moment))
+        else:
+            block, found = from_ranks(block, moment, self.batch_size)
+        per_part = (*PER_PART, *PER_PART_AND_EXAMPLE)
+        scalars = {s.name: Estimate.missing(NO_GRAM) for s in SERIES}
+        scalars |= {n: e for n, e in found.items() if "@" not in n or n.split("@")[0] in per_part}
+        return block, Readings(scalars)
 
     def _parts(self, moment: Moment) -> dict[str, list[tuple[int, Group]]]:
         groups = self.groups

@@ -1,4 +1,4 @@
-"""Neural tangent kernel on a fixed probe: its log-determinant, rank, drift and fit to the labels."""
+"""Neural tangent kernel on a fixed probe: log-determinant, rank, drift, fit to the labels."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ class Ntk:
         assert moment.probe is not None
         grams = parameter_grams(moment.view, moment.probe, inputs, reduction=self.reduction)
         total = torch.stack(grams).sum(0)
-        parts = resolve_groups(self.groups, moment.view)  # type: ignore[arg-type]
+        parts = resolve_groups(check_groups(self.groups, "Ntk"), moment.view)
         stacked = [total]
         for members in parts.values():
             stacked.append(sum((grams[i] for i, _ in members), torch.zeros_like(total)))

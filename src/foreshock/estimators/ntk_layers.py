@@ -21,44 +21,24 @@ mixes examples, or branches on the whole batch, is measured one example after th
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 from foreshock.estimators.gradient_noise import add_gram
+from foreshock.estimators.ntk_rules import RULES, Factors, factors_of, rows_of, uses_of
 from foreshock.probe.quiet import quiet
 from foreshock.probe.spec import Probe
 from foreshock.probe.view import ModelView, forward_of
 
 Reduction = Literal["sum", "trace", "full"]
 
-#: Nodes between a parameter and its use (transpose, slice, view): more is not a parameter.
-LONGEST_CHAIN = 8
-
 #: Outputs per example above which ``trace`` and ``full`` are refused: a backward pass each.
 MOST_OUTPUTS = 512
-
-
-class Use(NamedTuple):
-    """One place where a parameter enters the forward pass."""
-
-    node: Node  # that consumes it; the gradient at its output is E
-    slot: int
-    target: Node  # what enters: the leaf itself, or a view of it
-    number: int  # which output of `target`
-
-
-class Factors(NamedTuple):
-    """Per-example gradients Σ_t left_it right_it', or rows of a table where `left` are indices."""
-
-    left: Tensor  # (n, t, a) or integers (n, t)
-    right: Tensor  # (n, t, b)
-    rows: int = 0  # of the table
 
 
 def parameter_grams(
@@ -92,7 +72,8 @@ def parameter_grams(
         >>> parameter_grams(view, probe, torch.eye(2), reduction="full")[1].tolist()[0]
         [1.0, 0.0, 1.0, 0.0]
     """
-    with quiet(view.seed):
+    with quiet(view.seed), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # vmap says where it loops instead of batching
         leaves = view.leaves()
         try:
             outputs = view.call(leaves, forward_of(probe), inputs)
@@ -125,6 +106,15 @@ def _apart(view: ModelView, probe: Probe, inputs: Tensor, outputs: Tensor) -> bo
     """Whether the first and the last example alone have the outputs they have in the batch.
 
     A model that mixes examples, or branches on the batch, has another derivative in the batch.
+
+    Args:
+        view: The live weights.
+        probe: For its ``forward``.
+        inputs: All examples.
+        outputs: Outputs of the batch.
+
+    Returns:
+        Whether they agree up to rounding.
     """
     if not outputs.ndim or len(outputs) != len(inputs):
         return False
@@ -143,8 +133,10 @@ def _by_rules(
 ) -> list[Tensor | None]:
     """Grams from the graph; ``None`` where a parameter fails the check."""
     n, k = columns.shape
-    uses = _uses(columns, leaves)
-    known = [i for i, places in uses.items() if places and all(p.node.name() in RULES for p in places)]
+    uses = uses_of(columns, leaves)
+    known = [
+        i for i, places in uses.items() if places and all(p.node.name() in RULES for p in places)
+    ]
     nodes = list({place.node: None for i in known for place in uses[i]})
     edges = [GradientEdge(node, 0) for node in nodes]
 
@@ -165,14 +157,14 @@ def _by_rules(
     reference = torch.autograd.grad(
         seed, leaves, retain_graph=True, allow_unused=True, materialize_grads=True
     )
-    wanted = [g.double().square().sum() for g in reference]
+    wanted = [torch.linalg.vector_norm(g, dtype=torch.float64).square() for g in reference]
     row_weights = weights.double().reshape(-1)
 
     def gram(i: int, errors: list[dict[Node, Tensor]], layout: int) -> Tensor | None:
         parts = []
         for place in uses[i]:
             stack = [
-                _factors(place, e[place.node], leaves[i], n, layout)
+                factors_of(place, e[place.node], leaves[i], n, layout)
                 for e in errors
                 if place.node in e
             ]
@@ -198,7 +190,9 @@ def _by_rules(
                 trial.append((i, one))
         if not trial:
             continue
-        good = torch.stack([_agrees(one, row_weights, wanted[i], columns.dtype) for i, one in trial])
+        good = torch.stack(
+            [_agrees(one, row_weights, wanted[i], columns.dtype) for i, one in trial]
+        )
         if bool(good.all()):  # one transfer, in the usual case
             passed = trial
         else:
@@ -212,7 +206,9 @@ def _by_rules(
         for j in range(1, k):
             more = errors(j)
             for i, layout in layouts.items():
-                found[i] = found[i] + gram(i, [more], layout)
+                total, new = found[i], gram(i, [more], layout)
+                assert total is not None and new is not None
+                found[i] = total + new
     return found
 
 
@@ -225,227 +221,6 @@ def _agrees(gram: Tensor, weights: Tensor, wanted: Tensor, dtype: torch.dtype) -
     root = wanted.sqrt()
     # What is not finite cannot be checked, and stays what it is.
     return ((found - root).abs() <= tolerance * scale) | ~torch.isfinite(wanted)
-
-
-def _uses(columns: Tensor, leaves: Sequence[Tensor]) -> dict[int, list[Use]]:
-    """All places where the leaves enter the graph of the outputs, by index of the leaf."""
-    index = {id(leaf): i for i, leaf in enumerate(leaves)}
-    found: dict[int, list[Use]] = {i: [] for i in range(len(leaves))}
-    root = columns.grad_fn
-    seen, todo = {root}, [root]
-    while todo:
-        node = todo.pop()
-        if node is None:
-            continue
-        for slot, (nxt, number) in enumerate(node.next_functions):
-            if nxt is None:
-                continue
-            owners = _owners(nxt, index) if _enters(node, slot, nxt, number) else None
-            if owners is not None:
-                for i in owners:
-                    found[i].append(Use(node, slot, nxt, number))
-            elif nxt not in seen:
-                seen.add(nxt)
-                todo.append(nxt)
-    return found
-
-
-def _enters(node: Node, slot: int, target: Node, number: int) -> bool:
-    """Whether what enters a node here is a parameter, or may be one seen through a view."""
-    if hasattr(target, "variable"):
-        return True
-    name = node.name()
-    if name in ("AddBackward0", "MulBackward0"):
-        inner, outer = target._input_metadata[number].shape, node._input_metadata[0].shape
-        # Something without a dimension of examples.
-        return len(inner) < len(outer) or (len(inner) > 1 and 1 in (inner[0], inner[1]) != (
-            outer[0],
-            outer[1],
-        ))
-    return slot in SLOTS.get(name, ())
-
-
-def _owners(target: Node, index: dict[int, int]) -> list[int] | None:
-    """Indices of the leaves behind a short chain; ``None`` if it is long or holds something else."""
-    owners: list[int] = []
-    seen, todo = {target}, [target]
-    while todo:
-        node = todo.pop()
-        if hasattr(node, "variable"):
-            if id(node.variable) not in index:
-                return None
-            owners.append(index[id(node.variable)])
-        for nxt, _ in node.next_functions:
-            if nxt is not None and nxt not in seen:
-                seen.add(nxt)
-                todo.append(nxt)
-        if len(seen) > LONGEST_CHAIN:
-            return None
-    return owners
-
-
-def _factors(place: Use, error: Tensor, leaf: Tensor, n: int, layout: int) -> Factors:
-    """Per-example gradients at the leaf that one use contributes."""
-    factors = RULES[place.node.name()](place, error, n, layout)
-    target = place.target
-    if hasattr(target, "variable"):
-        return factors
-    if target.name() == "TBackward0" and hasattr(target.next_functions[0][0], "variable"):
-        return Factors(factors.right, factors.left)
-    # A view of the leaf: bring each example's gradient back through it.
-    shape = target._input_metadata[place.number].shape
-    rows = _rows([factors], math.prod(shape)).reshape(n, *shape)
-    (back,) = torch.autograd.grad(
-        [GradientEdge(target, place.number)],
-        [leaf],
-        [rows],
-        retain_graph=True,
-        is_grads_batched=True,
-    )
-    return _whole(back.reshape(n, -1))
-
-
-def _whole(rows: Tensor) -> Factors:
-    """Gradients ``(n, size)`` as factors of one position."""
-    return Factors(rows[:, None], rows.new_ones(len(rows), 1, 1))
-
-
-def _arranged(x: Tensor, n: int, layout: int) -> Tensor:
-    """``(n, positions, features)``, examples along the first or the second dimension."""
-    if layout == 0:
-        return x.reshape(n, -1, x.shape[-1])
-    return x.reshape(-1, n, x.shape[-1]).transpose(0, 1)
-
-
-def _channels_last(x: Tensor, n: int) -> Tensor:
-    """``(n, positions, channels)`` of ``(n, channels, ...)``."""
-    if x.shape[0] != n:
-        raise RuntimeError("not one example a row")
-    return x.reshape(n, x.shape[1], -1).transpose(1, 2)
-
-
-def _linear(place: Use, error: Tensor, n: int, layout: int) -> Factors:
-    """`addmm` (bias, input, matrix) and `mm` (input, matrix)."""
-    error = _arranged(error, n, layout)
-    node: Any = place.node
-    with_bias = node.name() == "AddmmBackward0"
-    if with_bias and (node._saved_alpha, node._saved_beta) != (1, 1):
-        raise RuntimeError("a scaled product")
-    if with_bias and place.slot == 0:
-        return _whole(error.sum(1))
-    matrix = node._saved_mat1 if with_bias else node._saved_self
-    return Factors(_arranged(matrix.detach(), n, layout), error)
-
-
-def _elementwise(place: Use, error: Tensor, n: int, layout: int) -> Factors:
-    """Something that is added or multiplied, and broadcast over examples."""
-    node: Any = place.node
-    if node.name() == "MulBackward0":
-        other = node._saved_other if place.slot == 0 else node._saved_self
-        error = error * other.detach()
-    elif place.slot == 1:
-        error = error * node._saved_alpha
-    target: Any = place.target
-    inner = (
-        target.variable.shape
-        if hasattr(target, "variable")
-        else target._input_metadata[place.number].shape
-    )
-    shape = [1] * (error.ndim - len(inner)) + list(inner)
-    if error.shape[layout] != n or shape[layout] != 1:
-        raise RuntimeError("not broadcast over examples")
-    del shape[layout]
-    rows = error.movedim(layout, 0)
-    return _whole(rows.sum_to_size(n, *shape).reshape(n, -1))
-
-
-def _embedding(place: Use, error: Tensor, n: int, layout: int) -> Factors:
-    """Rows of a table; those of the padding index get no gradient."""
-    node: Any = place.node
-    if node._saved_scale_grad_by_freq or node._saved_sparse:
-        raise RuntimeError("another gradient than the sum over tokens")
-    indices, width = node._saved_indices, error.shape[-1]
-    size = place.target.variable.shape[0] if hasattr(place.target, "variable") else (
-        place.target._input_metadata[place.number].shape[0]
-    )
-    left = _arranged(indices[..., None], n, layout)[..., 0]
-    right = _arranged(error.reshape(*indices.shape, width), n, layout)
-    padding = node._saved_padding_idx
-    if 0 <= padding < size:
-        right = right * (left != padding)[..., None]
-    return Factors(left, right, size)
-
-
-def _layer_norm(place: Use, error: Tensor, n: int, layout: int) -> Factors:
-    """Scale or shift after the last dimensions are normalised."""
-    node: Any = place.node
-    if place.slot == 1:
-        error = error * ((node._saved_input.detach() - node._saved_result1) * node._saved_result2)
-    size = math.prod(node._saved_normalized_shape)
-    return _whole(_arranged(error.reshape(*error.shape[: error.ndim - len(
-        node._saved_normalized_shape)], size), n, layout).sum(1))
-
-
-def _batch_norm(place: Use, error: Tensor, n: int, layout: int) -> Factors:
-    """Scale or shift of channels, at the running statistics."""
-    node: Any = place.node
-    if layout or node._saved_training:
-        raise RuntimeError("examples share statistics")
-    if place.slot == 1:
-        shape = [1, -1, *[1] * (error.ndim - 2)]
-        spread = (node._saved_running_var + node._saved_eps).rsqrt()
-        centred = node._saved_input.detach() - node._saved_running_mean.view(shape)
-        error = error * centred * spread.view(shape)
-    return _whole(_channels_last(error, n).sum(1))
-
-
-def _convolution(place: Use, error: Tensor, n: int, layout: int) -> Factors:
-    """Convolution in two dimensions, by unfolding; in one, as a row of pixels."""
-    node: Any = place.node
-    if layout:
-        raise RuntimeError("examples come first")
-    if place.slot == 2:
-        return _whole(_channels_last(error, n).sum(1))
-    if node._saved_transposed or node._saved_input.ndim not in (3, 4):
-        raise RuntimeError("no rule for this convolution")
-    data, kernel = node._saved_input.detach(), node._saved_weight.shape[2:]
-    settings = [node._saved_dilation, node._saved_padding, node._saved_stride]
-    if data.ndim == 3:
-        data, kernel = data.unsqueeze(2), (1, *kernel)
-        settings = [(one, *s) for one, s in zip((1, 0, 1), settings, strict=True)]
-    patches = torch.nn.functional.unfold(data, tuple(kernel), *map(tuple, settings))
-    error = _channels_last(error, n)  # (n, positions, outputs)
-    groups = node._saved_groups
-    if groups == 1:
-        return Factors(error, patches.transpose(1, 2))
-    rows = torch.einsum(
-        "npgo,ngcp->ngoc",
-        error.reshape(n, error.shape[1], groups, -1),
-        patches.reshape(n, groups, -1, patches.shape[-1]),
-    )
-    return _whole(rows.reshape(n, -1))
-
-
-RULES: dict[str, Callable[[Use, Tensor, int, int], Factors]] = {
-    "AddmmBackward0": _linear,
-    "MmBackward0": _linear,
-    "AddBackward0": _elementwise,
-    "MulBackward0": _elementwise,
-    "EmbeddingBackward0": _embedding,
-    "NativeLayerNormBackward0": _layer_norm,
-    "NativeBatchNormBackward0": _batch_norm,
-    "ConvolutionBackward0": _convolution,
-}
-
-#: Where parameters enter those nodes.
-SLOTS = {
-    "AddmmBackward0": (0, 2),
-    "MmBackward0": (1,),
-    "EmbeddingBackward0": (0,),
-    "NativeLayerNormBackward0": (1, 2),
-    "NativeBatchNormBackward0": (1, 2),
-    "ConvolutionBackward0": (1, 2),
-}
 
 
 def _stacked(parts: list[Factors]) -> Factors:
@@ -471,22 +246,8 @@ def _gram(parts: list[Factors], leaf: Tensor, n: int) -> Tensor:
             products = [x.double().flatten(0, 1) for x in (left, right)]
             both = (products[0] @ products[0].T) * (products[1] @ products[1].T)
             return both.reshape(n, t, n, t).sum((1, 3))
-    add_gram(total, _rows(parts, leaf.numel()))
+    add_gram(total, rows_of(parts, leaf.numel()))
     return total
-
-
-def _rows(parts: list[Factors], size: int) -> Tensor:
-    """Per-example gradients themselves, ``(n, size)``."""
-    found = []
-    for left, right, table in parts:
-        if table:
-            n, _, width = right.shape
-            rows = right.new_zeros(n, table, width)
-            rows.scatter_add_(1, left[..., None].expand_as(right), right)
-        else:
-            rows = left.transpose(1, 2) @ right
-        found.append(rows.reshape(len(right), size))
-    return found[0] if len(found) == 1 else torch.stack(found).sum(0)
 
 
 def _by_examples(
@@ -503,20 +264,18 @@ def _by_examples(
         return values.sum(0, keepdim=True) if reduction == "sum" else values
 
     chosen = [leaves[i] for i in indices]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # vmap says where it loops instead of batching
-        try:
-            plain = [leaf.detach() for leaf in chosen]
-            rows = torch.func.vmap(torch.func.jacrev(outputs), in_dims=(None, 0))(plain, inputs)
-        except (RuntimeError, NotImplementedError):  # control flow on data, in-place operations
-            each = [
-                torch.autograd.grad(
-                    value, chosen, retain_graph=True, materialize_grads=True, allow_unused=True
-                )
-                for x in inputs
-                for value in outputs(chosen, x)
-            ]
-            rows = [torch.stack(column) for column in zip(*each, strict=True)]
+    try:
+        plain = [leaf.detach() for leaf in chosen]
+        rows = torch.func.vmap(torch.func.jacrev(outputs), in_dims=(None, 0))(plain, inputs)
+    except (RuntimeError, NotImplementedError):  # control flow on data, in-place operations
+        each = [
+            torch.autograd.grad(
+                value, chosen, retain_graph=True, materialize_grads=True, allow_unused=True
+            )
+            for x in inputs
+            for value in outputs(chosen, x)
+        ]
+        rows = [torch.stack(column) for column in zip(*each, strict=True)]
     found = []
     for row, leaf in zip(rows, chosen, strict=True):
         matrix = row.detach().reshape(-1, leaf.numel())

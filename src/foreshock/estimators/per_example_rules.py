@@ -8,7 +8,7 @@ first, which weights used more than once need.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,16 +108,21 @@ def squares(term: Term) -> Tensor:
         [48.0]
     """
     if isinstance(term, Rows):
-        return term.values.square().sum(1)
+        return _square(term.values, 1)
     positions, width = term.right.shape[-2:]
     if positions == 1:
-        found = term.right.square().sum((1, 2))
-        return found if term.sparse else (found * term.left.square().sum((1, 2))).view(
-            term.n, term.groups
-        ).sum(1)
+        found = _square(term.right, (1, 2))
+        if term.sparse:
+            return found
+        return (found * _square(term.left, (1, 2))).view(term.n, term.groups).sum(1)
     if term.sparse or gram_is_cheaper(positions, term.height, width):
         return _portions([term], positions * positions * term.groups, _gram_square)
     return _portions([term], term.height * width * term.groups, _formed_square)
+
+
+def _square(tensor: Tensor, dims: int | tuple[int, ...]) -> Tensor:
+    """Sum of squares without a temporary."""
+    return torch.linalg.vector_norm(tensor, dim=dims).square()
 
 
 def summed_squares(terms: Sequence[Outer]) -> Tensor:
@@ -143,7 +148,9 @@ def gram_is_cheaper(positions: int, height: int, width: int) -> bool:
     return positions * (height + width) < height * width * (1 + 8 / positions)
 
 
-def _portions(terms: Sequence[Term], elements: int, square) -> Tensor:
+def _portions(
+    terms: Sequence[Outer], elements: int, square: Callable[[Sequence[Outer]], Tensor]
+) -> Tensor:
     n = terms[0].n
     size = max(1, PORTION // max(1, elements))
     if size >= n:
@@ -152,11 +159,11 @@ def _portions(terms: Sequence[Term], elements: int, square) -> Tensor:
     return torch.cat([square([term.part(a, b) for term in terms]) for a, b in ranges])
 
 
-def _formed_square(terms: Sequence[Term]) -> Tensor:
+def _formed_square(terms: Sequence[Outer]) -> Tensor:
     total = terms[0].gradients()
     for term in terms[1:]:
         total = total + term.gradients()
-    return torch.linalg.vector_norm(total, dim=1).square()
+    return _square(total, 1)
 
 
 def _gram_square(terms: Sequence[Outer]) -> Tensor:
@@ -238,7 +245,8 @@ def convolution(
     """
     n, kernel = len(x), list(weight_shape[2:])
     if isinstance(padding, str):
-        spans = [(k - 1) * d if padding == "same" else 0 for k, d in zip(kernel, dilation)]
+        pairs = zip(kernel, dilation, strict=True)
+        spans = [(k - 1) * d if padding == "same" else 0 for k, d in pairs]
         sides = [(span // 2, span - span // 2) for span in spans]
     else:
         sides = [(p, p) for p in padding]

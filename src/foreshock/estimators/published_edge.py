@@ -161,7 +161,11 @@ class PublishedEdge:
         assert moment.probe is not None
         names = [info.name for info in SERIES[11:]]
         lr = moment.learning_rates[0]
-        batch = moment.view.draw(moment.probe, moment.step)[0]
+        batches = moment.view.draw(moment.probe, moment.step)[:1]
+        if not batches:
+            missing = Estimate.missing("The probe returned no batch at this step.")
+            return dict.fromkeys(names, missing)
+        batch = batches[0]
         _, train = moment.view.gradient(moment.probe.loss, batch)
         along = (modes @ torch.cat([g.reshape(-1) for g in train]).double()).tolist()
         with quiet(moment.view.seed):

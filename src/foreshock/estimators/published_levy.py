@@ -106,9 +106,11 @@ class PublishedLevy:
         """Measure at one moment."""
         assert moment.probe is not None
         norms = (*state.norms, moment.gradient_norm)[-self.window :]
-        batch = moment.view.draw(moment.probe, moment.step)[0]
+        batches = moment.view.draw(moment.probe, moment.step)[:1]
         seed = self.seed * 1_000_003 + moment.step
-        top = lambda_power(moment.view, moment.probe.loss, [batch], products=6, seed=seed)
+        top = math.nan
+        if batches:
+            top = lambda_power(moment.view, moment.probe.loss, batches, products=6, seed=seed)
         inputs = probe_inputs(moment.probe, self.examples)
         rho = metric_log_det(moment.view, moment.probe, inputs)
         found = self._scalars(state, norms, top, rho, moment)

@@ -57,7 +57,17 @@ class HillNorms:
     def series(self) -> tuple[SeriesInfo, ...]:
         """What every measurement writes."""
         null = "Gaussian gradients in as many dimensions"
-        return (SeriesInfo("tails/hill", "Hill index of gradient norms", "1", null),)
+        return (
+            SeriesInfo(
+                "tails/hill",
+                "Hill index of gradient norms",
+                "1",
+                null,
+                formula="k / Σ_{i≤k} log(X_(i)/X_(k+1)), X the last norms in descending order",
+                oracle="the textbook loop; exact Pareto samples; the law of Gaussian norms",
+                source="Hill, Ann. Stat. 3 (1975) 1163; levy.md 1, signal.md 11.5 without the clip",
+            ),
+        )
 
     def init(self) -> tuple[float, ...]:
         """No norms yet."""

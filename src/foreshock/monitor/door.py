@@ -29,6 +29,16 @@ def check_schedule(budget: float | None, every: object, dry_run: bool) -> None:
         )
 
 
+def check_ranks(observables: Sequence[Observable], every: object) -> None:
+    """Refuse what all ranks do together where each has a schedule of its own."""
+    for observable in observables:
+        if "ranks" in observable.needs and not isinstance(every, (int, Mapping)):
+            raise ValueError(
+                f"The observable {observable.name!r} with source='ranks' waits for all ranks, so "
+                "they must measure at the same steps: pass a fixed every=..., on every rank."
+            )
+
+
 def check_optimizer(view: ModelView, optimizer: Any) -> None:
     """Refuse what has no step hooks, or trains another model."""
     if not hasattr(optimizer, "register_step_pre_hook") or not hasattr(optimizer, "param_groups"):
@@ -103,6 +113,10 @@ def taken_at(observable: Observable, probe: Probe | None, view: ModelView) -> st
     needs = observable.needs
     if "update" in needs:
         return f"after the update, weights {kind}"
+    if "examples" in needs:
+        return f"each example of the step's own backward passes, before the update, {kind}"
+    if "ranks" in needs:
+        return f"each rank's own gradient of the step, before the average over ranks, {kind}"
     if "micro" in needs:
         return f"each backward pass of the step, scaled to the gradient the optimizer uses, {kind}"
     if "probe" not in needs or probe is None:

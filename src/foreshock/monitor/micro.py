@@ -27,6 +27,7 @@ class MicroBatches:
         self._handles: list[RemovableHandle] = []
         self._seen: list[list[Tensor]] = []
         self.uneven = False
+        self.total: tuple[Tensor, ...] = ()
         self.arm(False)
 
     def _hook(self, index: int, gradient: Tensor) -> None:
@@ -55,8 +56,10 @@ class MicroBatches:
 
         Returns:
             k gradients; none when parameters took part in different numbers of passes, which
-            ``uneven`` then says. A parameter that took part in none has zeros.
+            ``uneven`` then says. A parameter that took part in none has zeros. Their plain sum is
+            left in ``total`` until the next call.
         """
+        self.total = ()
         counts = {len(column) for column in self._seen} - {0}
         self.uneven = len(counts) > 1
         if not self._armed or len(counts) != 1:
@@ -67,6 +70,7 @@ class MicroBatches:
             column or [torch.zeros_like(p)] * k for column, p in zip(self._seen, live, strict=True)
         ]
         totals = [torch.stack(column).sum(0) for column in columns]
+        self.total = tuple(totals)
         pairs = [(t, g) for t, g in zip(totals, gradients, strict=True) if g is not None]
         if not pairs:  # a closure, or a step that the scaler skips
             return ()

@@ -118,7 +118,7 @@ def _member(one: str | Observable) -> Observable:
 
 
 def _offered(probe: Probe | None) -> frozenset[str]:
-    offered = {"gradients", "update", "micro"}
+    offered = {"gradients", "update", "micro", "examples"}
     if probe is not None:
         offered.add("probe")
         if probe.losses is not None and len(probe.losses) > 1:

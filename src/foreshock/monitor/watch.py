@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from foreshock.detectors import resolve
 from foreshock.monitor import door
+from foreshock.monitor.examples import Examples
 from foreshock.monitor.micro import MicroBatches
 from foreshock.monitor.presets import Choice, choose
 from foreshock.monitor.recorder import Recorder
@@ -76,6 +77,7 @@ class Watch:
         self._view = ModelView(model)
         door.check_optimizer(self._view, optimizer)
         choice = choose(observables, probe)
+        door.check_ranks(choice.observables, every)
         if probe is not None:
             check_probe(self._view, probe, model)
         self._observables = {o.name: o for o in choice.observables}
@@ -112,6 +114,8 @@ class Watch:
         self._in_hooks = 0.0
         micro = any("micro" in o.needs for o in choice.observables)
         self._micro = MicroBatches(self._view) if micro else None
+        examples = any("examples" in o.needs for o in choice.observables)
+        self._examples = Examples(self._view, model) if examples else None
         self._before_due: list[str] = []
         self._after_due: list[str] = []
         self._stale = False
@@ -256,6 +260,8 @@ class Watch:
             self._before_due = [n for n in due if n not in self._after_due]
         if self._micro is not None:
             self._micro.arm(any("micro" in self._observables[n].needs for n in due))
+        if self._examples is not None:
+            self._examples.arm(any("examples" in self._observables[n].needs for n in due))
 
     def _moment(self, update: tuple[Tensor, ...] | None = None) -> Moment:
         groups = self._optimizer.param_groups
@@ -265,6 +271,7 @@ class Watch:
         # Once a step: the moment after the update has no use for the passes before it.
         wanted = self._micro is not None and update is None
         micro = self._micro.take(gradients) if self._micro is not None and wanted else ()
+        heard = self._examples if update is None else None
         return Moment(
             step=self.step,
             view=self._view,
@@ -276,6 +283,8 @@ class Watch:
             update=update,
             micro=micro,
             uneven=self._micro is not None and self._micro.uneven,
+            local=self._micro.total if self._micro is not None and wanted else (),
+            examples=heard.take(gradients) if heard is not None else None,
         )
 
     def _measure(self, names: list[str], moment: Moment) -> None:
@@ -388,6 +397,8 @@ class Watch:
             handle.remove()
         if self._micro is not None:
             self._micro.remove()
+        if self._examples is not None:
+            self._examples.remove()
 
     def _give_up(self, error: Exception) -> None:
         """The monitor itself failed (a full disk): let go of the run, keep what was written."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from foreshock.probe.examples import ExampleNorms
 from foreshock.probe.optimizer import OptimizerView
 from foreshock.probe.spec import Probe
 from foreshock.probe.view import ModelView, batch_size, norm
@@ -40,6 +41,10 @@ class Moment:
             gradient the optimizer uses, for observables that need them.
         uneven: Whether ``micro`` is empty because parameters took part in different numbers of
             passes.
+        local: Sum of the gradients of this rank's own backward passes, before it is averaged over
+            ranks, scaled or clipped; with ``micro``.
+        examples: Per-example gradient norms of this step's own backward passes, for observables
+            that need them; ``None`` where they cannot be had (compiled models).
     """
 
     step: int
@@ -52,6 +57,8 @@ class Moment:
     update: tuple[Tensor, ...] | None = None
     micro: tuple[tuple[Tensor, ...], ...] = ()
     uneven: bool = False
+    local: tuple[Tensor, ...] = ()
+    examples: ExampleNorms | None = None
 
     @cached_property
     def gradient_norm(self) -> float:

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from foreshock.stats.intervals import jackknife_se, t_quantile
+from foreshock.stats.intervals import fieller, t_quantile
 from foreshock.types import Estimate, Flag
 
 Array = NDArray[np.float64]
@@ -44,12 +44,14 @@ LEAST = 4
 
 @dataclass(frozen=True, slots=True)
 class DescentPieces:
-    """The parts of the expected loss change; first the value, then the n values without a batch.
+    """The parts of the expected loss change, with what their intervals are made of.
+
+    First the value, then the n values without batch i, then the n values without its Hessian only.
 
     Args:
-        drift: ``(1 + n,)`` estimates of μ·E u.
-        curvature: ``(1 + n,)`` estimates of E[u'Hu].
-        straight: ``(1 + n,)`` estimates of ū'Hū.
+        drift: ``(1 + 2n,)`` estimates of μ·E u.
+        curvature: ``(1 + 2n,)`` estimates of E[u'Hu].
+        straight: ``(1 + 2n,)`` estimates of ū'Hū.
     """
 
     drift: Array
@@ -58,12 +60,12 @@ class DescentPieces:
 
     @property
     def expected(self) -> Array:
-        """``(1 + n,)`` estimates of E ΔL."""
+        """``(1 + 2n,)`` estimates of E ΔL."""
         return self.drift + self.curvature / 2
 
     @property
     def noise(self) -> Array:
-        """``(1 + n,)`` estimates of ½ tr(H Cov u), what the noise of the batch costs."""
+        """``(1 + 2n,)`` estimates of ½ tr(H Cov u), what the noise of the batch costs."""
         return (self.curvature - self.straight) / 2
 
 
@@ -111,22 +113,23 @@ def descent_pieces(
         )
     different = index[:, None] != index[None, :]
     foreign = different & (index[:, None] != source[None, :])
-    # Batch i takes with it column i, and the columns whose Hessian is its own.
-    leaves = ~different | (index[:, None] == source[None, :])
+    owned = index[:, None] == source[None, :]  # batch i gave the Hessian of column j
     return DescentPieces(
-        _means(a, different, ~different),
-        _means(k, ~different, leaves),
-        _means(k, foreign, leaves),
+        _means(a, different, np.zeros_like(different)),
+        _means(k, ~different, owned),
+        _means(k, foreign, owned),
     )
 
 
-def _means(values: Array, where: NDArray[np.bool_], leaves: NDArray[np.bool_]) -> Array:
-    """Mean of the chosen entries, then without row i and the columns that leave with it."""
+def _means(values: Array, where: NDArray[np.bool_], owned: NDArray[np.bool_]) -> Array:
+    """Mean of the chosen entries; without row i, column i and those i owns; without the latter."""
     both = np.stack([np.where(where, values, 0.0), where.astype(np.float64)])
     rows, columns = both.sum(2), both.sum(1)
+    leaves = owned | np.eye(len(owned), dtype=bool)
     gone = columns @ leaves.T + rows - (both * leaves).sum(2)
-    total = both.sum((1, 2))
-    return np.concatenate([[total[0] / total[1]], (total[0] - gone[0]) / (total[1] - gone[1])])
+    gone = np.concatenate([np.zeros((2, 1)), gone, columns @ owned.T], axis=1)
+    total, count = both.sum((1, 2))[:, None] - gone
+    return total / count
 
 
 def expected_descent(
@@ -165,7 +168,8 @@ def expected_descent(
     if trouble:
         return {name: Estimate.missing(trouble, n=len(np.asarray(products))) for name in EXPECTED}
     pieces = descent_pieces(products, curvatures, hessians)
-    return dict(zip(EXPECTED, (_around(pieces.expected), _around(pieces.noise)), strict=True))
+    both = _around(pieces.expected), _around(pieces.noise, once=False)
+    return dict(zip(EXPECTED, both, strict=True))
 
 
 def critical_snr(
@@ -189,9 +193,8 @@ def critical_snr(
     step a descent. The margin is a difference that stays finite there; it is positive exactly where
     the step is expected to descend, which is the question to ask.
 
-    **Interval.** Jackknife, t_{n-1}; for the critical ratio that of its reciprocal (2 - η λ_μ)/(η
-    λ_Σ), which passes through 0 where the ratio passes through infinity, so the interval may be
-    unbounded above. COVERAGE
+    **Interval.** Jackknife, t_{n-1}; for the critical ratio Fieller's with jackknife covariance of
+    η λ_Σ and 2 - η λ_μ, unbounded above where the latter may be 0. COVERAGE
 
     Args:
         gram: ``(n, n)`` Gram matrix g_i · g_j.
@@ -225,7 +228,8 @@ def critical_snr(
     signal, straight = pieces.drift, pieces.straight
     along_noise = 2 * pieces.noise
     diagonal = np.diagonal(gram)
-    raw = np.concatenate([[diagonal.mean()], (diagonal.sum() - diagonal) / (n - 1)])
+    raw = np.full(1 + 2 * n, diagonal.mean())
+    raw[1 : 1 + n] = (diagonal.sum() - diagonal) / (n - 1)
     noise = raw - signal  # V: the mean of |g_i|² less that of g_i·g_j
     if not noise[0] > 64 * float(np.finfo(np.float64).eps) * raw[0]:
         same = "The batch gradients are identical: there is no noise to compare the signal with."
@@ -243,24 +247,44 @@ def critical_snr(
         return {"grad/critical_snr": Estimate.missing(sentence, n=n), **out}
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = learning_rate * straight / signal  # η λ_μ
-        reciprocal = _around((2 - slope) * noise / (learning_rate * along_noise))
+        above, below = learning_rate * along_noise / noise, 2 - slope
     doubtful = [
         name
         for name, values in (("signal", signal), ("curvature along the noise", along_noise))
         if not _around(values).low > 0
     ]
-    value, low, high = (
-        1 / x if x > 0 else math.inf for x in (reciprocal.value, reciprocal.high, reciprocal.low)
-    )
-    reason = ""
-    if doubtful:
-        reason = f"The interval of the {doubtful[0]} contains 0."
+    reason = f"The interval of the {doubtful[0]} contains 0." if doubtful else ""
+    value = above[0] / below[0] if below[0] > 0 else math.inf
     if not math.isfinite(value):
         reason = f"η λ_μ = {slope[0]:.3g} >= 2: no signal-to-noise ratio makes this step descend."
     out["grad/critical_snr"] = Estimate(
-        value, low, high, n=n, flags=Flag.UNRESOLVED if reason else Flag.NONE, reason=reason
+        float(value),
+        *_positive_ratio(above, below),
+        n=n,
+        flags=Flag.UNRESOLVED if reason else Flag.NONE,
+        reason=reason,
     )
     return out
+
+
+def _positive_ratio(above: Array, below: Array) -> tuple[float, float]:
+    """Fieller's interval of a/b from jackknife values, where b <= 0 stands for a ratio of +inf."""
+    values = np.stack([above, below])
+    if not np.isfinite(values).all():
+        return -math.inf, math.inf
+    n = (len(above) - 1) // 2
+    covariance = _covariance(values, n)
+    pieces = fieller(
+        float(above[0]),
+        float(below[0]),
+        float(covariance[0, 0]),
+        float(covariance[1, 1]),
+        float(covariance[0, 1]),
+        t_quantile(n - 1),
+    )
+    if len(pieces) == 1 and math.isfinite(pieces[0][1]):
+        return pieces[0] if below[0] > 0 else (math.inf, math.inf)
+    return pieces[-1][0], math.inf  # through infinity, where b changes its sign
 
 
 def _trouble(products: ArrayLike, curvatures: ArrayLike) -> str:
@@ -273,11 +297,46 @@ def _trouble(products: ArrayLike, curvatures: ArrayLike) -> str:
     return ""
 
 
-def _around(values: Array) -> Estimate:
-    """Jackknife interval of the first value from those without one batch."""
-    n = len(values) - 1
+def _covariance(values: Array, n: int) -> Array:
+    """Jackknife covariance of several statistics that share a ring of Hessians.
+
+    Column j of the curvatures leaves when batch j is deleted and when the batch of its Hessian is,
+    so the plain jackknife counts what is particular to the column twice. That is the sum of squares
+    without the Hessian only, and it is taken off once, up to half of the plain variance.
+
+    Args:
+        values: ``(m, 1 + 2n)`` as in `DescentPieces`, or ``(m, 1 + n)`` for the plain jackknife.
+        n: Number of batches.
+
+    Returns:
+        ``(m, m)``.
+    """
+    batch = values[:, 1 : 1 + n] - values[:, 1 : 1 + n].mean(1, keepdims=True)
+    plain = batch @ batch.T
+    if values.shape[1] == 1 + n:
+        return (n - 1) / n * plain
+    column = values[:, 1 + n :] - values[:, 1 + n :].mean(1, keepdims=True)
+    twice = column @ column.T
+    own = np.diagonal(twice) > 0
+    share = min([1.0, *(0.5 * np.diagonal(plain)[own] / np.diagonal(twice)[own])])
+    return (n - 1) / n * (plain - share * twice)
+
+
+def _around(values: Array, *, once: bool = True) -> Estimate:
+    """Jackknife interval of the first value, laid out as in `DescentPieces`.
+
+    Args:
+        values: ``(1 + 2n,)``.
+        once: Whether to count a column once. A mean of a few squares is skewed, and the plain
+            variance makes up for it: 95-98 % coverage of the noise part instead of 90-94 %.
+
+    Returns:
+        The estimate.
+    """
+    n = (len(values) - 1) // 2
     if not np.isfinite(values).all():
         return Estimate.missing("One batch carries all there is to divide by.", n=n)
     value = float(values[0])
-    half = t_quantile(n - 1) * float(jackknife_se(values[1:]))
+    counted = values if once else values[: 1 + n]
+    half = t_quantile(n - 1) * math.sqrt(float(_covariance(counted[None], n)[0, 0]))
     return Estimate(value, value - half, value + half, n=n)

@@ -79,7 +79,7 @@ def standardised_products(
         ValueError: If there are fewer than 7 gradients or the folds do not fit.
 
     Examples:
-        >>> standardised_products(np.ones((4, 8, 8)))[0, 1].round(3)
+        >>> round(float(standardised_products(np.ones((4, 8, 8)))[0, 1]), 3)
         0.6
     """
     grams = np.asarray(grams, dtype=np.float64)
@@ -181,10 +181,12 @@ def _signal(products: Array, without: Array) -> Estimate:
     moments = gram_moments(products)
     value = float(moments.signal)
     floor = 2 * max(float(moments.trace_square), 0.0) / (n * (n - 1))
-    spread = t_quantile(n - 1) * math.sqrt(max(float(jackknife_se(without)) ** 2 - floor, floor))
+    jackknife = float(jackknife_se(without)) ** 2
+    spread = t_quantile(n - 1) * math.sqrt(max(jackknife - floor, floor))
     low, high = value - spread, value + spread + SKEW * float(moments.top) / n
-    # v has the freedom of a few batches only, so the products have heavier tails than Gaussian.
-    half = t_quantile(n - 1) * math.sqrt(floor)
+    # The plain jackknife, too wide at mu = 0 by up to sqrt(2): the floor is too narrow there, since
+    # products that share a v of few batches are not independent.
+    half = t_quantile(n - 1) * math.sqrt(max(jackknife, floor))
     if low <= 0 <= high:
         reason, flags = "The interval of the signal contains 0.", Flag.UNRESOLVED
     else:

@@ -386,5 +386,6 @@ def hill_signal(samples: ArrayLike, n_tail: int = 100) -> float:
         raise ValueError(
             f"`hill_signal` needs more than `n_tail` = {n_tail} samples. Got {magnitudes.size}."
         )
-    mean_log = float(np.mean(np.log(magnitudes[:n_tail] / (magnitudes[n_tail] + 1e-10))))
+    with np.errstate(divide="ignore"):  # all samples zero: -inf, which the clip turns into 1
+        mean_log = float(np.mean(np.log(magnitudes[:n_tail] / (magnitudes[n_tail] + 1e-10))))
     return float(np.clip(1.0 / (mean_log + 1e-10), 1.0, 2.0))

@@ -74,7 +74,9 @@ def noise_tails(samples: ArrayLike) -> dict[str, Estimate]:
     - ``finite_variance``: 0 if the interval of ``clt`` lies below 2 and the excess 1/α − 1/2 kept
       more than .8 of itself from ``block`` to ``clt`` (one-sided 2.5 %, paired over coordinates):
       a stable law keeps all, Student-t with 3 degrees of freedom .75, Laplace .5. Else 1, "not
-      rejected". Measured share of 0 with 512 independent coordinates in 8 batches: VERDICTS.
+      rejected". Share of 0 in 300 draws of 512 independent coordinates, 8 batches: stable 1.2
+      .76, 1.5 .29, 1.8 .04; normal .003, t with 3 degrees .003, Laplace 0, normal times lognormal
+      0. With 64 coordinates a stable 1.5 is found in .04: "not rejected" proves nothing.
 
     **Uncertainty.** Delete-one-batch jackknife, Student's t with n − 1: batches are what is
     independent, whatever ties the coordinates together. For averages over subsets of four it is

@@ -296,9 +296,10 @@ def clt_scaling(samples: ArrayLike, groups: Sequence[int] = (1, 4, 16)) -> CltSc
     normal law. `finite_variance_not_rejected` is False only if at the largest sums the 95 %
     interval of α lies below 2 and the interval of the rise reaches 0 from either side.
 
-    **Level and power**, share of "rejected", measured here in 2,000 samples of n = 1,600 (100 sums
-    of 16): LEVELS. A law between (Student-t with 3 degrees of freedom) rises so slowly that a
-    small sample cannot tell: "not rejected" is no proof of a finite variance either.
+    **Level and power**, share of "rejected" in 2,000 samples of n = 1,600 (100 sums of 16), then in
+    500 of n = 16,000. Finite variance: normal .014, .024; Laplace .014, 0; Student-t with 3 degrees
+    of freedom .030, .026; normal times lognormal .033, 0. Infinite: stable 1.8 .03, .35; stable 1.5
+    .18, .97; stable 1.2 .50, .98. "Not rejected" is no proof of a finite variance.
 
     **Cost.** One sort a group size, .6 ms at n = 1,600.
 

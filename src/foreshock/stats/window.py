@@ -47,6 +47,8 @@ from foreshock.stats.window_null import (
     effective_dimension,
     lag_means,
     null_grams,
+    scatter,
+    scatter_law,
     sign_test,
     toeplitz,
 )
@@ -163,14 +165,15 @@ def window_spectrum(
 
     ρ_l estimates the autocorrelation of the process. Its variance is Bartlett's, summed over the
     pairs with the covariances of cosines that share updates (`cosine_covariance`, at the measured
-    autocorrelation), over p^; Student with (W-1)(W-2)/2 degrees of freedom. Coverage: see
-    `benchmarks/coverages/update_window.py`. Its null
+    autocorrelation), times the measured 1/p; Student with its degrees of freedom (`scatter_law`). Measured
+    coverage over independent and AR(1) updates, ρ to .9, p from 41 to 2,000: 93.8 to 98.8 %, the
+    latter at .9. Its null
     is +- t/sqrt(p (W-l)).
 
     **Sketched Gram.** Products of CountSketches of `sketch` dimensions err like a Wishart matrix:
     to first order λ_j errs by sqrt(2/sketch) λ_j, independently over j, which gives the intervals
     (σ_j: 1.96/sqrt(2 sketch) of itself, R: 1.96/sqrt(sketch)). k* ranges over all positions whose
-    ratio could be the largest. A ratio within that error of 1 is `no_edge`.
+    ratio could be the largest. Measured coverage 95 to 98 %; ratio 97 to 99 %. A ratio within that error of 1 is `no_edge`.
 
     **Cost.** `draws` eigenproblems of W x W: 1.5 ms at W = 10 and 199 draws, 3.5 ms at W = 20.
 
@@ -360,9 +363,10 @@ def _autocorrelation(cosines: Array) -> dict[str, Estimate]:
     width = len(cosines)
     means = lag_means(cosines)
     correlation = toeplitz(means)
-    p = effective_dimension(cosines, correlation)
+    expected, freedom = scatter_law(correlation)
+    inverse = scatter(cosines) / expected  # 1/p, unbiased: what Student's law asks for
     independent = effective_dimension(cosines)
-    t = t_quantile((width - 1) * (width - 2) / 2)
+    t, null_t = t_quantile(freedom), t_quantile((width - 1) * (width - 2) / 2)
     out = {}
     for lag in (1, 2, 3):
         name = f"update/rho_{lag}"
@@ -373,8 +377,10 @@ def _autocorrelation(cosines: Array) -> dict[str, Estimate]:
             )
             continue
         mean = float(means[lag])
-        variance = max(float(cosine_covariance(correlation, lag).mean()), 0.0) / p
+        first = np.arange(pairs)
+        covariance = cosine_covariance(correlation, first, first + lag)
+        variance = max(float(covariance.mean()), 0.0) * inverse
         half = t * math.sqrt(variance)
-        band = t / math.sqrt(independent * pairs)
+        band = null_t / math.sqrt(independent * pairs)
         out[name] = Estimate(mean, mean - half, mean + half, n=pairs, null=(-band, band))
     return out

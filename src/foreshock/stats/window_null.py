@@ -78,27 +78,26 @@ def toeplitz(means: ArrayLike) -> Array:
     return r[np.abs(index[:, None] - index[None, :])]
 
 
-def cosine_covariance(correlation: Array, lag: int) -> Array:
-    r"""Covariance of the cosines at one lag, times p, for Gaussian updates with correlation R.
+def cosine_covariance(correlation: Array, first: Array, second: Array) -> Array:
+    r"""Covariance of cosines of pairs of updates, times p, for Gaussian updates with correlation R.
 
     Pearson and Filon: p Cov(c_ij, c_kl) = ½ r_ij r_kl (r_ik² + r_il² + r_jk² + r_jl²) + r_ik r_jl
     + r_il r_jk - r_ij (r_ik r_il + r_jk r_jl) - r_kl (r_ik r_jk + r_il r_jl), to first order in
-    1/p; here j = i + lag, l = k + lag. The identity for independent updates.
+    1/p. The identity for independent updates.
 
     Args:
         correlation: (W, W) R.
-        lag: From 1 to W-1.
+        first: (m,) The i of every pair.
+        second: (m,) The j of every pair.
 
     Returns:
-        (W - lag, W - lag) The covariance.
+        (m, m) The covariance.
 
     Examples:
-        >>> cosine_covariance(np.eye(4), 2).tolist()
+        >>> cosine_covariance(np.eye(4), np.array([0, 1]), np.array([2, 3])).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
     r = correlation
-    first = np.arange(len(r) - lag)
-    second = first + lag
     ik, jl = r[np.ix_(first, first)], r[np.ix_(second, second)]
     il, jk = r[np.ix_(first, second)], r[np.ix_(second, first)]
     ij = r[first, second][:, None]
@@ -106,6 +105,53 @@ def cosine_covariance(correlation: Array, lag: int) -> Array:
     squares = ik**2 + il**2 + jk**2 + jl**2
     out = 0.5 * ij * kl * squares + ik * jl + il * jk
     return out - ij * (ik * il + jk * jl) - kl * (ik * jk + il * jl)
+
+
+def scatter(cosines: ArrayLike) -> float:
+    """Sum of squares of the cosines around their mean at each lag, over lags 1 to W-2.
+
+    Args:
+        cosines: (W, W) Matrix with unit diagonal, W >= 3.
+
+    Returns:
+        The sum.
+
+    Examples:
+        >>> scatter(toeplitz([1.0, 0.5, 0.2]))
+        0.0
+    """
+    matrix = np.asarray(cosines, dtype=np.float64)
+    diagonals = [np.diagonal(matrix, lag) for lag in range(1, len(matrix) - 1)]
+    return sum(float(((one - one.mean()) ** 2).sum()) for one in diagonals)
+
+
+def scatter_law(correlation: Array) -> tuple[float, float]:
+    """Mean (times p) and degrees of freedom of the scatter of cosines around their lag means.
+
+    With A the covariance of all cosines of lags 1 to W-2, centred lag by lag, the scatter has mean
+    tr A and about (tr A)²/tr A² degrees of freedom (Satterthwaite); both (W-1)(W-2)/2 where updates
+    are independent.
+
+    Args:
+        correlation: (W, W) R.
+
+    Returns:
+        The mean and the degrees of freedom.
+
+    Examples:
+        >>> scatter_law(np.eye(10))
+        (36.0, 36.0)
+    """
+    width = len(correlation)
+    lags = [np.arange(width - lag) for lag in range(1, width - 1)]
+    first = np.concatenate(lags)
+    lag = np.repeat(np.arange(1, width - 1), [len(one) for one in lags])
+    covariance = cosine_covariance(correlation, first, first + lag)
+    same = (lag[:, None] == lag[None, :]) / (width - lag)[:, None]
+    centring = np.eye(len(lag)) - same
+    a = centring @ covariance @ centring
+    mean = max(float(np.trace(a)), np.finfo(np.float64).tiny)
+    return round(mean, 12), round(mean**2 / max(float((a * a).sum()), 1e-300), 12)
 
 
 def effective_dimension(cosines: ArrayLike, correlation: Array | None = None) -> float:
@@ -119,7 +165,7 @@ def effective_dimension(cosines: ArrayLike, correlation: Array | None = None) ->
     sqrt(p). Kept within [W, 1e15]: below W the null's Wishart law would be singular.
 
     Autocorrelated updates scatter less than 1/p, and neighbouring cosines together; with
-    `correlation` the scatter expected of them (`cosine_covariance`) stands in place of ν.
+    `correlation` the scatter expected of them and its ν (`scatter_law`) stand in.
 
     Args:
         cosines: (W, W) Matrix with unit diagonal, W >= 3.
@@ -134,24 +180,16 @@ def effective_dimension(cosines: ArrayLike, correlation: Array | None = None) ->
         >>> 2000 < effective_dimension(g @ g.T) < 12000
         True
     """
-    matrix = np.asarray(cosines, dtype=np.float64)
-    width = len(matrix)
-    scatter, expected, freedom = 0.0, 0.0, 0
-    for lag in range(1, width - 1):
-        diagonal = np.diagonal(matrix, lag)
-        count = width - lag
-        scatter += float(((diagonal - diagonal.mean()) ** 2).sum())
-        freedom += count - 1
-        if correlation is None:
-            expected += count - 1
-        else:
-            covariance = cosine_covariance(correlation, lag)
-            expected += max(float(np.trace(covariance) - covariance.sum() / count), 0.0)
-    if freedom <= 2:  # W = 3 has a single degree of freedom
-        unbiased = expected / freedom
+    width = len(np.asarray(cosines))
+    freedom = (width - 1) * (width - 2) / 2
+    expected = freedom
+    if correlation is not None:
+        expected, freedom = scatter_law(correlation)
+    if freedom > 2:  # W = 3 has a single degree of freedom
+        expected *= (freedom - 2) / freedom
     else:
-        unbiased = expected * (freedom - 2) / freedom
-    return min(max(unbiased / max(scatter, 1e-300), float(width)), 1e15)
+        expected /= freedom
+    return min(max(expected / max(scatter(cosines), 1e-300), float(width)), 1e15)
 
 
 @lru_cache(maxsize=256)
@@ -228,7 +266,9 @@ def null_grams(
         drawn = null_cosines(n, _log(effective_dimension(cosines)), draws, seed, freedom)
     else:
         means = lag_means(cosines)
-        p = effective_dimension(cosines, toeplitz(means))
+        correlation = toeplitz(means)
+        p = effective_dimension(cosines, correlation)
+        _, freedom = scatter_law(correlation)
         # A longer window than the observed one: the last lag once more, as a guess of the next.
         longer = toeplitz(np.append(means, means[-1])[:n])
         values, vectors = np.linalg.eigh(longer)

@@ -1,0 +1,191 @@
+"""Hessian-vector products of a loss at the live weights, and what to do where they fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from foreshock.probe.view import ModelView
+
+#: Said wherever a number rests on differences of gradients.
+DIFFERENCES = (
+    "The model has no second derivative by automatic differentiation, so products are differences "
+    "of gradients: about 4 digits on a smooth network, meaningless across the kinks of a ReLU."
+)
+
+
+def hessian(
+    view: ModelView, loss: Callable, batch: object
+) -> tuple[HessianProduct, int, torch.device]:
+    """Hessian of the probe's loss as a product v ↦ Hv.
+
+    Call it, and use what it returns, within `foreshock.probe.quiet.quiet`.
+
+    Args:
+        view: The live weights.
+        loss: ``loss(model, batch) -> scalar``.
+        batch: One batch.
+
+    Returns:
+        The product on flat vectors ``(d,)`` of any float type, which is also that of the result;
+        the dimension d; and the device.
+
+    Examples:
+        >>> import torch
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> x = torch.tensor([[1.0, 2.0]])
+        >>> product, d, _ = hessian(ModelView(model), lambda m, x: m(x).pow(2).sum() / 2, x)
+        >>> product(torch.tensor([1.0, 0.0])).tolist(), product.method  # xx'v
+        ([1.0, 2.0], 'reverse')
+    """
+    product = HessianProduct(view, loss, batch)
+    return product, product.dimension, product.device
+
+
+class HessianProduct:
+    """v ↦ Hv of one loss on one batch, by the first method that the model allows.
+
+    1. ``"reverse"`` over reverse, on one shared graph of the gradient, kept until the object is
+       dropped. On one thread 1.2 training steps a product on an MLP whose first layer holds most of
+       the weights, 2.1 on a transformer; the graph costs about one step, once.
+    2. ``"forward"`` over reverse, where an operation has no double backward: twice the price (3.3
+       and 3.6 steps there), and it takes the graph anew each time.
+    3. ``"differences"`` of gradients, (g(θ + hv) − g(θ − hv))/2h with h|v| = ε^(1/3)|θ|, where
+       neither works. It cannot see a kink that it steps over: whoever uses the product must say so
+       (`DIFFERENCES`).
+
+    Args:
+        view: The live weights.
+        loss: ``loss(model, batch) -> scalar``.
+        batch: One batch.
+        method: The first method to try.
+
+    Examples:
+        >>> import torch
+        >>> view = ModelView(torch.nn.Linear(1, 1, bias=False))
+        >>> product = HessianProduct(view, lambda m, x: m(x).pow(2).sum(), torch.ones(1, 1))
+        >>> product(torch.ones(1)).item()
+        2.0
+    """
+
+    def __init__(
+        self, view: ModelView, loss: Callable, batch: object, *, method: str = "reverse"
+    ) -> None:
+        self._view, self._loss, self._batch = view, loss, batch
+        self._leaves = view.leaves()
+        self._sizes = [leaf.numel() for leaf in self._leaves]
+        self.dimension = sum(self._sizes)
+        self.device = self._leaves[0].device
+        self.method = method
+        self._gradient: Sequence[Tensor] | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the vectors that lose nothing: float64 for float64 weights, float32 else."""
+        wide = any(leaf.dtype == torch.float64 for leaf in self._leaves)
+        return torch.float64 if wide else torch.float32
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Hv for a flat vector, in the vector's type."""
+        parts = [
+            part.view_as(leaf).to(leaf.dtype)
+            for part, leaf in zip(v.split(self._sizes), self._leaves, strict=True)
+        ]
+        methods = {"reverse": self._reverse, "forward": self._forward}
+        while self.method in methods:
+            try:
+                return self._flat(methods[self.method](parts), v)
+            except (RuntimeError, NotImplementedError) as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                self.method = "forward" if self.method == "reverse" else "differences"
+        return self._flat(self._differences(parts, v.norm()), v)
+
+    def _flat(self, rows: Sequence[Tensor], v: Tensor) -> Tensor:
+        return torch.cat([row.reshape(-1) for row in rows]).to(v.dtype)
+
+    def _loss_at(self, *leaves: Tensor) -> Tensor:
+        return self._view.loss(leaves, self._loss, self._batch)
+
+    def _reverse(self, parts: Sequence[Tensor]) -> Sequence[Tensor]:
+        leaves = self._leaves
+        if self._gradient is None:
+            self._gradient = torch.autograd.grad(
+                self._loss_at(*leaves),
+                leaves,
+                create_graph=True,
+                materialize_grads=True,
+                allow_unused=True,
+            )
+        live = [(g, p) for g, p in zip(self._gradient, parts, strict=True) if g.requires_grad]
+        if not live:  # a loss linear in the weights
+            return [torch.zeros_like(leaf) for leaf in leaves]
+        return torch.autograd.grad(
+            [g for g, _ in live],
+            leaves,
+            grad_outputs=[p for _, p in live],
+            retain_graph=True,
+            materialize_grads=True,
+            allow_unused=True,
+        )
+
+    def _forward(self, parts: Sequence[Tensor]) -> Sequence[Tensor]:
+        gradient = torch.func.grad(self._loss_at, argnums=tuple(range(len(parts))))
+        weights = tuple(leaf.detach() for leaf in self._leaves)
+        return [row.detach() for row in torch.func.jvp(gradient, weights, tuple(parts))[1]]
+
+    def _differences(self, parts: Sequence[Tensor], length: Tensor) -> Sequence[Tensor]:
+        # ε^(1/3) balances truncation against rounding of a central difference.
+        kind = self._leaves[0].dtype
+        size = torch.stack([leaf.detach().double().norm() for leaf in self._leaves]).norm()
+        h = torch.finfo(kind).eps ** (1 / 3) * size.clamp_min(1e-6) / length.clamp_min(1e-30)
+        ends = []
+        for sign in (1.0, -1.0):
+            moved = [
+                (leaf.detach() + sign * h.to(leaf.dtype) * part).requires_grad_()
+                for leaf, part in zip(self._leaves, parts, strict=True)
+            ]
+            ends.append(
+                torch.autograd.grad(
+                    self._loss_at(*moved), moved, materialize_grads=True, allow_unused=True
+                )
+            )
+        return [(up - down) / (2 * h).to(up.dtype) for up, down in zip(*ends, strict=True)]
+
+
+class MeanProduct:
+    """Weighted mean of the Hessians of several batches; all graphs are kept at the same time.
+
+    Args:
+        products: One a batch.
+        weights: Weights of the batches, scaled to sum 1.
+
+    Examples:
+        >>> import torch
+        >>> view = ModelView(torch.nn.Linear(1, 1, bias=False))
+        >>> square = lambda m, x: m(x).pow(2).sum() / 2
+        >>> each = [HessianProduct(view, square, torch.full((1, 1), x)) for x in (1.0, 3.0)]
+        >>> MeanProduct(each, [1.0, 1.0])(torch.ones(1)).item()  # (1 + 9)/2
+        5.0
+    """
+
+    def __init__(self, products: Sequence[HessianProduct], weights: Sequence[float]) -> None:
+        self._products = products
+        self._weights = [w / sum(weights) for w in weights]
+        self.dimension, self.device = products[0].dimension, products[0].device
+        self.dtype = products[0].dtype
+
+    @property
+    def method(self) -> str:
+        """The last resort that any of the products took."""
+        order = ("reverse", "forward", "differences")
+        return max((p.method for p in self._products), key=order.index)
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Hv for a flat vector, in the vector's type."""
+        total = torch.zeros_like(v)
+        for product, weight in zip(self._products, self._weights, strict=True):
+            total += weight * product(v)
+        return total

@@ -1,0 +1,189 @@
+"""Lanczos for the top of a symmetric matrix that is known by its products only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foreshock.types import NAN
+
+#: Error of an eigenvalue, relative to it, at which Lanczos stops.
+TOLERANCE = 1e-2
+#: A residual above this share of the value is no convergence, whatever the gap seems to be: the
+#: gap comes from the same vectors.
+LARGEST_RESIDUAL = 0.1
+#: Fewest products before the gap is believed; two Ritz values say nothing about a third.
+FEWEST = 3
+
+
+@dataclass(frozen=True)
+class Ritz:
+    """Largest Ritz pair of a Lanczos run.
+
+    Args:
+        value: Ritz value θ; nan if a product was not finite.
+        residual: |Hv − θv|: an eigenvalue lies within this distance of θ.
+        vectors: The two leading Ritz vectors, ``(2, d)`` (one if one product was made).
+        steps: Hessian-vector products spent.
+        second: Second Ritz value; −inf if there is none.
+        tolerance: Relative error that was asked for.
+        exhausted: Whether the Krylov space of the start was used up.
+    """
+
+    value: float
+    residual: float
+    vectors: Tensor
+    steps: int
+    second: float = -math.inf
+    tolerance: float = TOLERANCE
+    exhausted: bool = False
+
+    @property
+    def error(self) -> float:
+        """Estimate of the error, min(r, r²/(θ − θ₂)): Temple's, with θ₂ for the second eigenvalue.
+
+        An estimate, no bound: θ₂ may lie below the second eigenvalue, and both may lie below one
+        that the start does not contain.
+        """
+        gap = self.value - self.second
+        if self.steps < FEWEST or not gap > 0:
+            return self.residual
+        return min(self.residual, self.residual**2 / gap)
+
+    @property
+    def converged(self) -> bool:
+        """Residual at most ``tolerance`` of θ; or at most a tenth, and `error` at most half."""
+        scale = abs(self.value)
+        return self.residual <= self.tolerance * scale or (
+            self.residual <= LARGEST_RESIDUAL * scale and self.error <= self.tolerance * scale / 2
+        )
+
+
+def lanczos(
+    product: Callable[[Tensor], Tensor],
+    start: Tensor,
+    steps: int,
+    *,
+    tolerance: float | None = None,
+    least: int = 1,
+) -> Ritz:
+    """Algebraically largest Ritz pair of a symmetric H, from ``start``.
+
+    Vectors are kept in the type of ``start`` and orthogonalised fully, twice; coefficients are
+    float64. The coefficients of *all* basis vectors are kept, so the residual
+
+        |Hv − θv|² = |T s − θ s|² + (β s_m)²,    v = V s,  HV = V T + β q e_m',
+
+    is that of H as it was applied: what rounding makes asymmetric in H shows in it.
+
+    Args:
+        product: v ↦ Hv on flat vectors.
+        start: Starting vector ``(d,)``.
+        steps: Most products to spend.
+        tolerance: Stop when `Ritz.converged` at this relative tolerance; ``None`` spends all steps.
+        least: Fewest products before stopping.
+
+    Returns:
+        The leading pair; θ is never above the largest eigenvalue (up to the rounding of H). One
+        small transfer a product, which decides whether to go on.
+
+    References:
+        Parlett, The symmetric eigenvalue problem (1998), ch. 10 (Temple) and 13.
+
+    Examples:
+        >>> import torch
+        >>> diagonal = torch.tensor([3.0, 1.0, -5.0], dtype=torch.float64)
+        >>> pair = lanczos(lambda v: diagonal * v, torch.ones(3, dtype=torch.float64), steps=3)
+        >>> round(pair.value, 6), pair.residual < 1e-9
+        (3.0, True)
+    """
+    asked = TOLERANCE if tolerance is None else tolerance
+    krylov = Krylov(product, start)
+    while krylov.grow() and krylov.size < min(steps, len(start)):
+        if tolerance is not None and krylov.size >= least and krylov.top(asked).converged:
+            break
+    top = krylov.top(asked)
+    if not math.isfinite(top.value):
+        return top
+    return krylov.with_vectors(top)
+
+
+class Krylov:
+    """An orthonormal basis of span{x, Hx, H²x, ...}, grown by one product at a time.
+
+    Args:
+        product: v ↦ Hv on flat vectors.
+        start: Starting vector ``(d,)``.
+
+    Examples:
+        >>> import torch
+        >>> krylov = Krylov(lambda v: 2 * v, torch.ones(3))
+        >>> krylov.grow(), krylov.ritz()[0].tolist()  # the identity is exhausted at once
+        (False, [2.0])
+    """
+
+    def __init__(self, product: Callable[[Tensor], Tensor], start: Tensor) -> None:
+        self._product = product
+        self._basis = start.new_empty(min(4, len(start)), len(start))
+        self._next = start / start.norm()
+        self._columns: list[list[float]] = []
+        self._beta = 0.0
+        self._scale = 0.0
+        self.exhausted = False
+
+    @property
+    def size(self) -> int:
+        """Products made."""
+        return len(self._columns)
+
+    @property
+    def basis(self) -> Tensor:
+        """Orthonormal rows ``(size, d)``."""
+        return self._basis[: self.size]
+
+    def grow(self) -> bool:
+        """Make one more product; false if the space is exhausted or a number is not finite."""
+        j = self.size
+        if j == len(self._basis):
+            room = self._basis.new_empty(min(j, len(self._next) - j), len(self._next))
+            self._basis = torch.cat([self._basis, room])
+        self._basis[j] = self._next
+        basis = self._basis[: j + 1]
+        w = self._product(self._next)
+        first = basis @ w
+        w = w - basis.T @ first
+        second = basis @ w
+        w = w - basis.T @ second
+        beta = w.norm()
+        column = torch.cat([first + second, beta[None]]).double().tolist()
+        self._beta = column.pop()
+        self._columns.append(column)
+        size = math.hypot(self._beta, *column)
+        self._scale = max(self._scale, size) if math.isfinite(size) else math.inf
+        # What is left of an exhausted space is rounding. The factor is ad hoc.
+        rounding = 50 * torch.finfo(w.dtype).eps * self._scale
+        self.exhausted = not self._beta > rounding
+        if not math.isfinite(self._scale) or self.exhausted:
+            return False
+        self._next = w / beta
+        return True
+
+    def projected(self) -> np.ndarray:
+        """T = V'HV as it was computed, not made symmetric; 0 below the subdiagonal."""
+        m = self.size
+        matrix = np.zeros((m, m))
+        for j, column in enumerate(self._columns):
+            matrix[: j + 1, j] = column
+        for j in range(m - 1):
+            # Normalising w made its length the coefficient of the next vector.
+            matrix[j + 1, j] = self._norms[j]
+        return matrix
+
+    @property
+    def _norms(self) -> list[float]:
+        raise NotImplementedError

@@ -1,0 +1,182 @@
+"""Nulls of the update window: published histograms, effective dimension, sign test by its law."""
+
+import math
+
+import numpy as np
+import pytest
+
+from foreshock.stats.window_null import (
+    NULLS,
+    cosine_covariance,
+    effective_dimension,
+    lag_means,
+    null_cosines,
+    null_grams,
+    scatter,
+    scatter_law,
+    sign_test,
+    toeplitz,
+)
+
+
+def sigma(cosines: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.linalg.eigvalsh(cosines)[:, ::-1])
+
+
+def cosines_of(updates: np.ndarray) -> np.ndarray:
+    unit = updates / np.linalg.norm(updates, axis=1, keepdims=True)
+    return unit @ unit.T
+
+
+def test_iid_histogram_of_k_star() -> None:
+    # Published: {1: .22, 2: .11, 3: .07, 4-6: ~.06, 7: .08, 8: .11, 9: .22} at any p. 2,000 Wishart
+    # draws: sd of a share .22 is .009, of .11 .007; 4 sd of the difference to a table of two digits
+    # (rounding .005, its own Monte-Carlo error alike): .04.
+    s = sigma(null_cosines(10, round(math.log(1e5) / 0.05), 2000, 1))
+    best = 1 + np.argmax(s[:, :-1] / s[:, 1:], axis=1)
+    shares = np.bincount(best, minlength=10)[1:] / 2000
+    published = [0.22, 0.11, 0.07, 0.06, 0.06, 0.06, 0.08, 0.11, 0.22]
+    np.testing.assert_allclose(shares, published, atol=0.04)
+
+
+def test_iid_shares_of_the_weighted_k_star() -> None:
+    # Published: 1 in 81 %, 2 in 16 %, here at p = 1e4; sd of .81 over 2,000 draws .009, +-4 sd.
+    s = sigma(null_cosines(10, round(math.log(1e4) / 0.05), 2000, 2))
+    best = 1 + np.argmax(s[:, :-1] / s[:, 1:] * s[:, :-1], axis=1)
+    shares = np.bincount(best, minlength=10)[1:] / 2000
+    np.testing.assert_allclose(shares[:2], [0.81, 0.16], atol=0.036)
+
+
+def test_bartlett_draws_are_those_of_explicit_vectors() -> None:
+    # Mean square cosine in p dimensions is 1/p, fourth moment 3/(p (p+2)): 4,000 draws of 6 pairs,
+    # relative sd of the mean square sqrt(2/24000) = .9 %, of the fourth moment 2.7 %.
+    p = math.exp(80 * 0.05)
+    off = null_cosines(4, 80, 4000, 3)[:, *np.triu_indices(4, 1)]
+    assert (off**2).mean() == pytest.approx(1 / p, rel=0.04)
+    assert (off**4).mean() == pytest.approx(3 / (p * (p + 2)), rel=0.12)
+    assert not null_cosines(5, 100, 19, 0).flags.writeable
+
+
+@pytest.mark.parametrize("null", NULLS)
+def test_nulls_keep_the_norms(null: str) -> None:
+    cosines = toeplitz(0.6 ** np.arange(6))
+    for n in (6, 7):
+        norms = np.linspace(1, 2, n)
+        drawn = null_grams(cosines, norms, null=null, parameters=500, draws=19)
+        assert drawn.shape == (19, n, n)
+        np.testing.assert_allclose(np.einsum("dii->di", drawn), np.tile(norms**2, (19, 1)))
+
+
+def test_the_toeplitz_null_has_the_autocorrelation_of_the_window() -> None:
+    # p is at its ceiling where the cosines are exactly rho^l: every draw is the Toeplitz matrix.
+    cosines = toeplitz(0.7 ** np.arange(8))
+    drawn = null_grams(cosines, np.ones(8), null="toeplitz", draws=19)
+    np.testing.assert_allclose(drawn, np.tile(cosines, (19, 1, 1)), atol=1e-6)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5])
+def test_effective_dimension_of_a_power_law(exponent: float) -> None:
+    values = np.arange(1, 2001.0) ** -exponent
+    truth = values.sum() ** 2 / (values**2).sum()
+    rng = np.random.default_rng(4)
+    logs = []
+    for _ in range(60):
+        updates = rng.standard_normal((10, 2000)) * np.sqrt(values)
+        updates /= np.linalg.norm(updates, axis=1, keepdims=True)
+        logs.append(math.log(effective_dimension(updates @ updates.T) / truth))
+    # sd of log p^ is sqrt(2/36) = .24 per window, .031 for the mean: 4 sd = .12, and .05 for
+    # the skewness of cosines at finite p.
+    assert abs(np.mean(logs)) < 0.17
+
+
+def test_effective_dimension_is_not_fooled_by_drift() -> None:
+    # cosines rho^l: their mean square says p = 4, their scatter within a lag says p = infinity.
+    lags = np.abs(np.subtract.outer(np.arange(10), np.arange(10)))
+    assert effective_dimension(0.9**lags) > 1e9
+
+
+def test_effective_dimension_of_an_autocorrelated_walk() -> None:
+    # Scatter of AR(1) cosines over its law: within 15 % of p = 800 in the mean of logs over 80
+    # windows of ρ = .6 (ν = 14: sd of a log .4, of the mean .045; plug-in error of R besides).
+    # Taken for independent the same cosines read 2.1 p.
+    rng = np.random.default_rng(1)
+    logs, naive = [], []
+    for _ in range(80):
+        updates = rng.standard_normal((10, 800))
+        for i in range(1, 10):
+            updates[i] = 0.6 * updates[i - 1] + 0.8 * updates[i]
+        cosines = cosines_of(updates)
+        correlation = toeplitz(lag_means(cosines))
+        logs.append(math.log(effective_dimension(cosines, correlation) / 800))
+        naive.append(math.log(effective_dimension(cosines) / 800))
+    assert abs(np.mean(logs)) < 0.2
+    assert np.mean(naive) > 0.5
+
+
+def test_covariance_of_cosines_is_that_of_drawn_walks() -> None:
+    # p Cov over 3,000 walks in 300 dimensions, entries of order 1: sd sqrt(2/3000) = .026, first
+    # order in 1/p; +-5 sd.
+    rng = np.random.default_rng(2)
+    correlation = toeplitz(0.7 ** np.arange(5))
+    root = np.linalg.cholesky(correlation)
+    first, second = np.array([0, 1, 0, 2]), np.array([1, 2, 3, 4])
+    seen = []
+    for _ in range(3000):
+        seen.append(cosines_of(root @ rng.standard_normal((5, 300)))[first, second])
+    measured = 300 * np.cov(np.array(seen).T)
+    np.testing.assert_allclose(measured, cosine_covariance(correlation, first, second), atol=0.13)
+
+
+def test_law_of_the_scatter() -> None:
+    assert scatter_law(np.eye(20)) == (171.0, 171.0)  # (W-1)(W-2)/2
+    rng = np.random.default_rng(3)
+    correlation = toeplitz(0.5 ** np.arange(10))
+    mean, freedom = scatter_law(correlation)
+    root = np.linalg.cholesky(correlation)
+    seen = np.array(
+        [1000 * scatter(cosines_of(root @ rng.standard_normal((10, 1000)))) for _ in range(600)]
+    )
+    # Mean of 600: relative sd sqrt(2/ν/600) = 1.4 % at ν = 17; variance: 2 mean²/ν within 25 %
+    # (its own sd is about sqrt((2 + 12/ν)/600) = 7 %).
+    assert seen.mean() == pytest.approx(mean, rel=0.06)
+    assert seen.var() == pytest.approx(2 * mean**2 / freedom, rel=0.28)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 1.5])
+def test_sign_test_is_exact_whatever_the_covariance(exponent: float) -> None:
+    # P(p <= .05) <= .05 for independent symmetric noise; 400 windows: 20 +- 4.4, at most +4 sd, and
+    # more than 4, as the test is not idle.
+    rng = np.random.default_rng(4)
+    scale = np.arange(1, 301.0) ** (-exponent / 2)
+    windows = (rng.standard_normal((10, 300)) * scale for _ in range(400))
+    small = sum(sign_test(cosines_of(one)) <= 0.05 for one in windows)
+    assert 4 < small <= 38
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        pytest.param(0.3 ** np.arange(10), id="momentum"),
+        pytest.param((-0.5) ** np.arange(10), id="oscillation"),
+        pytest.param(np.r_[1.0, np.full(9, 0.2)], id="drift"),
+        pytest.param(np.cos(0.9 * np.arange(10)), id="rotation"),
+    ],
+)
+def test_sign_test_sees_order(order: np.ndarray) -> None:
+    assert sign_test(toeplitz(order)) <= 4 / 512
+
+
+def test_sign_test_does_not_move_with_signs_of_noise_alone() -> None:
+    # All 2^(W-1) flips of one window hold the same p-values together: uniform but for ties.
+    rng = np.random.default_rng(5)
+    cosines = cosines_of(rng.standard_normal((7, 50)))
+    found = []
+    for pattern in range(64):
+        signs = np.array([1 - 2 * (pattern >> bit & 1) for bit in range(7)])
+        found.append(sign_test(cosines * np.outer(signs, signs)))
+    expected = np.repeat(np.arange(1, 33) / 32, 2)
+    np.testing.assert_allclose(np.sort(found), expected)
+
+
+def test_wide_windows_draw_their_signs() -> None:
+    assert sign_test(toeplitz(0.5 ** np.arange(20))) == 1 / 4096
