@@ -14,8 +14,9 @@ from foreshock.types import Flag
 
 DIMENSION = 24
 #: Name to (steps, examples in a step, small batch).
-BLOCKS = {"12 steps": (12, 32, 1), "64 steps": (64, 32, 1), "64 steps, 4 ranks": (64, 32, 8)}
-SPECTRA = {"flat": 0.0, "d_eff=2.5": 1.15}
+BLOCKS = {"16 steps": (16, 32, 1), "64 steps": (64, 32, 1), "64 steps, 4 ranks": (64, 32, 8)}
+#: Eigenvalues j^-a: effective dimensions 24 and 2.4.
+SPECTRA = {"flat": 0.0, "steep": 2.0}
 SNR = (0.0, 0.02, 1.0)  # of an example
 
 
@@ -41,7 +42,7 @@ def cells(cases: int = 1000, seed: int = 0) -> list[Cell]:
     found = []
     for b, (name, block) in enumerate(BLOCKS.items()):
         for s, (spectrum, power) in enumerate(SPECTRA.items()):
-            eigenvalues = np.arange(1.0, DIMENSION + 1) ** (-2 * power / 2)
+            eigenvalues = np.arange(1.0, DIMENSION + 1) ** -power
             scale = np.sqrt(eigenvalues / eigenvalues.sum()).astype(np.float32)
             for c, snr in enumerate(SNR):
                 rng = np.random.default_rng([seed, b, s, c])
@@ -55,7 +56,15 @@ def cells(cases: int = 1000, seed: int = 0) -> list[Cell]:
                         hits[series] += e.low <= truth.get(series, snr) <= e.high
                     flagged += bool(out["grad/snr"].flags & Flag.NONSTATIONARY)
                 setting = f"{name}, {spectrum}, C_1={snr:g}"
-                found += [Cell(k, setting, cases, h / cases) for k, h in hits.items()]
+                # U of a step is a quadratic form of the noise of its mean: where that has two
+                # directions and no signal, it is as skewed as a chi-squared with 2.4 degrees.
+                skewed = spectrum == "steep" and snr < 1
+                for series, count in hits.items():
+                    low, why = 0.92, ""
+                    if skewed and series != "grad/noise":
+                        low = 0.86 if block[0] == 16 else 0.89
+                        why = f"U of a step is skewed where noise has few directions, {block[0]} steps"
+                    found.append(Cell(series, setting, cases, count / cases, low, 0.98, why))
                 level = 1 - flagged / cases
                 why = "share of stationary blocks not flagged nonstationary, level 1 %"
                 found.append(Cell("drift test", setting, cases, level, 0.97, 1.0, why))

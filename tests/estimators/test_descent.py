@@ -317,6 +317,14 @@ def test_too_few_batches_are_said() -> None:
     assert "at least 4 probe batches" in found["grad/descent_expected"].reason
 
 
+def test_an_empty_draw_is_said() -> None:
+    model = Line()
+    probe = Probe(squares, lambda step: regression(4, 8)[:0])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    found = measure(after_step(model, optimizer, regression(1, 8)[0], probe))
+    assert all("no batch" in estimate.reason for estimate in found.values())
+
+
 def test_on_a_live_run(tmp_path: Any) -> None:
     # The monitor hands over θ_{t+1} - θ_t after the step: a run of gradient descent only descends.
     model = Line()

@@ -11,9 +11,12 @@ import torch
 
 import foreshock as fs
 from foreshock.estimators import GradientNoise, gradient_gram
+from foreshock.estimators.gradient_noise import PER_PART, PER_PART_AND_EXAMPLE
 from foreshock.probe import Probe
+from foreshock.probe.groups import Group
 from foreshock.probe.moment import Moment
 from foreshock.probe.view import ModelView
+from foreshock.stats.gram import signal_noise
 from foreshock.types import Estimate
 from tests.cases import CASES, loss
 
@@ -110,5 +113,89 @@ def test_accumulation_needs_three_passes_and_says_so(tmp_path: Path) -> None:
 
 
 def test_source_is_checked() -> None:
-    with pytest.raises(ValueError, match="`source` of `GradientNoise` must be 'probe' or"):
+    with pytest.raises(
+        ValueError, match="`source` of `GradientNoise` must be one of.*Got 'dreams'"
+    ):
         GradientNoise("dreams")  # type: ignore[arg-type]
+
+
+def readings(
+    observable: GradientNoise, model: torch.nn.Module, probe: Probe
+) -> dict[str, Estimate]:
+    view = ModelView(model)
+    moment = Moment(0, view, tuple(None for _ in view.names), (0.1,), probe=probe)
+    return dict(observable.update(None, moment)[1].scalars)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("groups", ["layer", "block"])
+def test_parts_sum_to_the_whole(name: str, groups: str) -> None:
+    case = CASES[name]
+    found = readings(GradientNoise(groups=groups), case.model().eval(), case.probe())
+    for series in ("grad/signal", "grad/noise"):
+        parts = [e.value for n, e in found.items() if n.startswith(f"{series}@")]
+        assert len(parts) > 1
+        # sums of float64 in another order
+        assert sum(parts) == pytest.approx(found[series].value, rel=1e-9)
+    whole = readings(GradientNoise(), case.model().eval(), case.probe())
+    for series, estimate in whole.items():
+        expected = pytest.approx(estimate.value, rel=1e-9, nan_ok=True)  # 4 batches: no d_eff
+        assert found[series].value == expected, series
+
+
+def test_a_part_is_the_measurement_of_its_parameters_alone() -> None:
+    case = CASES["transformer"]
+    model, probe = case.model().eval(), case.probe()
+    heads = [Group(f"head {i}", r"qkv\.weight", head=(i, 2), stacked=3) for i in range(2)]
+    groups = [Group("qkv", r"qkv\.weight"), *heads, Group("none", "nothing")]
+    found = readings(GradientNoise(groups=groups), model, probe)
+    view = ModelView(model)
+    rows = []
+    for batch in probe.draw(0):
+        gradient = dict(zip(view.names, view.gradient(loss, batch)[1], strict=True))
+        rows.append(torch.stack([gradient[n] for n in view.names if n.endswith("qkv.weight")]))
+    packed = torch.stack(rows).double().numpy()  # batch, block, 3 projections x 2 heads x 4, width
+    by_head = packed.reshape(len(rows), 2, 3, 2, 4, 8)
+    for part, g in [
+        ("qkv", packed),
+        ("head 0", by_head[:, :, :, 0]),
+        ("head 1", by_head[:, :, :, 1]),
+    ]:
+        flat = g.reshape(len(rows), -1)
+        alone = signal_noise(flat @ flat.T, batch_size=16)
+        for series in (*PER_PART, *PER_PART_AND_EXAMPLE):
+            got = found[f"{series}@{part}"]
+            assert got.value == pytest.approx(alone[series].value, rel=1e-9), (series, part)
+            assert got.low == pytest.approx(alone[series].low, rel=1e-9)
+    assert "finds no trainable parameter" in found["grad/snr@none"].reason
+
+
+def test_parts_of_accumulation() -> None:
+    case = CASES["mlp"]
+    view = ModelView(case.model())
+    micro = tuple(view.gradient(loss, case.batch(8, seed))[1] for seed in range(5))
+    absent = tuple(None for _ in view.names)
+    observable = GradientNoise("accumulation", groups={"head": "^head"})
+    found = observable.update(None, Moment(0, view, absent, (0.1,), micro=micro))[1].scalars
+    alone = gradient_gram([g[-2:] for g in micro]).numpy()
+    snr = signal_noise(alone)["grad/snr"]
+    assert found["grad/snr@head"].value == pytest.approx(snr.value, rel=1e-9)
+    assert "grad/noise_scale@head" not in found  # the size is unknown
+    nothing = observable.update(None, Moment(0, view, absent, (0.1,)))[1].scalars
+    assert math.isnan(nothing["grad/snr@head"].value)
+
+
+def test_population_is_corrected_as_the_probe_was_drawn() -> None:
+    case = CASES["mlp"]
+    parts = [case.batch(8, seed) for seed in range(5)]
+    model = case.model()
+    plain = readings(GradientNoise(), model, Probe(loss, parts))
+    fixed = readings(GradientNoise(population=50), model, Probe(loss, parts, sampling="disjoint"))
+    noise = plain["grad/noise"].value
+    assert fixed["grad/noise"].value == pytest.approx(noise * 49 / 50)
+    assert fixed["grad/signal"].value == pytest.approx(plain["grad/signal"].value + noise * 8 / 50)
+    small = readings(GradientNoise(population=39), model, Probe(loss, parts, sampling="disjoint"))
+    assert "40 examples. Got 39" in small["grad/snr"].reason
+    assert small["probe/loss"].resolved
+    with pytest.raises(ValueError, match="`population` of `GradientNoise`"):
+        GradientNoise("accumulation", population=50)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from foreshock.estimators import HeldoutSignal, RidgeSignal
+from foreshock.estimators import HeldoutSignal, ProbeSignal, RidgeSignal
 from foreshock.probe import Probe
 from foreshock.probe.moment import Moment
 from foreshock.probe.view import ModelView
@@ -16,7 +16,7 @@ from tests.cases import CASES, loss
 
 
 def read(
-    observable: HeldoutSignal | RidgeSignal, model: nn.Module, probe: Probe
+    observable: HeldoutSignal | ProbeSignal | RidgeSignal, model: nn.Module, probe: Probe
 ) -> dict[str, Estimate]:
     view = ModelView(model)
     moment = Moment(0, view, tuple(None for _ in view.names), (0.1,), probe=probe)
@@ -110,3 +110,60 @@ def test_sequences_count_every_position() -> None:
     found = read(HeldoutSignal(), model, probe)
     assert found["readout/heldout_signal"].n == 140
     assert read(RidgeSignal(), model, probe)["readout/ridge_signal"].value > 3  # copies its input
+
+
+def test_rank_p_is_uniform_under_shuffled_labels_and_small_where_the_model_knows() -> None:
+    case = CASES["mlp"]
+    model = case.model()
+    p = []
+    for seed in range(150):
+        labels = torch.randint(4, (20,), generator=torch.Generator().manual_seed(seed))
+        probe = Probe(loss, [case.batch(16, 0)], heldout=(case.batch(20, seed)[0], labels))
+        p.append(read(HeldoutSignal(), model, probe)["readout/rank_p"].value)
+    # 150 uniform draws: mean .5 of sd .024, share below .2 of sd .033; four of each
+    assert abs(np.mean(p) - 0.5) < 0.095
+    assert abs(np.mean(np.array(p) <= 0.2) - 0.2) < 0.13
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    knows = nn.Linear(4, 4, bias=False)
+    with torch.no_grad():
+        knows.weight.copy_(torch.eye(4))
+    probe = Probe(loss, [(x, x.argmax(1))], heldout=(x, x.argmax(1)))
+    assert read(HeldoutSignal(), knows, probe)["readout/rank_p"].value == pytest.approx(1 / 200)
+
+
+@pytest.mark.parametrize("imbalance", [0.25, 0.85])
+def test_probe_signal_is_standard_normal_under_shuffled_labels(imbalance: float) -> None:
+    # With 85 % of one class the ridge predicts that class: z of the raw predictions would be 5.
+    case = CASES["mlp"]
+    model, z = case.model(), []
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        rare = torch.randint(1, 4, (120,), generator=generator)
+        labels = torch.where(torch.rand(120, generator=generator) < imbalance, 0, rare)
+        probe = Probe(loss, [case.batch(8, 0)], heldout=(case.batch(120, seed)[0], labels))
+        z.append(read(ProbeSignal(), model, probe)["readout/probe_signal"].value)
+    assert abs(np.mean(z)) < 0.28  # sd .071, four of them
+    if imbalance == 0.25:
+        assert abs(np.std(z) - 1) < 0.2
+    else:
+        # rms(Z) is a mean over all classes, and rare ones move less: z is narrower or wider there
+        assert 0.5 < np.std(z) < 2.0
+
+
+def test_probe_signal_hears_features_and_never_sees_training_labels() -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(400, 4, generator=generator)
+    y = x.argmax(1)
+    model = Hidden()
+    one = read(ProbeSignal(), model, Probe(loss, [(x[:200], y[:200])], heldout=(x[200:], y[200:])))
+    wrong = torch.randint(4, (200,), generator=generator)
+    two = read(ProbeSignal(), model, Probe(loss, [(x[:200], wrong)], heldout=(x[200:], y[200:])))
+    assert one["readout/probe_signal"].value > 10
+    assert one == two
+    assert one["readout/probe_signal"].n == 100  # half of the held-out set
+    few = Probe(loss, [(x, y)], heldout=(x[:15], y[:15]))
+    assert "Got 15 in all" in read(ProbeSignal(), model, few)["readout/probe_signal"].reason
+    found = read(ProbeSignal(), NoReadout(), Probe(loss, [(x, y)], heldout=(x, y)))
+    assert "last layer is a torch.nn.Linear" in found["readout/probe_signal"].reason
+    with pytest.raises(ValueError, match="at least 16. Got 4"):
+        ProbeSignal(examples=4)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from foreshock.estimators.trajectory import trajectory_dimension
+from foreshock.estimators.trajectory import Trajectory, trajectory_dimension
+from foreshock.probe.moment import Moment
+from foreshock.probe.view import ModelView
 from foreshock.stats.trajectory import gram_dimension
 from foreshock.types import Flag
 
@@ -123,3 +125,100 @@ def test_dimension_refuses_what_it_cannot_use() -> None:
         gram_dimension(np.eye(3), dimension=0.5)
     with pytest.raises(ValueError, match="draws"):
         gram_dimension(np.eye(3), dimension=5, draws=10)
+
+
+def follow(
+    path: np.ndarray, observable: Trajectory, dtype: torch.dtype = torch.float64
+) -> list[dict]:
+    """What the observable reads along given weights, one row a step."""
+    model = torch.nn.Linear(path.shape[1], 1, bias=False, dtype=dtype)
+    view, state, found = ModelView(model), observable.init(), []
+    for step, weights in enumerate(path):
+        with torch.no_grad():
+            model.weight.copy_(torch.from_numpy(weights)[None])
+        moment = Moment(observable.stride * step, view, (None,), (0.1,))
+        state, readings = observable.update(state, moment)
+        found.append(dict(readings.scalars))
+    return found
+
+
+def test_observable_reads_the_last_updates() -> None:
+    rng = np.random.default_rng(5)
+    path = np.cumsum(walk(29, 60, 0.5, rng), 0)
+    read = follow(path, Trajectory(width=24, stride=10, draws=99))
+    assert all("24 updates so far" in one[PR].reason for one in read[:24])
+    for last in (24, 28):
+        truth = trajectory_dimension(np.diff(path, axis=0)[last - 24 : last], draws=99)
+        for name in (PR, CD, RHO):
+            assert read[last][name].value == pytest.approx(truth[name].value, rel=1e-9)
+            assert read[last][name].null == pytest.approx(truth[name].null, rel=1e-9)
+
+
+def test_sketched_path() -> None:
+    # 20,000 weights in 4,096 numbers: ratios are sums of 600 products, each off by 1/64 of the
+    # norms; tr(G²) gains n/4,096 = 0.6 % of tr(G)²/n, and 5 sd of its noise are less than 4 %.
+    rng = np.random.default_rng(6)
+    flat = walk(24, 3, 0.3, rng) @ rng.standard_normal((3, 20_000))
+    path = np.cumsum(np.concatenate([rng.standard_normal((1, 20_000)), flat]), 0)
+    exact = follow(path, Trajectory(width=24, stride=1, draws=39, sketch=20_000))[-1]
+    sketched = follow(path, Trajectory(width=24, stride=1, draws=39, sketch=4096))[-1]
+    for name, tolerance in ((PR, 0.04), (CD, 0.1), (RHO, 0.1)):
+        assert sketched[name].value == pytest.approx(exact[name].value, rel=tolerance)
+    assert exact[PR].value < 3.01 < exact[PR].null[0]  # three directions are found as such
+    assert exact[PR].null == pytest.approx(sketched[PR].null, rel=0.05)
+
+
+def test_a_sketched_walk_stays_in_its_null() -> None:
+    # Of 40 walks nominally 38 lie in the band; 33 of 40 has p = .003. Without the sketch in the
+    # null none would: the band of 5,000 dimensions lies above what 1,024 numbers can show.
+    inside = outside = 0
+    for seed in range(40):
+        steps = walk(13, 5000, 0.0, np.random.default_rng(seed))
+        watch = Trajectory(width=12, stride=1, draws=99, sketch=1024, seed=seed)
+        read = follow(np.cumsum(steps, 0), watch)[-1][PR]
+        inside += read.null[0] <= read.value <= read.null[1]
+        exact = trajectory_dimension(steps[1:], draws=39)[PR]
+        outside += read.value < exact.null[0]
+    assert inside >= 33 and outside >= 33
+
+
+def test_a_change_of_distance_starts_anew() -> None:
+    model = torch.nn.Linear(5, 1)
+    view, observable = ModelView(model), Trajectory(width=3, stride=1)
+    state = observable.init()
+    reasons = []
+    for step in (0, 1, 2, 4, 5, 6, 7):
+        with torch.no_grad():
+            model.weight.add_(torch.randn(1, 5, generator=torch.Generator().manual_seed(step)))
+        state, read = observable.update(state, Moment(step, view, (None, None), (0.1,)))
+        reasons.append(read.scalars[PR].reason)
+    # the jump from 2 to 4 empties the window; three more even steps fill it
+    assert [r[19:20] for r in reasons] == ["0", "1", "2", "0", "1", "2", ""]
+
+
+def test_no_step_and_coarse_weights_are_said() -> None:
+    rng = np.random.default_rng(7)
+    still = follow(np.ones((5, 8)), Trajectory(width=4, stride=1))[-1]
+    assert all("zero or not finite" in e.reason for e in still.values())
+    # Steps of 1e-3 around weights of 1: bfloat16 keeps 8 bits, so most of a step is rounding.
+    path = 1 + np.cumsum(1e-3 * rng.standard_normal((5, 80)), 0)
+    coarse = follow(path, Trajectory(width=4, stride=1), torch.bfloat16)[-1]
+    fine = follow(path, Trajectory(width=4, stride=1), torch.float32)[-1]
+    assert Flag.BELOW_PRECISION in coarse[PR].flags and "bfloat16" in coarse[PR].reason
+    assert fine[PR].flags == Flag.NONE
+    spoiled = follow(np.full((5, 8), np.nan), Trajectory(width=4, stride=1))[-1]
+    assert all(e.flags & Flag.UNRESOLVED for e in spoiled.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"width": 2}, "`width`"),
+        ({"stride": 0}, "`stride`"),
+        ({"draws": 9}, "`draws`"),
+        ({"sketch": 10}, "`sketch`"),
+    ],
+)
+def test_the_observable_is_checked_at_the_door(arguments: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Trajectory(**arguments)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from foreshock.estimators import UpdateWindow, update_dots
+from foreshock.estimators import UpdateWindow
 from foreshock.probe.moment import Moment
 from foreshock.probe.view import ModelView
 from foreshock.stats.window import window_spectrum
+from foreshock.stats.window_turn import window_turn
+from tests.cases import CASES
 
 
 class Cloud(torch.nn.Module):
@@ -48,6 +50,17 @@ def test_the_ring_equals_the_window_at_once() -> None:
         np.testing.assert_allclose(
             found[index].arrays["update/spectrum"], expected.arrays["update/spectrum"], rtol=1e-4
         )
+        if index == 4:
+            assert "4 of 5" in found[index].scalars["update/angle_1"].reason
+            continue
+        rows = exact[index - 5 : index]
+        turn = window_turn(rows @ rows.T)
+        for name, estimate in turn.scalars.items():
+            got = found[index].scalars[name].value
+            assert got == pytest.approx(estimate.value, rel=1e-3, nan_ok=True), name
+        np.testing.assert_allclose(
+            found[index].arrays["update/overlap"], turn.arrays["update/overlap"], atol=1e-3
+        )
 
 
 def test_says_how_full_it_is_and_nothing_else() -> None:
@@ -68,7 +81,7 @@ def test_scale_free_outputs_do_not_move_with_the_learning_rate() -> None:
     small, large = (
         walk(UpdateWindow(width=4, stride=1), factor * deltas)[-1] for factor in (1, 64)
     )
-    for name in ("k_star", "ratio", "gap_1", "rho_1", "effective_rank"):
+    for name in ("k_star", "k_star_weighted", "ratio", "gap_1", "rho_1", "effective_rank"):
         a, b = small.scalars[f"update/{name}"].value, large.scalars[f"update/{name}"].value
         assert a == pytest.approx(b, rel=1e-4, abs=1e-5), name  # 64 is exact, sums are not
     assert large.scalars["update/norm"].value == pytest.approx(
@@ -84,13 +97,6 @@ def test_noise_has_no_edge_and_a_drift_has_one() -> None:
     assert "no_edge" in quiet_["update/k_star"].flags.names
     assert moving["update/k_star"].value == 1
     assert "no_edge" not in moving["update/k_star"].flags.names
-
-
-def test_dots_are_accumulated_in_float64() -> None:
-    # 1 + 2^-24 · 2^20 ones: a float32 running sum of small terms onto a large one loses them
-    row = torch.full((1, 1 << 20), 2.0**-12)
-    row[0, 0] = 2.0**12
-    assert update_dots(row, row[0]).item() == 2.0**24 + ((1 << 20) - 1) * 2.0**-24
 
 
 def test_coarse_weights_are_flagged() -> None:
@@ -109,3 +115,119 @@ def test_arguments() -> None:
         UpdateWindow(width=1)
     with pytest.raises(ValueError, match="`stride` of `UpdateWindow` must be at least 1. Got 0"):
         UpdateWindow(stride=0)
+    with pytest.raises(ValueError, match="`sketch` of `UpdateWindow` must be at least 4096. Got 9"):
+        UpdateWindow(sketch=9)
+    with pytest.raises(ValueError, match="`null` of `UpdateWindow` must be one of"):
+        UpdateWindow(null="iid")
+    with pytest.raises(ValueError, match="`memory` of `UpdateWindow` must not be negative"):
+        UpdateWindow(memory=-1)
+    with pytest.raises(ValueError, match="`groups` of `UpdateWindow`"):
+        UpdateWindow(groups="heads")
+
+
+def train(observable: UpdateWindow, name: str, records: int) -> list:
+    """Random steps of a model with several layers, and the states in between."""
+    model = CASES[name].model()
+    view, state, found = ModelView(model), observable.init(), []
+    generator = torch.Generator().manual_seed(3)
+    for step in range(records):
+        state, readings = observable.update(state, Moment(step, view, (None,), (0.1,)))
+        found.append((readings, None if state.table is None else state.table.copy()))
+        with torch.no_grad():
+            for p in model.parameters():
+                p += 0.01 * torch.randn(p.shape, generator=generator)
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("groups", ["layer", "block"])
+def test_grams_of_the_parts_add_up_to_that_of_the_whole(name: str, groups: str) -> None:
+    found = train(UpdateWindow(width=4, stride=1, groups=groups), name, 8)
+    alone = train(UpdateWindow(width=4, stride=1), name, 8)
+    for (readings, table), (whole, total) in zip(found[1:], alone[1:], strict=True):
+        np.testing.assert_allclose(table[1:].sum(0), table[0], rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(table[0], total[0], rtol=1e-9, atol=1e-12)
+        for key, estimate in whole.scalars.items():  # sums of another order, in float64
+            again = readings.scalars[key].value
+            assert again == pytest.approx(estimate.value, rel=1e-6, abs=1e-9, nan_ok=True), key
+    parts = {key.partition("@")[2] for key in found[-1][0].scalars if "@" in key}
+    assert len(parts) == len(found[-1][1]) - 1 > 1
+    some = sorted(parts)[0]
+    place = [n for n in found[-1][0].scalars if n.startswith("update/sigma_1@")].index(
+        f"update/sigma_1@{some}"
+    )
+    sigma = np.sqrt(np.linalg.eigvalsh(found[-1][1][1 + place][1:, 1:])[-1])
+    assert found[-1][0].scalars[f"update/sigma_1@{some}"].value == pytest.approx(sigma)
+
+
+def test_tied_weights_count_once() -> None:
+    model = CASES["transformer"].model()
+    size = sum(p.numel() for p in model.parameters())  # torch lists a shared parameter once
+    assert size < sum(v.numel() for v in model.state_dict().values())  # and its state dict twice
+    view, observable = ModelView(model), UpdateWindow(width=3, stride=1)
+    state = observable.init()
+    for step in range(4):
+        state, readings = observable.update(state, Moment(step, view, (None,), (0.1,)))
+        with torch.no_grad():
+            for p in model.parameters():
+                p += 0.125 * (1 if step % 2 else -1)
+    # every weight moves by 1/8: |δ|² = size/64, and a float32 sum of such is good to 1e-6
+    assert readings.scalars["update/norm"].value == pytest.approx((size / 64) ** 0.5, rel=1e-5)
+
+
+def test_a_sketch_reads_what_the_updates_do_within_its_error() -> None:
+    generator = torch.Generator().manual_seed(4)
+    deltas = torch.randn(12, 30_000, generator=generator)
+    for i in range(1, 12):
+        deltas[i] = 0.9 * deltas[i - 1] + (1 - 0.81) ** 0.5 * deltas[i]
+    whole = walk(UpdateWindow(stride=1), deltas)[-1]
+    observable = UpdateWindow(stride=1, sketch=8192)
+    short = walk(observable, deltas)[-1]
+    for name in ("sigma_1", "sigma_2", "ratio", "norm", "effective_rank", "gap_1"):
+        one, truth = short.scalars[f"update/{name}"], whole.scalars[f"update/{name}"].value
+        # 95 % intervals are 1.96 sd: at 4 sd for six numbers of one seed
+        assert abs(one.value - truth) <= 4 / 1.96 * (one.high - one.value), name
+        assert one.value != truth
+    # stated: 1.96/sqrt(2 · 8192) of σ_1
+    one = short.scalars["update/sigma_1"]
+    assert (one.high - one.value) / one.value == pytest.approx(1.96 / (2 * 8192) ** 0.5, rel=1e-3)
+    again = walk(observable, deltas)[-1]
+    assert repr(again.scalars) == repr(short.scalars)
+    other = walk(UpdateWindow(stride=1, sketch=8192, seed=1), deltas)[-1]
+    assert other.scalars["update/sigma_1"].value != one.value
+
+
+def test_a_ring_beyond_the_memory_is_sketched() -> None:
+    found = walk(UpdateWindow(width=3, stride=1, memory=0), torch.randn(5, 100))[-1]
+    assert found.scalars["update/sigma_1"].low < found.scalars["update/sigma_1"].value
+    assert UpdateWindow(memory=4).dimensions(97_000_000) is None
+    assert UpdateWindow(memory=4).dimensions(98_000_000) == 65_536
+
+
+def test_sketched_parts() -> None:
+    readings, table = train(UpdateWindow(width=3, stride=1, groups="layer", sketch=4096), "mlp", 6)[
+        -1
+    ]
+    # 452 weights, 4,096 sums: two weights meet with probability 1/4096, the sum law holds roughly
+    np.testing.assert_allclose(table[1:].sum(0), table[0], atol=0.2 * table[0].max())
+    assert readings.scalars["update/sigma_1@body.0"].high > 0
+
+
+def test_a_model_that_changes_size_starts_again() -> None:
+    observable, model = UpdateWindow(width=3, stride=1), Cloud(50)
+    state, view = observable.init(), ModelView(model)
+    for step in range(5):
+        state, readings = observable.update(state, Moment(step, view, (None,), (0.1,)))
+        with torch.no_grad():
+            model.weight += torch.randn(50, generator=torch.Generator().manual_seed(step))
+    assert readings.scalars["update/norm"].value > 0
+    _, readings = observable.update(state, Moment(5, ModelView(Cloud(60)), (None,), (0.1,)))
+    assert "0 of 3" in readings.scalars["update/k_star"].reason
+
+
+def test_every_series_says_what_it_is() -> None:
+    for null in ("effective", "norms", "toeplitz"):
+        for info in UpdateWindow(null=null).series:
+            assert info.formula and info.oracle and info.source and info.null, info.name
+    layered = {info.name for info in UpdateWindow().series if info.layered}
+    assert layered == {"update/sigma_1", "update/ratio", "update/k_star", "update/rho_1"}

@@ -61,6 +61,37 @@ def test_a_ring_of_hessians_by_loops() -> None:
         assert pieces.straight[row] == pytest.approx(straight, rel=1e-12)
 
 
+def test_the_interval_is_the_jackknife_by_loops() -> None:
+    n = 7
+    rng = np.random.default_rng(8)
+    g = rng.standard_normal((n, D)) + 1.0
+    h = [np.diag(rng.uniform(0.5, 2.0, D)) for _ in range(n)]
+    ring = [(j + 1) % n for j in range(n)]
+
+    def both(kept: list[int], without: int | None = None) -> np.ndarray:
+        """E ΔL and its noise part at η = 1; ``without``: a batch that gives no Hessian."""
+        columns = [j for j in kept if ring[j] in kept and ring[j] != without]
+        drift = -np.mean([g[i] @ g[j] for i in kept for j in kept if i != j])
+        bend = np.mean([g[j] @ h[ring[j]] @ g[j] for j in columns])
+        pairs = [(i, j) for j in columns for i in kept if i not in (j, ring[j])]
+        return np.array(
+            [drift + bend / 2, (bend - np.mean([g[i] @ h[ring[j]] @ g[j] for i, j in pairs])) / 2]
+        )
+
+    everyone = list(range(n))
+    batch = np.array([both([i for i in everyone if i != gone]) for gone in everyone])
+    column = np.array([both(everyone, gone) for gone in everyone])
+    plain, twice = (((x - x.mean(0)) ** 2).sum(0) * (n - 1) / n for x in (batch, column))
+    variance = np.array([plain[0] - min(twice[0], plain[0] / 2), plain[1]])
+    curvatures = np.array([[g[i] @ h[ring[j]] @ g[j] for j in everyone] for i in everyone])
+    found = expected_descent(-g @ g.T, curvatures, ring)
+    student = 2.4469118511449692  # t_6
+    for estimate, value, spread in zip(found.values(), both(everyone), variance, strict=True):
+        assert estimate.value == pytest.approx(value, rel=1e-9)
+        assert estimate.high - estimate.value == pytest.approx(student * spread**0.5, rel=1e-9)
+        assert estimate.value - estimate.low == pytest.approx(student * spread**0.5, rel=1e-9)
+
+
 def test_unbiased_also_where_hessian_and_gradient_of_a_batch_go_together() -> None:
     # Batch b has the curvature (1 + ε_b·a) H where its gradient is μ + ε_b: with its own Hessian
     # the mean of u'Hu would be off by E[ε·a (μ+ε)'H(μ+ε)] = 2 μ'HΣa.
@@ -103,50 +134,57 @@ def test_the_formula_is_the_loss_change_of_a_quadratic() -> None:
 
 
 #: The case in which the published formula says "descends": η λ_μ = 2.31, E ΔL > 0.
-STEEP = 2.31
+STEEP, RATE, SPREAD = 2.31, 0.4, 3.125
 
 
 def steep(n: int, rng: np.random.Generator, slope: float) -> tuple[np.ndarray, np.ndarray, float]:
-    """Gradients along the first axis with curvature slope/η there, 1 elsewhere; true E ΔL."""
-    rate, mu, h = 0.5, np.zeros(D), np.eye(D)
-    mu[0], h[0, 0] = 1.0, slope / 0.5
-    sigma = np.full(D, 0.5)
+    """Gradients along the first axis, curvature slope/η there and .891 elsewhere; true E ΔL."""
+    mu, h = np.zeros(D), 0.891 * np.eye(D)
+    mu[0], h[0, 0] = 1.0, slope / RATE
+    sigma = np.full(D, SPREAD / D)
     g = mu + rng.standard_normal((n, D)) * np.sqrt(sigma)
-    truth = -rate + rate**2 / 2 * (h[0, 0] + sigma @ np.diagonal(h))
+    truth = -RATE + RATE**2 / 2 * (h[0, 0] + sigma @ np.diagonal(h))
     return g @ g.T, g @ h @ g.T, truth
+
+
+def closed_form(slope: float) -> float:
+    """η λ_Σ/(2 - η λ_μ) of `steep`."""
+    return RATE * (slope / RATE + 0.891 * (D - 1)) / D / (2 - slope)
 
 
 def test_no_ratio_suffices_beyond_two() -> None:
     gram, curved, truth = steep(400, np.random.default_rng(4), STEEP)
-    found = critical_snr(gram, curved, 0.5)
+    found = critical_snr(gram, curved, RATE)
     ratio, margin = found["grad/critical_snr"], found["grad/critical_margin"]
-    lam_sigma = (STEEP / 0.5 + D - 1) / D
-    published = 0.5 * lam_sigma / (2 - STEEP)
-    snr = 1 / (0.5 * D)
-    assert published < 0 < snr  # "C > critical" holds, and the step ascends:
-    assert truth > 0
+    snr = 1 / SPREAD
+    # "C > critical", -2.2, holds, and yet the step ascends. The loss itself says so:
+    assert closed_form(STEEP) == pytest.approx(-2.2, abs=0.01)
+    noise = np.random.default_rng(40).standard_normal((100_000, D)) * math.sqrt(SPREAD / D)
+    steps = -RATE * (np.eye(D)[0] + noise)
+    h = np.array([STEEP / RATE, *[0.891] * (D - 1)])
+    change = steps[:, 0] + steps**2 @ h / 2
+    assert abs(change.mean() - truth) < 4 * change.std() / math.sqrt(100_000)
+    assert truth == pytest.approx(0.49, abs=0.01)
     assert ratio.value == math.inf and ratio.low > snr
-    assert ratio.flags & Flag.UNRESOLVED and "≥ 2" not in ratio.reason and ">= 2" in ratio.reason
-    exact = -truth / (0.5 * 0.5 * D)
-    assert margin.low <= exact <= margin.high < 0
+    assert ratio.flags & Flag.UNRESOLVED and ">= 2: no signal-to-noise ratio" in ratio.reason
+    assert margin.low <= -truth / (RATE * SPREAD) <= margin.high < 0
 
 
 def test_below_two_it_is_the_closed_form() -> None:
     gram, curved, truth = steep(900, np.random.default_rng(5), 0.6)
-    found = critical_snr(gram, curved, 0.5)
+    found = critical_snr(gram, curved, RATE)
     ratio, margin = found["grad/critical_snr"], found["grad/critical_margin"]
-    closed = 0.5 * ((0.6 / 0.5 + D - 1) / D) / (2 - 0.6)
-    assert ratio.low <= closed <= ratio.high and not ratio.flags
-    assert ratio.value == pytest.approx(closed, rel=0.1)
-    assert margin.low <= -truth / (0.5 * 0.5 * D) <= margin.high
-    expected = expected_descent(-0.5 * gram, 0.25 * curved)["grad/descent_expected"]
+    assert ratio.low <= closed_form(0.6) <= ratio.high and not ratio.flags
+    assert ratio.value == pytest.approx(closed_form(0.6), rel=0.1)
+    assert margin.low <= -truth / (RATE * SPREAD) <= margin.high
+    expected = expected_descent(-RATE * gram, RATE**2 * curved)["grad/descent_expected"]
     noise = np.trace(gram) / 900 - (gram.sum() - np.trace(gram)) / (900 * 899)
-    assert margin.value == pytest.approx(-expected.value / (0.5 * noise), rel=1e-9)
+    assert margin.value == pytest.approx(-expected.value / (RATE * noise), rel=1e-9)
 
 
 def test_near_two_the_interval_is_unbounded_above_and_never_negative() -> None:
     gram, curved, _ = steep(30, np.random.default_rng(6), 1.9)
-    ratio = critical_snr(gram, curved, 0.5)["grad/critical_snr"]
+    ratio = critical_snr(gram, curved, RATE)["grad/critical_snr"]
     assert 0 < ratio.low <= ratio.value and ratio.high == math.inf
 
 

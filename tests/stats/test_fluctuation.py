@@ -93,7 +93,8 @@ def test_the_interval_is_the_jackknife_by_loops() -> None:
     d, c = -rng.uniform(1, 2, 24), rng.uniform(1, 2, 24)
     found = fluctuation_dissipation(d, c, blocks=6)
     left = [
-        -2 * np.delete(d, range(4 * b, 4 * b + 4)).sum()
+        -2
+        * np.delete(d, range(4 * b, 4 * b + 4)).sum()
         / np.delete(c, range(4 * b, 4 * b + 4)).sum()
         for b in range(6)
     ]

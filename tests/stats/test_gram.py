@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from foreshock.stats.gram import SERIES, alignment, signal_noise
+from foreshock.stats.gram import SERIES, alignment, finite_population, signal_noise
+from foreshock.stats.gram_interval import gram_moments
 from foreshock.types import Flag
 from tests import oracles
 
@@ -153,3 +154,75 @@ def test_null_of_p_align_knows_that_its_signs_are_dependent() -> None:
     assert 0.93 < inside < 0.99
     binomial = 1.96 / math.sqrt(80)  # the naive half width lets far too many out
     assert np.mean([abs(e.value - 0.5) <= binomial for e in estimates]) < 0.92
+
+
+@pytest.mark.parametrize("n", [5, 20])
+def test_the_naive_ratio_has_a_bias_of_one_over_n(n: int) -> None:
+    # |m|^2/V at mu = 0: mean 1/n = .2 at n = 5, .05 at n = 20 (V is nearly constant at d = 300:
+    # relative order 2/((n-1) d) < .002). 4 standard errors of 2,000 draws.
+    g = np.random.default_rng(9).standard_normal((2000, n, 300))
+    noise = g.var(1, ddof=1).sum(1)
+    naive = (g.mean(1) ** 2).sum(1) / noise
+    assert abs(naive.mean() - 1 / n) < 4 * naive.std() / math.sqrt(2000) + 0.002 / n
+    ours = np.array([signal_noise(m)["grad/snr"].value for m in (g @ g.swapaxes(1, 2))[:500]])
+    assert abs(ours.mean()) < 4 * ours.std() / math.sqrt(500)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "n"), [("replacement", 6), ("independent", 6), ("disjoint", 6), ("disjoint", 12)]
+)
+def test_finite_population_corrections_are_unbiased_for_the_training_set(
+    sampling: str, n: int
+) -> None:
+    # 60 examples, batches of 5. Truth: |mean|^2 and tr(S1)/B of these very 60.
+    rng = np.random.default_rng(10)
+    pool = rng.standard_normal((60, 8)) + 0.2
+    signal, noise = (pool.mean(0) ** 2).sum(), pool.var(0).sum() / 5
+    found, raw = [], []
+    for _ in range(3000):
+        if sampling == "replacement":
+            rows = rng.integers(60, size=(n, 5))
+        elif sampling == "independent":
+            rows = np.stack([rng.permutation(60)[:5] for _ in range(n)])
+        else:
+            rows = rng.permutation(60)[: n * 5].reshape(n, 5)
+        g = pool[rows].mean(1)
+        offset, stretch = finite_population(n, 5, sampling, 60)
+        u, v = (float(x) for x in (gram_moments(g @ g.T).signal, gram_moments(g @ g.T).noise))
+        found.append((u + offset * v, stretch * v))
+        raw.append((u, v))
+    found_mean, spread = np.mean(found, 0), np.std(found, 0) / math.sqrt(3000)
+    # 4 standard errors of 3,000 draws; rounding where the whole set was seen, so |m|^2 is exact
+    assert np.all(np.abs(found_mean - (signal, noise)) < 4 * spread + 1e-12)
+    if sampling == "disjoint" and n == 12:
+        assert np.std(found, 0)[0] < 1e-12
+    if sampling != "replacement":  # the correction matters: (N-B)/(N-1) = .93, 1/(N-1)
+        assert abs(np.mean(raw, 0)[1] - noise) > 4 * spread[1] / stretch
+
+
+def test_the_correction_reaches_every_series() -> None:
+    matrix = gram(5, shift=1.0)
+    plain = signal_noise(matrix, batch_size=4)
+    same = signal_noise(matrix, batch_size=4, sampling="replacement", population=50)
+    assert same == plain
+    fixed = signal_noise(matrix, batch_size=4, sampling="disjoint", population=50)
+    noise = plain["grad/noise"].value
+    assert fixed["grad/noise"].value == pytest.approx(noise * 49 / 50)
+    assert fixed["grad/signal"].value == pytest.approx(plain["grad/signal"].value + noise * 4 / 50)
+    ratio = fixed["grad/signal"].value / fixed["grad/noise"].value
+    assert fixed["grad/snr"].value == pytest.approx(ratio)
+    assert fixed["grad/noise_scale"].value == pytest.approx(4 / ratio)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"sampling": "magic"}, "must be 'replacement', 'independent' or 'disjoint'. Got 'magic'"),
+        ({"population": 100}, "needs `batch_size` too"),
+        ({"population": 79, "batch_size": 8, "sampling": "disjoint"}, "80 examples. Got 79"),
+        ({"population": 8, "batch_size": 8, "sampling": "independent"}, "8 examples. Got 8"),
+    ],
+)
+def test_impossible_populations_are_refused(options: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        signal_noise(gram(0), **options)

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from foreshock.stats.tails import hill, hill_null, hill_null_draws
+from foreshock.stats.stable_law import stable_samples
+from foreshock.stats.tails import hill, hill_null, hill_null_draws, hill_plot, min_ks_k
 from tests import oracles
 
 
@@ -82,3 +83,66 @@ def test_the_door_is_checked() -> None:
         hill(np.ones((3, 3)), 1)
     with pytest.raises(ValueError, match="The `k` of `hill` must be at least 1. Got 0."):
         hill(np.ones(3), 0)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "mean", "sd"),
+    # Means and deviations of Hill at k = 10 of n = 100 from 4,000 draws elsewhere.
+    [(1.5, 1.92, 0.73), (1.7, 2.64, 1.02), (1.9, 3.89, 1.41)],
+)
+def test_stable_coordinates_read_far_above_their_index(
+    alpha: float, mean: float, sd: float
+) -> None:
+    rows = np.abs(stable_samples(alpha, (2000, 100), np.random.default_rng(4)))
+    values = [hill(row).value for row in rows]
+    # 4 standard errors of the difference of means of 2,000 and 4,000 draws, and the printed digits.
+    assert abs(np.mean(values) - mean) < 4 * sd * math.sqrt(1 / 2000 + 1 / 4000) + 0.005
+
+
+def test_the_other_readings_of_the_null_table() -> None:
+    # |N(0,1)|: 4.99 ± 1.51 in 4,000 draws; both means: 4 sqrt(2) 1.51/sqrt(4000) = .135.
+    assert hill_null_draws(100, 10, 1, draws=4000).mean() == pytest.approx(4.99, abs=0.14)
+    # A deterministic decay to a third over 100 samples: log-ratios i log(3)/100, by hand.
+    decay = 3.0 ** (-np.arange(100) / 100)
+    assert hill(decay).value == pytest.approx(10 / (55 * math.log(3) / 100), rel=1e-9)
+    assert hill(decay).value == pytest.approx(16.6, abs=0.06)  # as printed in the table
+
+
+def test_the_plot_is_hill_at_every_k() -> None:
+    x = np.random.default_rng(5).lognormal(size=60)
+    x[:3] = 0
+    plot = hill_plot(x)
+    assert plot.shape == (56, 4)
+    for k, alpha, low, high in plot:
+        one = hill(x, int(k))
+        assert (alpha, low, high) == pytest.approx((one.value, one.low, one.high), rel=1e-9)
+    assert hill_plot(np.ones(5)).shape == (0, 4)
+    with pytest.raises(ValueError, match="finite and not negative"):
+        hill_plot([1.0, -1.0])
+
+
+def test_the_chosen_k_minimises_the_distance_of_another_library() -> None:
+    from scipy.stats import kstest
+
+    x = np.random.default_rng(6).pareto(2.0, 60) + 1
+    ordered = np.sort(x)[::-1]
+
+    def distance(k: int) -> float:
+        y = np.log(ordered[:k] / ordered[k])
+        return float(kstest(y, "expon", args=(0, y.mean())).statistic)
+
+    chosen = min_ks_k(x)  # 100 candidates cover every k from 5 on, up to rounding
+    assert chosen is not None
+    tried = np.unique(np.geomspace(5, 59, 100).astype(int))
+    assert chosen == min(tried, key=distance)
+    assert hill(x, "min_ks").n == chosen
+    assert "more than 5 distinct positive samples" in hill(np.zeros(9), "min_ks").reason
+    with pytest.raises(ValueError, match="must be a number or 'min_ks'. Got 'best'"):
+        hill(x, "best")  # type: ignore[arg-type]
+
+
+def test_the_chosen_k_finds_where_a_tail_begins() -> None:
+    rng = np.random.default_rng(7)
+    found = [min_ks_k(np.r_[rng.uniform(0, 1, 900), rng.pareto(2.0, 100) + 1]) for _ in range(50)]
+    # The body is flat just below 1: a k far above 100 fits badly. Median over 50 samples.
+    assert 50 < np.median([k for k in found if k]) < 120

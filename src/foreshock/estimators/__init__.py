@@ -15,6 +15,7 @@ from foreshock.estimators.geometry import damping as damping
 from foreshock.estimators.geometry import sectional_curvature as sectional_curvature
 from foreshock.estimators.geometry import slice_curvature as slice_curvature
 from foreshock.estimators.geometry import step_curvature as step_curvature
+from foreshock.estimators.geometry_watch import Geometry as Geometry
 from foreshock.estimators.gradient_metrics import GradientMetrics as GradientMetrics
 from foreshock.estimators.gradient_metrics import weight_snr as weight_snr
 from foreshock.estimators.gradient_noise import GradientNoise as GradientNoise
@@ -40,6 +41,7 @@ from foreshock.estimators.readout import HeldoutSignal as HeldoutSignal
 from foreshock.estimators.readout import ProbeSignal as ProbeSignal
 from foreshock.estimators.readout import RidgeSignal as RidgeSignal
 from foreshock.estimators.tails import HillNorms as HillNorms
+from foreshock.estimators.trajectory import Trajectory as Trajectory
 from foreshock.estimators.trajectory import trajectory_dimension as trajectory_dimension
 from foreshock.estimators.update_ring import update_dots as update_dots
 from foreshock.estimators.update_window import UpdateWindow as UpdateWindow
@@ -50,6 +52,7 @@ __all__ = [
     "Curvature",
     "Descent",
     "FeatureAlignment",
+    "Geometry",
     "GradientMetrics",
     "GradientNoise",
     "HeldoutSignal",
@@ -67,6 +70,7 @@ __all__ = [
     "ProbeSignal",
     "RidgeSignal",
     "StepNorm",
+    "Trajectory",
     "UpdateWindow",
     "attention_entropies",
     "catalogue",
@@ -119,6 +123,8 @@ def catalogue() -> list[Observable]:
         AttentionEntropy(),
         Ntk(),
         UpdateWindow(),
+        Trajectory(),
+        Geometry(),
     ]
 
 

@@ -145,12 +145,13 @@ class Record(NamedTuple):
     spread: np.ndarray
 
 
-def cross(left: Tensor, right: Tensor) -> Tensor:
+def cross(left: Tensor, right: Tensor, weight: Tensor | None = None) -> Tensor:
     """Products of the rows of two matrices, accumulated in float64 by blocks of columns.
 
     Args:
         left: ``(n, d)`` of any float type.
         right: ``(m, d)`` of any float type.
+        weight: ``(d,)`` weights of the columns; all 1 if not given.
 
     Returns:
         ``(n, m)`` float64 on their device.
@@ -163,7 +164,10 @@ def cross(left: Tensor, right: Tensor) -> Tensor:
     total = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
     for start in range(0, left.shape[1], CHUNK):
         columns = slice(start, start + CHUNK)
-        total.addmm_(left[:, columns].double(), right[:, columns].double().T)
+        block = left[:, columns].double()
+        if weight is not None:
+            block = block * weight[columns]
+        total.addmm_(block, right[:, columns].double().T)
     return total
 
 
@@ -211,7 +215,8 @@ def step_record(
     H of the step made is that of every batch in turn, so u'H_b u has the spread of the batches. The
     Hessian for update u_j is that of the next batch, j + 1, round in a ring: independent of u_j.
 
-    Cost: a batch takes one gradient with a graph, two Hessian-vector products and one forward pass.
+    Cost: a batch takes one gradient with a graph, two Hessian-vector products and one forward pass;
+    together they take n copies of the weights twice, besides those of the gradients and updates.
 
     Args:
         view: The live weights, after the step.
@@ -227,11 +232,8 @@ def step_record(
     n = len(taken)
     made = torch.cat([part.reshape(-1) for part in update]).double()
     gradients = torch.stack([torch.cat([g.reshape(-1) for g in one.gradient]) for one in taken])
-    scale = torch.cat(
-        [
-            made.new_full((part.numel(),), rate, dtype=gradients.dtype)
-            for part, rate in zip(update, rates, strict=True)
-        ]
+    squares = torch.cat(
+        [made.new_full((part.numel(),), r**2) for part, r in zip(update, rates, strict=True)]
     )
     bends, images = [], []
     for index, one in enumerate(taken):
@@ -239,21 +241,19 @@ def step_record(
             product, _, _ = hessian(view, loss, one.batch)
             bends.append(made @ product(made))
             if planned is not None:
-                image = product(planned[index - 1].double())
-                images.append(cross(planned, image[None])[:, 0])
+                images.append(product(planned[index - 1].double()).to(planned.dtype))
             del product  # the graph of one batch at a time
     old = [now - part for now, part in zip(view.parameters, update, strict=True)]
     nothing = made.new_full((n, n), float("nan"))
-    square = nothing if planned is None else torch.stack(images, dim=1).roll(-1, dims=1)
-    scaled = gradients * scale
     parts = [
         cross(gradients, made[None])[:, 0],
         torch.stack(bends),
         torch.stack([one.loss for one in taken]).double(),
         losses_at(view, old, loss, [one.batch for one in taken]),
-        cross(scaled, scaled),
+        cross(gradients, gradients, squares),
         nothing if planned is None else cross(gradients, planned),
-        square,
+        # Batch b gave the Hessian of update b - 1: column j is the image on batch j + 1.
+        nothing if planned is None else cross(planned, torch.stack(images)).roll(-1, dims=1),
         nothing if planned is None else cross(planned, planned),
     ]
     host = torch.cat([part.reshape(-1) for part in parts]).cpu().numpy()
@@ -292,10 +292,12 @@ class Descent:
 
     The probe's batches must be as large as those of the training loop, since the noise is theirs,
     and the probe's gradients are not clipped. Learning rates are those of now, before a scheduler
-    steps. Losses are those of evaluation mode.
+    steps. Losses are those of evaluation mode, before and after with the buffers of now.
 
     Cost of a probe batch: one gradient (shared with other observables measured after the update),
-    one with a graph, two Hessian-vector products, one forward pass. COST
+    one with a graph, two Hessian-vector products, one forward pass; half of the products without a
+    known response. About 45 training steps for 8 batches of 256 and an MLP of 235,000 weights under
+    AdamW.
 
     Args:
         window: Measurements that ``grad/fdt`` averages over, at most.
@@ -314,14 +316,18 @@ class Descent:
     stride: int = 0
     name: str = "descent"
     needs: frozenset[str] = frozenset({"update", "probe"})
-    price: float = 60.0
-    series: tuple[SeriesInfo, ...] = SERIES
+    price: float = 45.0
 
     def __post_init__(self) -> None:
         if self.window < 2 * BLOCKS:
             raise ValueError(
                 f"The `window` of `Descent` must be at least {2 * BLOCKS}. Got {self.window}."
             )
+
+    @property
+    def series(self) -> tuple[SeriesInfo, ...]:
+        """What every measurement writes."""
+        return SERIES
 
     def init(self) -> DescentState:
         """Nothing averaged yet."""
@@ -333,6 +339,9 @@ class Descent:
             absent = Estimate.missing("There is no update, no probe or no optimizer to look at.")
             return state, Readings({s.name: absent for s in SERIES})
         view, optimizer, taken = moment.view, moment.optimizer, moment.batch_gradients
+        if not taken:
+            empty = Estimate.missing("The probe drew no batch at this step.")
+            return state, Readings({s.name: empty for s in SERIES})
         planned, unknown = None, f"An interval needs at least {LEAST} probe batches."
         if len(taken) >= LEAST:
             planned, unknown = responses(optimizer, view, [one.gradient for one in taken])

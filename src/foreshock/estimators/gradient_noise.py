@@ -184,9 +184,7 @@ def part_grams(
         >>> part_grams(g, {"a": [(0, Group("a", "."))], "b": [(1, Group("b", "."))]})[:, 0].tolist()
         [[5.0, 3.0], [1.0, 1.0], [4.0, 2.0]]
     """
-    grams = [
-        gradient_gram([[one] for one in tensors]) for tensors in zip(*gradients, strict=True)
-    ]
+    grams = [gradient_gram([[one] for one in tensors]) for tensors in zip(*gradients, strict=True)]
     found = [torch.stack(grams).sum(0)]
     for members in parts.values():
         gram = torch.zeros_like(grams[0])
@@ -215,13 +213,13 @@ class GradientNoise:
             least 3 backward passes a step. ``"examples"`` takes the norms of per-example gradients
             out of the step's own backward pass (`per_example_norms`), ``"ranks"`` those of the
             gradients of data-parallel ranks, which must all be attached with one fixed ``every``.
-            These two know norms only, so their intervals need a block of 12 to 64 measured steps
+            These two know norms only, so their intervals need a block of 16 to 64 measured steps
             (`foreshock.stats.norm_noise`), and ``p_align`` and ``noise_d_eff`` are missing.
         batch_size: Examples in one batch; read off the probe's batches if not given. Accumulation
             cannot know it, nor can ranks, where it is the batch of one rank.
         groups: Parts of the model to measure beside the whole, as ``grad/snr@part``: ``"layer"``,
             ``"block"``, a dict of name to pattern, or a list of `Group`. Costs n x n numbers a
-            parameter and about 1 ms a part, and no further backward pass.
+            parameter and about half a millisecond a part, and no further backward pass.
         population: Examples in the training set, to correct for batches drawn without replacement
             from it as `Probe.sampling` says (see `signal_noise`); probe only.
 
@@ -293,6 +291,9 @@ class GradientNoise:
     def _from_probe(self, moment: Moment) -> dict[str, Estimate]:
         assert moment.probe is not None
         taken = moment.batch_gradients
+        if not taken:
+            empty = Estimate.missing("The probe returned no batch at this step.")
+            return {**self._missing(empty.reason, moment), "probe/loss": empty}
         losses = torch.stack([one.loss.double() for one in taken])
         size = self.batch_size or next((one.size for one in taken if one.size), None)
         grams = self._grams([one.gradient for one in taken], moment)

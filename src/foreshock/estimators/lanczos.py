@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ class Ritz:
         steps: Hessian-vector products spent.
         second: Second Ritz value; −inf if there is none.
         tolerance: Relative error that was asked for.
-        exhausted: Whether the Krylov space of the start was used up.
+        scale: What the tolerance is relative to: |θ|, or the largest Ritz value in size.
     """
 
     value: float
@@ -41,7 +41,7 @@ class Ritz:
     steps: int
     second: float = -math.inf
     tolerance: float = TOLERANCE
-    exhausted: bool = False
+    scale: float = NAN
 
     @property
     def error(self) -> float:
@@ -57,8 +57,8 @@ class Ritz:
 
     @property
     def converged(self) -> bool:
-        """Residual at most ``tolerance`` of θ; or at most a tenth, and `error` at most half."""
-        scale = abs(self.value)
+        """Residual at most ``tolerance`` of the scale; or at most a tenth, and `error` half."""
+        scale = self.scale if math.isfinite(self.scale) else abs(self.value)
         return self.residual <= self.tolerance * scale or (
             self.residual <= LARGEST_RESIDUAL * scale and self.error <= self.tolerance * scale / 2
         )
@@ -71,6 +71,7 @@ def lanczos(
     *,
     tolerance: float | None = None,
     least: int = 1,
+    to_norm: bool = False,
 ) -> Ritz:
     """Algebraically largest Ritz pair of a symmetric H, from ``start``.
 
@@ -87,6 +88,8 @@ def lanczos(
         steps: Most products to spend.
         tolerance: Stop when `Ritz.converged` at this relative tolerance; ``None`` spends all steps.
         least: Fewest products before stopping.
+        to_norm: Whether the tolerance is relative to the largest Ritz value in size instead of the
+            pair's own, which may be 0.
 
     Returns:
         The leading pair; θ is never above the largest eigenvalue (up to the rounding of H). One
@@ -105,9 +108,9 @@ def lanczos(
     asked = TOLERANCE if tolerance is None else tolerance
     krylov = Krylov(product, start)
     while krylov.grow() and krylov.size < min(steps, len(start)):
-        if tolerance is not None and krylov.size >= least and krylov.top(asked).converged:
+        if tolerance is not None and krylov.size >= least and krylov.top(asked, to_norm=to_norm).converged:
             break
-    top = krylov.top(asked)
+    top = krylov.top(asked, to_norm=to_norm)
     if not math.isfinite(top.value):
         return top
     return krylov.with_vectors(top)
@@ -132,7 +135,7 @@ class Krylov:
         self._basis = start.new_empty(min(4, len(start)), len(start))
         self._next = start / start.norm()
         self._columns: list[list[float]] = []
-        self._beta = 0.0
+        self._betas: list[float] = []
         self._scale = 0.0
         self.exhausted = False
 
@@ -140,6 +143,11 @@ class Krylov:
     def size(self) -> int:
         """Products made."""
         return len(self._columns)
+
+    @property
+    def finite(self) -> bool:
+        """Whether all products were."""
+        return math.isfinite(self._scale)
 
     @property
     def basis(self) -> Tensor:
@@ -161,29 +169,56 @@ class Krylov:
         w = w - basis.T @ second
         beta = w.norm()
         column = torch.cat([first + second, beta[None]]).double().tolist()
-        self._beta = column.pop()
+        length = column.pop()
+        self._betas.append(length)
         self._columns.append(column)
-        size = math.hypot(self._beta, *column)
+        size = math.hypot(length, *column)
         self._scale = max(self._scale, size) if math.isfinite(size) else math.inf
         # What is left of an exhausted space is rounding. The factor is ad hoc.
         rounding = 50 * torch.finfo(w.dtype).eps * self._scale
-        self.exhausted = not self._beta > rounding
+        self.exhausted = not length > rounding
         if not math.isfinite(self._scale) or self.exhausted:
             return False
         self._next = w / beta
         return True
 
     def projected(self) -> np.ndarray:
-        """T = V'HV as it was computed, not made symmetric; 0 below the subdiagonal."""
+        """T = V'HV as it was computed ``(size, size)``, not made symmetric."""
         m = self.size
         matrix = np.zeros((m, m))
         for j, column in enumerate(self._columns):
             matrix[: j + 1, j] = column
-        for j in range(m - 1):
-            # Normalising w made its length the coefficient of the next vector.
-            matrix[j + 1, j] = self._norms[j]
+        # The next basis vector is w/β, so β is the coefficient below the diagonal.
+        matrix[range(1, m), range(m - 1)] = self._betas[: m - 1]
         return matrix
 
-    @property
-    def _norms(self) -> list[float]:
-        raise NotImplementedError
+    def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ritz values in falling order, their residuals, and their coefficients as columns."""
+        matrix = self.projected()
+        values, mix = np.linalg.eigh((matrix + matrix.T) / 2)
+        values, mix = values[::-1], mix[:, ::-1]
+        inside = np.linalg.norm(matrix @ mix - mix * values, axis=0)
+        return values, np.hypot(inside, self._betas[-1] * np.abs(mix[-1])), mix
+
+    def top(self, tolerance: float, *, to_norm: bool = False) -> Ritz:
+        """The leading pair so far, without its vectors."""
+        nothing = self._basis[:0]
+        if not self.finite:
+            return Ritz(NAN, NAN, nothing, self.size, tolerance=tolerance)
+        values, residuals, _ = self.ritz()
+        second = float(values[1]) if len(values) > 1 else -math.inf
+        return Ritz(
+            float(values[0]),
+            float(residuals[0]),
+            nothing,
+            self.size,
+            second=second,
+            tolerance=tolerance,
+            scale=float(np.abs(values).max() if to_norm else abs(values[0])),
+        )
+
+    def with_vectors(self, top: Ritz) -> Ritz:
+        """The same pair with the two leading Ritz vectors."""
+        mix = self.ritz()[2][:, :2]
+        weights = torch.from_numpy(mix.T.copy()).to(self._basis)
+        return replace(top, vectors=weights @ self.basis)

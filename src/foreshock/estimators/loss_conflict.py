@@ -60,8 +60,8 @@ class LossConflict:
 
     For the losses of `Probe.losses` and the batches of the probe: C_ab = U_ab/√(V_a·V_b) and the
     cosine of the mean gradients, both without the noise that losses on one batch share. Written as
-    ``loss/cosine@a,b`` and ``loss/snr@a,b`` for every pair of losses, ``loss/snr@a,a`` included; the
-    whole series hold the lowest pair, which is biased downwards by being picked.
+    ``loss/cosine@a,b`` and ``loss/snr@a,b`` for every pair of losses, ``loss/snr@a,a`` included.
+    The series without a pair hold the lowest one, which is biased downwards by being picked.
 
     Cost: one backward pass a loss and batch, and all their gradients in memory at once.
 
@@ -103,6 +103,9 @@ class LossConflict:
             absent = Estimate.missing(NO_LOSSES)
             return state, Readings({s.name: absent for s in SERIES if not s.array})
         batches = moment.view.draw(probe, moment.step)
+        if not batches:
+            absent = Estimate.missing("The probe returned no batch at this step.")
+            return state, Readings({s.name: absent for s in SERIES if not s.array})
         gradients = [
             moment.view.gradient(loss, batch)[1] for loss in losses.values() for batch in batches
         ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from foreshock.probe.moment import Moment
-from foreshock.stats.tails_noise import READINGS, noise_tails
+from foreshock.stats.tails_noise import FEWEST_BATCHES, READINGS, noise_tails
 from foreshock.types import Readings, SeriesInfo
 
 SIMSEKLI = "Simsekli et al., arXiv:1901.06053"
@@ -55,6 +55,8 @@ MEANING = {
     ),
 }
 POPULATIONS = ("coordinates", "projections")
+#: Columns projected at a time, so that a dozen rows stay in the cache; ad hoc.
+CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,10 @@ class NoiseTails:
     variance; what a stable law alone does is to keep its index in larger batches. Projections of
     many coordinates are nearly Gaussian even where coordinates are not. If the noise has one
     common amplitude a batch, n batches show n amplitudes, the indices read high, and the intervals
-    hold the truth in about 60-70 % of draws at α = 1.5, n = 8.
+    hold the truth in 57-65 % of draws at α = 1.5, n = 8 (else in 97 % or more).
 
-    Cost: beyond the shared batch gradients, one read of them and 10 ms on the host. One transfer.
+    Cost: beyond the shared batch gradients, one read of them (10 ms a million weights at
+    8 batches) and 6 ms on the host. One transfer.
 
     Args:
         coordinates: Coordinates sampled, the same ones at every measurement; all if fewer exist.
@@ -128,6 +131,10 @@ class NoiseTails:
     def update(self, state: None, moment: Moment) -> tuple[None, Readings]:
         """Measure at one moment."""
         gradients = [one.gradient for one in moment.batch_gradients]
+        if len(gradients) < FEWEST_BATCHES:  # a probe may run empty: say how many there were
+            found = noise_tails(np.zeros((len(gradients), 0)))
+            missing = {f"tails/{p}_{r}": e for p in POPULATIONS for r, e in found.items()}
+            return state, Readings(missing)
         sampled = sampled_coordinates(gradients, self.coordinates, self.seed)  # (n, m)
         projected = random_projections(gradients, self.projections, self.seed)  # (n, P)
         host = torch.cat([sampled, projected], dim=1).cpu().numpy()  # one transfer
@@ -179,8 +186,8 @@ def sampled_coordinates(gradients: Sequence[Sequence[Tensor]], count: int, seed:
 def random_projections(gradients: Sequence[Sequence[Tensor]], count: int, seed: int = 0) -> Tensor:
     """Signed sums of every count-th coordinate: projections on disjoint random sign vectors.
 
-    The signs are the same at every measurement. One pass over the gradients; the extra memory is n
-    copies of the largest parameter.
+    The signs are the same at every measurement. One pass over the gradients, in pieces that fit a
+    cache: the extra memory is 2 MB at n = 8.
 
     Args:
         gradients: n gradients, each one tensor a parameter, on one device.
@@ -200,17 +207,20 @@ def random_projections(gradients: Sequence[Sequence[Tensor]], count: int, seed: 
     count = min(count, total)
     generator = torch.Generator(device=device).manual_seed(seed)
     sums = torch.zeros(len(gradients), count, dtype=torch.float64, device=device)
-    start = 0
+    start = 0  # of the piece, in the flat gradient
     for parts in zip(*gradients, strict=True):
-        rows = torch.stack([part.reshape(-1) for part in parts])
-        rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
-        size = rows.shape[1]
-        signs = torch.empty(size, dtype=rows.dtype, device=device)
-        rows = rows * signs.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
-        full = size // count * count
-        # Column j of this parameter belongs to projection (start + j) mod P.
-        folded = rows[:, :full].reshape(len(rows), -1, count).sum(1).double()
-        folded[:, : size - full] += rows[:, full:]
-        sums += folded.roll(start % count, dims=1)
-        start += size
+        flat = [part.reshape(-1) for part in parts]
+        for here in range(0, flat[0].numel(), CHUNK):
+            rows = torch.stack([part[here : here + CHUNK] for part in flat])
+            rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+            size = rows.shape[1]
+            # Small integers: four times cheaper to draw than floats, and the same for every type.
+            coins = torch.randint(2, (size,), generator=generator, dtype=torch.int8, device=device)
+            rows = rows.mul_(coins.to(rows.dtype).mul_(2).sub_(1))
+            full = size // count * count
+            # Column j of this piece belongs to projection (start + j) mod P.
+            folded = rows[:, :full].reshape(len(rows), -1, count).sum(1).double()
+            folded[:, : size - full] += rows[:, full:]
+            sums += folded.roll(start % count, dims=1)
+            start += size
     return sums

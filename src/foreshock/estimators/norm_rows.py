@@ -20,7 +20,8 @@ from foreshock.types import Estimate, Flag
 
 Parts = Mapping[str, Sequence[tuple[int, Group]]]
 NOTHING_HEARD = (
-    "Per-example norms of a compiled model need one extra eager pass: give `attach` a Probe."
+    "No forward pass of the model could be listened to in this step: it is compiled, or its parts "
+    "are called one by one. Give `attach` a Probe, for one extra eager pass instead."
 )
 HEADS = "Per-example norms are taken parameter by parameter and cannot be cut into heads."
 
@@ -49,8 +50,9 @@ def from_examples(
 ) -> tuple[NormBlock, dict[str, Estimate]]:
     """Signal and noise with single examples as the small batches.
 
-    Uses the norms of the step's own backward pass; of a compiled model, which cannot be listened
-    to, those of one extra eager pass on the probe's first batch, in evaluation mode.
+    Uses the norms of the step's own backward pass. Of a model that cannot be listened to, since it
+    is compiled or its parts are called one by one, it takes those of one extra eager pass on the
+    probe's first batch, in evaluation mode.
 
     Args:
         block: The steps so far.

@@ -25,7 +25,12 @@ def _both(*names: str) -> set[Any]:
     return found - {None}
 
 
-TRANSPOSES = {T.T.__get__, T.mT.__get__, *_both("t", "transpose", "swapaxes")}
+def _getters(*names: str) -> set[Any]:
+    """What a mode is told when these properties are read."""
+    return {getattr(Tensor, name).__get__ for name in names}
+
+
+TRANSPOSES = {*_getters("T", "mT"), *_both("t", "transpose", "swapaxes")}
 #: Move elements about, one to one.
 INJECTIVE = {
     *TRANSPOSES,

@@ -243,7 +243,7 @@ def convolution(
     Returns:
         The outer products, one position an output position.
     """
-    n, kernel = len(x), list(weight_shape[2:])
+    kernel = list(weight_shape[2:])
     if isinstance(padding, str):
         pairs = zip(kernel, dilation, strict=True)
         spans = [(k - 1) * d if padding == "same" else 0 for k, d in pairs]

@@ -239,7 +239,7 @@ class ProbeSignal:
     examples: int = 2048
     name: str = "probe_signal"
     needs: frozenset[str] = frozenset({"probe", "heldout"})
-    price: float = 4.0
+    price: float = 6.0
     stride: int = 0
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -164,12 +165,13 @@ class UpdateWindow:
     def update(self, state: WindowState, moment: Moment) -> tuple[WindowState, Readings]:
         """Take a snapshot, and read the window once it is full."""
         view = moment.view
-        parts = parts_of(view, self.groups)
+        groups: Any = self.groups  # `check_groups` made it a value
+        parts = parts_of(view, groups)
         dimensions = self.dimensions(sum(parts.shape))
         if dimensions is None:
             snapshot = None
         else:
-            snapshot = sketch_parts(view, self.groups, dimensions, self.seed)
+            snapshot = sketch_parts(view, groups, dimensions, self.seed)
         gap = moment.step - state.last_step
         evenly = state.count == 0 or gap == state.spacing
         if state.last is None or state.shape != parts.shape or not evenly:
@@ -222,7 +224,7 @@ class UpdateWindow:
             # noise of norm 2^-24 |θ|: what lies below that is rounding, not an update.
             rounding = 2.0**-48 * weight / max(float(np.trace(gram)) / self.width, 1e-300)
             precision = max(2.0**-52, rounding)
-            settings = {
+            settings: dict[str, Any] = {
                 "null": self.null,
                 "parameters": sum(parts.shape),
                 "sketch": dimensions,

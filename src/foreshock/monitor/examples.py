@@ -11,14 +11,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from foreshock.estimators.per_example import PerExample, assemble, squared_norm
+from foreshock.estimators.per_example_hearing import Hearing
 from foreshock.probe.examples import ExampleNorms
 from foreshock.probe.view import ModelView, batch_size, unwrap
 from foreshock.types import Flag
 
-SILENT = (
-    "No forward pass of the model followed by a backward pass was heard in this step. Call the "
-    "model itself, with gradients on."
-)
 ENTANGLED = (
     "The model was called several times before one backward pass, so it is not known which rows "
     "are one example."
@@ -34,7 +31,8 @@ class Examples:
     On an armed step the inputs of layers inside activation checkpoints are kept until the backward
     pass, so a non-reentrant checkpoint saves no memory there; a reentrant one runs without a graph,
     so its parameters are not covered. Compiled models are left alone (a mode would break their
-    graph): `take` then gives ``None``, and observables use one extra eager pass on the probe.
+    graph): `take` then gives ``None``, and observables use one extra eager pass on the probe. So
+    it does where the user calls parts of the model instead of the model.
 
     Several forward and backward passes in a step (accumulation) are one sample. Under data
     parallelism the examples are those of this rank.
@@ -55,8 +53,8 @@ class Examples:
         self._armed = False
         self._open: PerExample | None = None
         self._depth = 0
-        self._passes: list[PerExample] = []
-        self._waiting: list[PerExample] = []
+        self._passes: list[Hearing] = []
+        self._waiting: list[Hearing] = []
         self._present: dict[int, set[int]] = {}
         self._totals: dict[int, Tensor] = {}
 
@@ -105,7 +103,7 @@ class Examples:
         fixed += list(self._live.named_buffers())
         self._open = PerExample(view.live_parameters, view.names, n, fixed)
         self._waiting += [p for p in self._passes if not p.started]
-        self._passes.append(self._open)
+        self._passes.append(self._open.heard)
         self._open.__enter__()
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -116,7 +114,7 @@ class Examples:
             return
         mode, self._open = self._open, None
         mode.__exit__(None, None, None)
-        mode.forget()
+        mode.heard.forget()
 
     def _arrived(self, index: int, gradient: Tensor) -> None:
         """The gradient of one backward pass, before it is added to ``.grad``."""
@@ -140,8 +138,8 @@ class Examples:
             gradients: What the optimizer is about to use.
 
         Returns:
-            Norms of all examples of the step, or why there are none; ``None`` if not armed, or if
-            the model is compiled.
+            Norms of all examples of the step, or why there are none; ``None`` if no forward pass
+            was heard (not armed, compiled, or the model itself was not called).
         """
         if not self._armed:
             return None
@@ -150,13 +148,11 @@ class Examples:
         finally:
             self.remove()
 
-    def _taken(self, gradients: Sequence[Tensor | None]) -> ExampleNorms:
+    def _taken(self, gradients: Sequence[Tensor | None]) -> ExampleNorms | None:
         live, names = self._view.live_parameters, self._view.names
         sizes = [p.numel() for p in live]
         passes = [(i, one) for i, one in enumerate(self._passes) if one.started or one.trouble]
         trouble, flags = "", Flag.UNRESOLVED
-        if not passes or not self._totals:
-            trouble = SILENT
         for _, one in passes:
             if one.trouble:
                 trouble, flags = one.trouble, one.flags
@@ -166,6 +162,8 @@ class Examples:
             trouble = "No parameter has a gradient at this step."
         if trouble:
             return ExampleNorms.refused(names, sizes, trouble, flags)
+        if not passes:
+            return None
         outside = self._present.get(-1, set())
         taken = []
         for i, one in passes:

@@ -44,7 +44,7 @@ class Moment:
         local: Sum of the gradients of this rank's own backward passes, before it is averaged over
             ranks, scaled or clipped; with ``micro``.
         examples: Per-example gradient norms of this step's own backward passes, for observables
-            that need them; ``None`` where they cannot be had (compiled models).
+            that need them; ``None`` where no forward pass could be heard (compiled models).
     """
 
     step: int

@@ -27,8 +27,8 @@ def responses(
     SGD (momentum, dampening, Nesterov, weight decay), Adam and AdamW (bias corrections, amsgrad,
     decay coupled or not), RMSprop (centred, momentum) and Adagrad, with the learning rates of now.
     The gradients are taken as they are: what the training loop does to its own between the backward
-    pass and the step (clipping, accumulation) is not done to these. In float64, returned in the
-    type of the weights, at least float32.
+    pass and the step (clipping, accumulation) is not done to these. In the type of the weights, at
+    least float32.
 
     Cost: n copies of the weights, and one pass over them.
 
@@ -59,13 +59,13 @@ def responses(
     for index, (weight, settings, state, decay) in enumerate(
         zip(view.parameters, optimizer.settings, optimizer.state, optimizer.decay, strict=True)
     ):
-        rows = torch.stack([gradient[index] for gradient in gradients]).double()  # (n, ...)
         kind = torch.promote_types(weight.dtype, torch.float32)
+        rows = torch.stack([gradient[index] for gradient in gradients]).to(kind)  # (n, ...)
         if settings:
-            update = _update(name, rows, weight.double(), settings, state, decay)
+            update = _update(name, rows, weight.to(kind), settings, state, decay)
         else:
             update = torch.zeros_like(rows)
-        columns.append(update.reshape(len(rows), -1).to(kind))
+        columns.append(update.reshape(len(rows), -1))
     return torch.cat(columns, dim=1), ""
 
 
@@ -91,17 +91,17 @@ def _update(
     if name == "Adagrad":
         # Counts the step to come, and decays the rate by those before it.
         before = float(state["step"])
-        total = state["sum"].double() + gradients.square()
+        total = _kept(state, "sum", gradients) + gradients.square()
         rate = rate / (1 + before * float(settings["lr_decay"]))
         return -rate * gradients / (total.sqrt() + float(settings["eps"]))
-    update = -rate * _adam(gradients, settings, state)
+    update = _adam(gradients, settings, state).mul_(-rate)
     return update - rate * strength * weight if decoupled else update
 
 
 def _kept(state: Mapping[str, Any], key: str, gradients: Tensor) -> Tensor:
     """A running mean of the state, 0 before the first step."""
     found = state.get(key)
-    return torch.zeros_like(gradients[0]) if found is None else found.detach().double()
+    return torch.zeros_like(gradients[0]) if found is None else found.detach().to(gradients.dtype)
 
 
 def _sgd(gradients: Tensor, settings: Mapping[str, Any], state: Mapping[str, Any]) -> Tensor:
@@ -130,9 +130,11 @@ def _rmsprop(gradients: Tensor, settings: Mapping[str, Any], state: Mapping[str,
 def _adam(gradients: Tensor, settings: Mapping[str, Any], state: Mapping[str, Any]) -> Tensor:
     beta1, beta2 = (float(b) for b in settings["betas"])
     step = float(state["step"]) + 1 if "step" in state else 1.0
-    first = beta1 * _kept(state, "exp_avg", gradients) + (1 - beta1) * gradients
-    second = beta2 * _kept(state, "exp_avg_sq", gradients) + (1 - beta2) * gradients.square()
+    first = _kept(state, "exp_avg", gradients).lerp(gradients, 1 - beta1)
+    before = beta2 * _kept(state, "exp_avg_sq", gradients)
+    second = torch.addcmul(before, gradients, gradients, value=1 - beta2)
     if settings.get("amsgrad"):
         second = torch.maximum(second, _kept(state, "max_exp_avg_sq", gradients))
-    scale = (second / (1 - beta2**step)).sqrt() + float(settings["eps"])
-    return first / (1 - beta1**step) / scale
+    # In place: n copies of the weights are what this costs.
+    scale = second.div_(1 - beta2**step).sqrt_().add_(float(settings["eps"]))
+    return first.div_(scale).div_(1 - beta1**step)

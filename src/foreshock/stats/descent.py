@@ -143,7 +143,9 @@ def expected_descent(
     | `grad/descent_noise` | ½ noise | 0 for a full batch |
 
     **Bias.** None in either to second order in u; a quadratic loss has no higher one. **Interval.**
-    Delete-one jackknife, t_{n-1}. COVERAGE
+    Delete-one jackknife, t_{n-1}. On regressions with 8 and 20 batches (2,000 cases a cell) the
+    interval of the whole covers 93-95 % where there is a signal and 98-99 % at a minimum, where the
+    jackknife counts products of two batches twice; that of the noise part covers 95-98 %.
 
     Args:
         products: ``(n, n)`` A_ij = g_i · u_j. For SGD: -η times the Gram matrix.
@@ -194,7 +196,8 @@ def critical_snr(
     the step is expected to descend, which is the question to ask.
 
     **Interval.** Jackknife, t_{n-1}; for the critical ratio Fieller's with jackknife covariance of
-    η λ_Σ and 2 - η λ_μ, unbounded above where the latter may be 0. COVERAGE
+    η λ_Σ and 2 - η λ_μ, unbounded above where the latter may be 0. The margin covers 95-96 %, at a
+    minimum 99 %; the ratio, where it is resolved, 97-99 %: it is wider than need be.
 
     Args:
         gram: ``(n, n)`` Gram matrix g_i · g_j.

@@ -1,4 +1,4 @@
-r"""Fluctuation and dissipation of training: is the run stationary, and how fast does it diffuse."""
+"""Fluctuation and dissipation: has the loss stopped changing, and how far do updates spread."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ def fluctuation_dissipation(
     every learning rate, noise and optimizer, and exactly on a quadratic.
 
     A ratio of sums, since a mean of ratios of noisy numbers is noise; each summand is unbiased.
-    **Interval**: delete-a-block jackknife, t_{blocks-1}, which is as good as the blocks are long
-    compared with the memory of the run. COVERAGE **Flag** `nonstationary`: the block means of
-    either sum have a slope in time, t test at 2.5 % each.
+    **Interval**: delete-a-block jackknife, t_{blocks-1}. It covers 93-95 % on stationary SGD with
+    64 measurements of 8 batches, but 80 % where blocks are shorter than the memory of the run, the
+    1/(ηλ) of its slowest direction, and a probe of 64 batches leaves no other noise.
+
+    **Flag** `nonstationary`: the block means of either sum have a slope in time, t test at 2.5 %
+    each; set in 4-6 % of those runs. A ratio off 1 without it is a run that changes evenly.
 
     Args:
         drifts: ``(k,)`` unbiased estimates of μ·E u at k moments, oldest first.
@@ -113,7 +116,7 @@ def diffusion(gram: ArrayLike) -> Estimate:
     batches. For SGD D = η^2 V/2, V the noise of the gradient.
 
     **Bias.** None. **Interval.** Delete-one jackknife of log D with a Gaussian floor, t_{n-1}, as
-    for the noise of the gradient. COVERAGE
+    for the noise of the gradient; it covers 93-97 % on regressions with 8 and 20 batches.
 
     Args:
         gram: ``(n, n)`` u_a · u_b.

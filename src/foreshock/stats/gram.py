@@ -56,9 +56,10 @@ def signal_noise(
     a step helps.
 
     **Coverage** of the snr interval, measured by `foreshock bench coverage gradient_noise` with
-    8,000 cases in each of 180 cells: Gaussian with C >= 1 94-97 %; C < 1 at least 93 %, with a median width at most
-    1.78 x the oracle's; radial Student-t4 at least 88 %; at mu = 0 the signal is `unresolved` in at
-    least 98 %. Heavy tails cost coverage because a rare long gradient is usually not in the sample.
+    8,000 cases in each of 180 cells: Gaussian with C >= 1 94-97 %; C < 1 at least 93 %, with a
+    median width at most 1.78 x the oracle's; radial Student-t4 at least 88 %; at mu = 0 the signal
+    is `unresolved` in at least 98 %. Heavy tails cost coverage because a rare long gradient is
+    usually not in the sample.
     The interval of V covers 95-98 % under Gaussian noise and 82-87 % under t4, where V has infinite
     variance. `noise_scale` is the reciprocal of the snr interval, so it covers what that covers.
     Fieller's interval with jackknife covariance covers 88-96 % (Gaussian) and 74-82 % (t4) at C >=

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from foreshock.stats.gram import signal_noise
 from foreshock.stats.gram_interval import ROUNDING, gram_moments
 from foreshock.stats.intervals import jackknife_se, t_quantile
 from foreshock.types import Estimate, Flag
@@ -61,9 +62,10 @@ def loss_conflict(gram: ArrayLike, names: Sequence[str]) -> Conflict:
 
     **Intervals.** Delete-one jackknife over batches, all losses of a batch at once, with t_(n-1)
     and the degenerate floor of `gram_interval` (2 E(s_ij^2)/(n(n-1)) with s the symmetrised
-    products, at mu = 0). A cosine is `unresolved` with the interval (-1, 1) while the signal of one
-    of its losses is: then nothing is known of the direction; where that signal is negative the
-    cosine is missing. Its value is a ratio of unbiased numbers and may exceed 1.
+    products, at mu = 0); C_aa is `grad/snr` of that loss. A cosine is `unresolved` with the
+    interval (-1, 1) while the signal of one of its losses is: then nothing is known of the
+    direction; where that signal is negative the cosine is missing. Its value is a ratio of unbiased
+    numbers and may exceed 1.
     Coverage: `benchmarks/coverages/gradient_metrics.py`.
 
     Args:
@@ -120,7 +122,9 @@ def loss_conflict(gram: ArrayLike, names: Sequence[str]) -> Conflict:
         product = np.sqrt(np.multiply.outer(scale, scale))
         without = signal_without / np.sqrt(scale_without[:, None] * scale_without[None])
         least = floor / product**2
-        error = np.sqrt(np.maximum(jackknife_se(without) ** 2 - least, least))
+        # The plain jackknife counts the degenerate part twice. Taken off, as `gram_interval` does,
+        # the interval of a small negative cosine would be too narrow (.91).
+        error = np.sqrt(np.maximum(jackknife_se(without) ** 2, least))
         student = t_quantile(n - 1)
         return signal / product, student * error, student * np.sqrt(least)
 
@@ -143,13 +147,14 @@ def loss_conflict(gram: ArrayLike, names: Sequence[str]) -> Conflict:
     snr: dict[tuple[str, str], Estimate] = {}
     for a, b in pairs:
         pair = (names[a], names[b])
+        if a == b:
+            snr[pair] = signal_noise(blocks[a, a])["grad/snr"]
+            continue
         if noisy[a] and noisy[b]:
             snr[pair] = _estimate(*(float(part[a, b]) for part in ratio), n=n)
         else:
             sentence = "The batch gradients of a loss are identical: no noise to compare with."
             snr[pair] = Estimate.missing(sentence, n=n)
-        if a == b:
-            continue
         weak = " and ".join(repr(names[i]) for i in (a, b) if not known[i])
         if not weak:
             cosine[pair] = _estimate(*(float(part[a, b]) for part in angle), n=n)
@@ -170,9 +175,7 @@ def _estimate(value: float, spread: float, null: float, *, n: int) -> Estimate:
     return Estimate(value, low, high, n=n, flags=flags, reason=reason, null=(-null, null))
 
 
-def _matrix(
-    found: dict[tuple[str, str], Estimate], names: Sequence[str], diagonal: float
-) -> Array:
+def _matrix(found: dict[tuple[str, str], Estimate], names: Sequence[str], diagonal: float) -> Array:
     """Values by pair as a symmetric matrix."""
     place = {name: i for i, name in enumerate(names)}
     matrix = np.full((len(names), len(names)), math.nan)

@@ -1,4 +1,4 @@
-r"""Signal to noise in the metric of the noise itself, from Gram matrices in standardised coordinates.
+r"""Signal to noise in the metric of the noise itself, from Gram matrices of standardised gradients.
 
 C = |mu|^2/tr S adds up squares of weights in whatever units they have: rescale one layer by a and
 the next by 1/a, which changes nothing of a ReLU network, and C changes. Two forms do not add units:
@@ -6,7 +6,7 @@ the next by 1/a, which changes nothing of a ReLU network, and C changes. Two for
     diagonal      sum_j mu_j^2/s_j^2              every coordinate in units of its own noise
     ridge         mu' D^-1/2 (R + lambda)^-1 D^-1/2 mu      D = diag(S), R the correlation matrix
 
-**Cross-fitted.** The metric that a gradient g_i meets is estimated from batches without its fold, so
+**Cross-fitted.** The metric that a gradient g_i meets is estimated from batches without its fold.
 E g_i = mu is all that is used of it: at mu = 0 both estimates have mean 0 under *every* law. (With
 v_j from all n batches, m_j^2/v_j - 1/n has mean 2/(n(n-3)) a coordinate even for Gaussian noise,
 which over 10^6 weights buries the signal.) With k batches behind v_j and Gaussian noise,

@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 #: Measured steps in a full block; older ones are dropped.
 BLOCK = 64
 #: Measured steps below which nothing is said.
-ENOUGH = 12
+ENOUGH = 16
 #: Parts that the block is cut into for the jackknife. More would need a longer block if the steps
 #: are correlated, fewer would widen t's quantile.
 PARTS = 16
@@ -88,7 +88,11 @@ def norm_noise(rows: Sequence[NormRow], *, sized: bool = True) -> dict[str, Esti
     are correlated are flagged more often, and a linear drift of one standard deviation of the parts
     over the block mostly is not. A drift widens the jackknife interval.
 
-    **Coverage** (`foreshock bench coverage norm_noise`): COVERAGE
+    **Coverage** (`foreshock bench coverage norm_noise`, 1,000 cases in each of 18 cells: 16 and 64
+    steps, examples and 4 ranks, C_1 = 0, .02, 1, spectra of effective dimension 24 and 2.4): at 64
+    steps signal and snr 92.2-95.9 %, noise 93.9-96.0 %; at 16 steps 93.5-95.4 % and 94.1-96.2 %,
+    but signal and snr only 89.7-90.7 % at C_1 <= .02 and effective dimension 2.4, where U of a step
+    is skewed. Of the stationary blocks .3-1.3 % were flagged.
 
     **Null.** At mu = 0, C reads within +- t se in 95 %; the se is that of the block, so the band
     is too wide where there is a signal.
@@ -98,7 +102,7 @@ def norm_noise(rows: Sequence[NormRow], *, sized: bool = True) -> dict[str, Esti
         sized: Whether the sizes are examples, not only right relative to each other.
 
     Returns:
-        One `Estimate` per series of the table; missing below 12 usable steps.
+        One `Estimate` per series of the table; missing below 16 usable steps.
 
     References:
         McCandlish et al., arXiv:1812.06162, appendix A (U and V from two batch sizes).
@@ -116,7 +120,7 @@ def norm_noise(rows: Sequence[NormRow], *, sized: bool = True) -> dict[str, Esti
         >>> found["grad/noise_scale"].low < 50 / 2 < found["grad/noise_scale"].high
         True
         >>> norm_noise(rows[:5])["grad/snr"].reason
-        'Norms need a block of at least 12 measured steps for an interval; there are 5.'
+        'Norms need a block of at least 16 measured steps for an interval; there are 5.'
     """
     kept = [row for row in rows if row.usable][-BLOCK:]
     k = len(kept)
@@ -206,8 +210,14 @@ def _share(snr: float) -> float:
 
 
 def _drifts(parts: Array) -> bool:
-    """Whether the parts of a block rise or fall more steadily than chance, at half the level."""
-    from scipy.stats import kendalltau
+    """Whether the parts of a block rise or fall more steadily than chance, at half the level.
 
-    p = kendalltau(np.arange(len(parts)), parts).pvalue
-    return bool(p < DRIFT_LEVEL / 2)
+    Kendall's S with its normal law, continuity corrected; `scipy.stats` would take a second to load
+    in the middle of a run.
+    """
+    from scipy.special import ndtri
+
+    n = len(parts)
+    later = np.sign(parts[None, :] - parts[:, None])
+    steadily = abs(float(np.triu(later, 1).sum())) - 1
+    return bool(steadily > -ndtri(DRIFT_LEVEL / 4) * math.sqrt(n * (n - 1) * (2 * n + 5) / 18))

@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from foreshock.stats.intervals import Z95, jackknife_se, t_quantile
 from foreshock.stats.tails_stable import (
+    alpha_of_log_ratio,
     alpha_of_log_variance,
-    alpha_of_quantile_ratio,
     invert,
     quantile_ratio,
 )
@@ -80,15 +80,16 @@ def noise_tails(samples: ArrayLike) -> dict[str, Estimate]:
 
     **Uncertainty.** Delete-one-batch jackknife, Student's t with n − 1: batches are what is
     independent, whatever ties the coordinates together. For averages over subsets of four it is
-    too wide by a factor of 1.5 to 2.5 with 8 to 16 batches and independent coordinates. ``clt``
-    has too few batches for a jackknife: its interval is that of ``block`` times the ratio of their
-    spreads across coordinates.
+    too wide by a factor of 1.5 to 2.5 with 8 to 16 batches and independent coordinates (coverage
+    97 % or more). If the coordinates share one amplitude a batch, 8 amplitudes are the sample, and
+    coverage at α = 1.5 is 57-65 %. ``clt`` has too few batches for a jackknife: its interval is
+    that of ``block`` times the ratio of their spreads across coordinates.
 
     **Null.** Gaussian noise with the same scales and as much dependence: centre and spread of one
     coordinate are simulated once for this n, and m coordinates with mean squared correlation r²
     (debiased for n) count as 1/(1/m + r²).
 
-    **Cost.** 5 ms at n = 8, m = 512.
+    **Cost.** O(n² m): 4 ms of processor time at n = 8, m = 512; 11 ms at n = 16, 32 ms at n = 32.
 
     Args:
         samples: (n, m) Noise or gradients; a common mean does not matter.
@@ -164,9 +165,9 @@ def _readings(x: Array, kernels: Kernels) -> dict[str, Estimate]:
     without = [math.log(quantile_ratio(standardised(np.delete(x, b, 0)))) for b in range(n)]
     half = t * float(jackknife_se(np.array(without)))
     centre, spread = null["mcculloch"]
-    ratios = [log_ratio, log_ratio + half, log_ratio - half]
-    ends = [centre + width * spread, centre - width * spread]
-    alpha, low, high, *band = (float(a) for a in alpha_of_quantile_ratio(np.exp(ratios + ends)))
+    logs = [log_ratio, log_ratio + half, log_ratio - half]
+    logs += [centre + width * spread, centre - width * spread]
+    alpha, low, high, *band = (float(a) for a in alpha_of_log_ratio(np.array(logs)))
     out = {
         "mcculloch": Estimate.missing("The quantiles belong to an index below 0.3.", n=n)
         if math.isnan(alpha)

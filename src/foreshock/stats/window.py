@@ -165,15 +165,16 @@ def window_spectrum(
 
     ρ_l estimates the autocorrelation of the process. Its variance is Bartlett's, summed over the
     pairs with the covariances of cosines that share updates (`cosine_covariance`, at the measured
-    autocorrelation), times the measured 1/p; Student with its degrees of freedom (`scatter_law`). Measured
-    coverage over independent and AR(1) updates, ρ to .9, p from 41 to 2,000: 93.8 to 98.8 %, the
-    latter at .9. Its null
+    autocorrelation), times the measured 1/p; Student with its degrees of freedom (`scatter_law`).
+    Measured coverage over independent and AR(1) updates, ρ to .9, p from 41 to 2,000: 93.8 to
+    98.8 %, the latter at .9. Its null
     is +- t/sqrt(p (W-l)).
 
     **Sketched Gram.** Products of CountSketches of `sketch` dimensions err like a Wishart matrix:
     to first order λ_j errs by sqrt(2/sketch) λ_j, independently over j, which gives the intervals
     (σ_j: 1.96/sqrt(2 sketch) of itself, R: 1.96/sqrt(sketch)). k* ranges over all positions whose
-    ratio could be the largest. Measured coverage 95 to 98 %; ratio 97 to 99 %. A ratio within that error of 1 is `no_edge`.
+    ratio could be the largest. Measured coverage 95 to 98 %; ratio 97 to 99 %. A
+    ratio within that error of 1 is `no_edge`.
 
     **Cost.** `draws` eigenproblems of W x W: 1.5 ms at W = 10 and 199 draws, 3.5 ms at W = 20.
 

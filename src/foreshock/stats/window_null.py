@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+Places = NDArray[np.signedinteger]
 
 Null = Literal["effective", "norms", "toeplitz"]
 NULLS: tuple[Null, ...] = ("effective", "norms", "toeplitz")
@@ -78,7 +79,7 @@ def toeplitz(means: ArrayLike) -> Array:
     return r[np.abs(index[:, None] - index[None, :])]
 
 
-def cosine_covariance(correlation: Array, first: Array, second: Array) -> Array:
+def cosine_covariance(correlation: Array, first: Places, second: Places) -> Array:
     r"""Covariance of cosines of pairs of updates, times p, for Gaussian updates with correlation R.
 
     Pearson and Filon: p Cov(c_ij, c_kl) = ½ r_ij r_kl (r_ik² + r_il² + r_jk² + r_jl²) + r_ik r_jl
@@ -139,8 +140,8 @@ def scatter_law(correlation: Array) -> tuple[float, float]:
         The mean and the degrees of freedom.
 
     Examples:
-        >>> scatter_law(np.eye(10))
-        (36.0, 36.0)
+        >>> [round(one, 9) for one in scatter_law(np.eye(10))]
+        [36.0, 36.0]
     """
     width = len(correlation)
     lags = [np.arange(width - lag) for lag in range(1, width - 1)]
@@ -150,8 +151,10 @@ def scatter_law(correlation: Array) -> tuple[float, float]:
     same = (lag[:, None] == lag[None, :]) / (width - lag)[:, None]
     centring = np.eye(len(lag)) - same
     a = centring @ covariance @ centring
-    mean = max(float(np.trace(a)), np.finfo(np.float64).tiny)
-    return round(mean, 12), round(mean**2 / max(float((a * a).sum()), 1e-300), 12)
+    # Collinear updates do not scatter at all; the floor keeps 0/0 out, a law of no size remains.
+    mean = max(float(np.trace(a)), 1e-12)
+    freedom = mean**2 / max(float((a * a).sum()), 1e-24)
+    return mean, max(freedom, 1.0)
 
 
 def effective_dimension(cosines: ArrayLike, correlation: Array | None = None) -> float:

@@ -1,0 +1,295 @@
+"""Norms out of the user's own backward pass: right, unperturbing, and refused where unclear."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils.checkpoint import checkpoint
+
+import foreshock as fs
+from foreshock.estimators import GradientNoise
+from foreshock.estimators.per_example import per_example_norms
+from foreshock.monitor.examples import ENTANGLED, Examples
+from foreshock.monitor.presets import choose
+from foreshock.probe.examples import ExampleNorms
+from foreshock.probe.view import ModelView
+from foreshock.types import Flag
+from tests.cases import CASES, Case, loss
+
+INPUTS, LABELS = CASES["mlp"].batch(12, 3)
+
+
+class Checkpointed(nn.Module):
+    """The middle layer is run again in the backward pass; dropout draws in between."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+        self.drop = nn.Dropout(0.3)
+        self.reentrant = reentrant
+
+    def inner(self, h: Tensor) -> Tensor:
+        return self.drop(torch.relu(self.middle(h)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return self.last(checkpoint(self.inner, h, use_reentrant=self.reentrant))
+
+
+def mlp() -> nn.Module:
+    return CASES["mlp"].model()
+
+
+def hear(
+    model: nn.Module, step: Callable[[nn.Module], Any], clip: float | None = None
+) -> ExampleNorms | None:
+    """What is heard of one step of the user's."""
+    examples = Examples(ModelView(model), model)
+    examples.arm(True)
+    model.zero_grad()
+    step(model)
+    if clip is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+    return examples.take([p.grad for p in model.parameters()])
+
+
+def whole(model: nn.Module) -> None:
+    loss(model, (INPUTS, LABELS)).backward()
+
+
+def reference() -> ExampleNorms:
+    return per_example_norms(ModelView(mlp()), loss, (INPUTS, LABELS))
+
+
+def same(a: ExampleNorms | None, b: ExampleNorms, factor: float = 1.0) -> None:
+    assert a is not None and a.coverage == 1.0
+    torch.testing.assert_close(a.squares, factor * b.squares, rtol=1e-4, atol=1e-12)
+    torch.testing.assert_close(a.mean_squares, factor * b.mean_squares, rtol=1e-4, atol=1e-12)
+
+
+def test_the_own_backward_pass_says_what_the_extra_pass_says() -> None:
+    same(hear(mlp(), whole), reference())
+
+
+def test_several_passes_are_one_sample() -> None:
+    def accumulate(model: nn.Module) -> None:
+        for start in (0, 4, 8):
+            part = slice(start, start + 4)
+            (loss(model, (INPUTS[part], LABELS[part])) / 3).backward()
+
+    same(hear(mlp(), accumulate), reference())
+
+
+def test_a_clipped_or_scaled_gradient_is_followed() -> None:
+    exact = reference()
+    norm = exact.mean_squares.sum().sqrt().item()
+    same(hear(mlp(), whole, clip=norm / 3), exact, factor=1 / 9)
+
+
+def test_passes_without_a_backward_pass_are_left_out() -> None:
+    def look_first(model: nn.Module) -> None:
+        with torch.no_grad():
+            model(INPUTS)
+        model(INPUTS)  # with a graph that nobody uses
+        whole(model)
+
+    same(hear(mlp(), look_first), reference())
+
+
+def test_a_failing_forward_pass_leaves_no_mode_behind() -> None:
+    def stumble(model: nn.Module) -> None:
+        with pytest.raises(RuntimeError):
+            model(INPUTS[:, :5])
+        assert _get_current_function_mode_stack() == []
+        whole(model)
+
+    same(hear(mlp(), stumble), reference())
+
+
+def test_data_parallel_is_looked_through() -> None:
+    same(hear(nn.DataParallel(mlp()), whole), reference())
+
+
+def test_two_forward_passes_before_one_backward_pass_are_refused() -> None:
+    def pairs(model: nn.Module) -> None:
+        (loss(model, (INPUTS, LABELS)) + loss(model, (2 * INPUTS, LABELS))).backward()
+
+    norms = hear(mlp(), pairs)
+    assert norms is not None and norms.n == 0 and norms.reason == ENTANGLED
+
+
+def test_two_backward_passes_through_one_graph_are_refused() -> None:
+    def twice(model: nn.Module) -> None:
+        output = model(INPUTS)
+        functional.cross_entropy(output, LABELS).backward(retain_graph=True)
+        output.square().mean().backward()
+
+    norms = hear(mlp(), twice)
+    assert norms is not None and norms.n == 0 and "more than once" in norms.reason
+
+
+def test_non_reentrant_checkpoints_are_covered_and_reentrant_ones_named() -> None:
+    model = Checkpointed(False)
+    model.drop.p = 0.0
+    exact = per_example_norms(ModelView(model), loss, (INPUTS, LABELS))
+    same(hear(model, whole), exact)
+    model.reentrant = True
+    norms = hear(model, whole)
+    assert norms is not None and norms.covered == (True, True, False, False, True, True)
+    assert "middle.weight" in norms.reason and "reentrant" in norms.reason
+    torch.testing.assert_close(norms.squares[:, 0], exact.squares[:, 0], rtol=1e-4, atol=1e-12)
+
+
+def test_hooks_are_there_on_armed_steps_only() -> None:
+    model = mlp()
+    examples = Examples(ModelView(model), model)
+
+    def hooks() -> int:
+        on_parameters = sum(len(p._backward_hooks or ()) for p in model.parameters())
+        return on_parameters + len(model._forward_hooks) + len(model._forward_pre_hooks)
+
+    assert hooks() == 0
+    examples.arm(True)
+    assert hooks() > 0
+    whole(model)
+    assert examples.take([p.grad for p in model.parameters()]) is not None
+    assert hooks() == 0
+    assert examples.take([p.grad for p in model.parameters()]) is None
+    assert not examples._passes and not examples._totals
+
+
+def test_parts_called_one_by_one_are_not_heard() -> None:
+    def parts(model: nn.Module) -> None:
+        functional.cross_entropy(model.head(model.body(INPUTS)), LABELS).backward()
+
+    assert hear(mlp(), parts) is None
+
+
+def bits(tensor: Tensor | None) -> bytes:
+    return b"" if tensor is None else tensor.detach().contiguous().numpy().tobytes()
+
+
+def train(
+    make: Callable[[], nn.Module], case: Case, run: Path | None, *, compiled: bool = False
+) -> list[Any]:
+    """Everything that listening must not change after 17 steps, step by step."""
+    torch.manual_seed(1)
+    bare = make().train()
+    optimizer = torch.optim.AdamW(bare.parameters(), lr=0.01)
+    model = torch.compile(bare, backend="aot_eager") if compiled else bare
+    watch = None
+    if run is not None:
+        probe = case.probe() if compiled else None
+        observables = [GradientNoise("examples", groups="layer")]
+        watch = fs.attach(model, optimizer, run=run, probe=probe, observables=observables, every=1)
+    seen: list[Any] = []
+    for step in range(17):
+        optimizer.zero_grad()
+        value = loss(model, case.batch(16, step))
+        value.backward()
+        seen += [bits(value), *(bits(p.grad) for p in bare.parameters())]
+        optimizer.step()
+    seen += [bits(v) for v in bare.state_dict().values()]
+    seen += [torch.rand(1).item(), [m.training for m in bare.modules()]]
+    if watch is not None:
+        watch.close()
+    return seen
+
+
+SCENES: dict[str, tuple[Callable[[], nn.Module], str, bool]] = {
+    "in-place relu": (CASES["mlp"].model, "mlp", False),
+    "batch norm and dropout": (CASES["cnn"].model, "cnn", False),
+    "fused attention, tied": (CASES["transformer"].model, "transformer", False),
+    "checkpoints": (lambda: Checkpointed(False), "mlp", False),
+    "reentrant checkpoints": (lambda: Checkpointed(True), "mlp", False),
+    "compiled": (CASES["transformer"].model, "transformer", True),
+}
+
+
+@pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.filterwarnings("ignore::UserWarning:torch")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_training_is_bitwise_unperturbed(scene: str, tmp_path: Path) -> None:
+    make, data, compiled = SCENES[scene]
+    case = CASES[data]
+    bare = train(make, case, None, compiled=compiled)
+    assert bare == train(make, case, tmp_path / "run", compiled=compiled)
+    assert bare == train(make, case, None, compiled=compiled), "the comparison is not deterministic"
+    with fs.Run.open(tmp_path / "run") as run:
+        assert run.events("observable_off") == []
+        series = run.series("grad/noise")
+        last = series.estimate(len(series.step) - 1)
+        part = run.series(
+            "grad/noise@head" if data != "mlp" or "relu" in scene else "grad/noise@last"
+        )
+        there = math.isfinite(part.value[-1])
+    assert series.step.tolist() == list(range(17))
+    if scene == "batch norm and dropout":
+        assert last.flags == Flag.UNRESOLVED | Flag.COUPLED_EXAMPLES
+        assert last.reason.startswith("norm normalises") and not there
+    elif scene == "reentrant checkpoints":
+        assert math.isnan(last.value) and "reentrant" in last.reason and there
+    else:
+        assert last.value > 0 and there
+
+
+def test_offered_to_every_run() -> None:
+    assert choose([GradientNoise("examples")], None).left_out == ()
+
+
+def test_ranks_need_a_fixed_rhythm(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="waits for all ranks"):
+        fs.attach(model, optimizer, run=tmp_path / "r", observables=[GradientNoise("ranks")])
+
+
+def test_one_process_has_no_ranks(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    observables = [GradientNoise("ranks")]
+    with fs.attach(model, optimizer, run=tmp_path / "r", observables=observables, every=1):
+        whole(model)
+        optimizer.step()
+    with fs.Run.open(tmp_path / "r") as run:
+        assert "There is one process" in run.series("grad/snr").estimate(0).reason
+
+
+def test_two_ranks_agree_with_their_exact_gradients(tmp_path: Path) -> None:
+    """Two gloo processes, clipping included; exact local gradients gathered beside it."""
+    child = Path(__file__).with_name("ranks_child.py")
+    root = str(Path(__file__).parents[2] / "src")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    commands = [
+        [sys.executable, str(child), str(rank), "2", str(tmp_path / "meet"), str(tmp_path)]
+        for rank in range(2)
+    ]
+    processes = [
+        subprocess.Popen(c, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for c in commands
+    ]
+    try:
+        answers = [process.communicate(timeout=90) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [p.returncode for p in processes] == [0, 0], answers[0][1][-2000:].decode()
+    first, second = (json.loads(out.decode().splitlines()[-1]) for out, _ in answers)
+    assert first == second  # every rank knows the same
+    assert math.isfinite(first["grad/snr"][0])
+    for name, numbers in first.items():
+        got, exact = numbers[:3], numbers[3:]
+        # clip_grad_norm_ divides by norm + 1e-6, 2e-5 of the norm here, and squares it.
+        assert got == pytest.approx(exact, rel=1e-4, abs=1e-9), name
