@@ -63,7 +63,7 @@ def cells(cases: int = 1000, seed: int = 0) -> list[Cell]:
                     low, why = 0.92, ""
                     if skewed and series != "grad/noise":
                         low = 0.86 if block[0] == 16 else 0.89
-                        why = f"U of a step is skewed where noise has few directions, {block[0]} steps"
+                        why = "U of a step is skewed where noise has few directions"
                     found.append(Cell(series, setting, cases, count / cases, low, 0.98, why))
                 level = 1 - flagged / cases
                 why = "share of stationary blocks not flagged nonstationary, level 1 %"

@@ -59,7 +59,7 @@ def autocorrelation(cases: int, seed: int) -> list[Cell]:
                 share = float(held[lag - 1]) / cases
                 high, why = 0.98, ""
                 if rho == 0.9:
-                    high, why = 1.0, "scatter of nearly equal updates is small and skewed"
+                    high, why = 1.0, "over-covers where updates are nearly equal"
                 found.append(Cell(f"update/rho_{lag}", setting, cases, share, 0.92, high, why))
     return found
 
@@ -85,6 +85,6 @@ def sketched(cases: int, seed: int) -> list[Cell]:
             if name == "k_star":
                 high, why = 1.0, "a range of positions"
             if name in ("ratio", "gap_1", "gap_2"):
-                high, why = 1.0, "neighbours err together where close; conservative"
+                high, why = 1.0, "first-order error, conservative as measured"
             found.append(Cell(f"update/{name}", setting, cases, count / cases, 0.92, high, why))
     return found

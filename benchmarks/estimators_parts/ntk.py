@@ -1,6 +1,6 @@
 """Cost of the tangent kernel in training steps of the same run, alternating with them.
 
-One step is forward, backward and the update of SGD at batch 256 (64 sequences of 32 tokens for the
+One step is forward, backward and the update of SGD at batch 256 (sequences of 32 tokens for the
 transformer). A measurement is all that `Ntk` does at n = 64: the Gram matrix, its check, the
 eigenvalues with the jackknife, alignment and CKA.
 """

@@ -281,7 +281,7 @@ def test_no_gradient_at_all(observable: Observable) -> None:
 
 #: What iterates until a residual is small enough looks at it; what only restates a document is not
 #: made for a device.
-SEVERAL_TRANSFERS = {"curvature", "spectrum", "natural", "llc"} | {
+SEVERAL_TRANSFERS = {"curvature", "stability", "spectrum", "natural", "llc"} | {
     o.name for o in published_catalogue()
 }
 

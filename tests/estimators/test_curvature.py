@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from foreshock.estimators.curvature import Curvature, CurvatureState, lambda_max, part_index, track
-from foreshock.estimators.hvp import HessianProduct
 from foreshock.estimators.lanczos import TOLERANCE
 from foreshock.probe import Probe
 from foreshock.probe.groups import resolve_groups
@@ -21,16 +20,19 @@ from tests.cases import CASES, Case, loss
 
 
 def dense(model: torch.nn.Module, batch) -> torch.Tensor:
-    """The Hessian column by column in float64."""
-    model = copy.deepcopy(model).double()
+    """The Hessian in float64: all rows at once by a batched backward of the gradient."""
+    model = copy.deepcopy(model).double().eval()
     if batch[0].is_floating_point():
         batch = (batch[0].double(), batch[1])
     with quiet(0):
-        product = HessianProduct(ModelView(model), loss, batch)
-        eye = torch.eye(product.dimension, dtype=torch.float64)
-        columns = torch.stack([product(e) for e in eye])
-    assert torch.allclose(columns, columns.T, atol=1e-10)
-    return columns
+        weights = list(model.parameters())
+        gradient = torch.autograd.grad(loss(model, batch), weights, create_graph=True)
+        flat = torch.cat([g.reshape(-1) for g in gradient])
+        eye = torch.eye(len(flat), dtype=torch.float64)
+        rows = torch.autograd.grad(flat, weights, eye, is_grads_batched=True)
+    matrix = torch.cat([row.reshape(len(eye), -1) for row in rows], 1)
+    assert torch.allclose(matrix, matrix.T, atol=1e-10)
+    return matrix
 
 
 def trained(case: Case, model: torch.nn.Module, batch, steps: int) -> None:

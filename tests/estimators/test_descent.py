@@ -317,6 +317,29 @@ def test_too_few_batches_are_said() -> None:
     assert "at least 4 probe batches" in found["grad/descent_expected"].reason
 
 
+def test_differences_of_gradients_are_said() -> None:
+    def once(model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
+        # the backward pass of this operation has no derivative of either kind
+        return torch.cdist(model(batch[0])[None], batch[1][None], p=3.0).square().mean()
+
+    def twice(model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return (model(batch[0]) - batch[1]).abs().pow(3).sum().pow(2 / 3)
+
+    found = []
+    for function in (once, twice):
+        model, drawn = Line(), regression(5, 8)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        found.append(measure(after_step(model, optimizer, drawn[0], Probe(function, drawn))))
+    coarse, exact = found
+    for name in ("descent", "descent_expected", "descent_noise", "critical_margin"):
+        estimate = coarse[f"grad/{name}"]
+        assert estimate.flags & Flag.BELOW_PRECISION and "differences" in estimate.reason
+        assert estimate.value == pytest.approx(exact[f"grad/{name}"].value, rel=1e-4)
+        assert not exact[f"grad/{name}"].flags
+    for name in ("descent_measured", "d_effective", "d_sgd"):
+        assert not coarse[f"grad/{name}"].flags
+
+
 def test_an_empty_draw_is_said() -> None:
     model = Line()
     probe = Probe(squares, lambda step: regression(4, 8)[:0])

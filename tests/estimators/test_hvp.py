@@ -46,7 +46,7 @@ def test_three_methods_agree(name: str) -> None:
     assert (results["differences"] - results["reverse"]).norm() < 1e-4 * size
 
 
-def test_symmetric_and_equal_to_torch_func_hessian() -> None:
+def test_symmetric_and_equal_to_the_dense_hessian_of_torch() -> None:
     view, batch = wide("mlp")
     with quiet(0):
         product, d, _ = hessian(view, loss, batch)
@@ -59,13 +59,13 @@ def test_symmetric_and_equal_to_torch_func_hessian() -> None:
             return view.loss(parts, loss, batch)
 
         theta = torch.cat([p.reshape(-1) for p in view.parameters])
-        dense = torch.func.hessian(flat)(theta)
+        dense = torch.autograd.functional.hessian(flat, theta)
     assert torch.allclose(rows, rows.T, atol=1e-12)
     assert torch.allclose(rows, dense, atol=1e-12)
 
 
 class NoDoubleBackward(torch.autograd.Function):
-    """x³ with a backward pass that can be differentiated forwards only."""
+    """x³ whose backward pass reads as linear to torch: the second derivative is silently 0."""
 
     generate_vmap_rule = True
 
@@ -92,14 +92,42 @@ class Cubic(nn.Module):
         return NoDoubleBackward.apply(self.weight * x)
 
 
-def test_without_a_double_backward_it_falls_back_and_says_how() -> None:
+class Distance(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        start = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+        self.weight = nn.Parameter(start.double())
+        self.naive = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.naive:
+            return ((self.weight[:, None] - x[None]).abs() ** 3).sum(-1) ** (1 / 3)
+        return torch.cdist(self.weight, x, p=3.0)  # its backward pass has no derivative
+
+
+def test_an_operation_without_double_backward_falls_back_to_differences() -> None:
+    x = torch.ones(2, 3, dtype=torch.float64)
+    model = Distance()
+    results = []
+    for naive in (False, True):
+        model.naive = naive
+        with quiet(0):
+            product = HessianProduct(ModelView(model), lambda m, x: m(x).square().sum(), x)
+            results.append(product(random(12)))
+        assert product.method == ("reverse" if naive else "differences")
+    # Central differences in float64: about ε^(2/3) = 4e-11 times the conditioning of the loss.
+    assert torch.allclose(*results, rtol=1e-6)
+
+
+def test_a_second_derivative_that_is_silently_zero_is_noticed() -> None:
     x = torch.tensor([1.0, 0.5], dtype=torch.float64)
     with quiet(0):
-        product = HessianProduct(ModelView(Cubic()), lambda m, x: m(x).sum(), x)
+        product = HessianProduct(ModelView(Cubic()), lambda m, x: m(x).square().sum(), x)
         got = product(torch.tensor([1.0, 1.0], dtype=torch.float64))
-    assert product.method in ("forward", "differences")
-    # d²/dw² (wx)³ = 6 w x³; differences keep about 10 digits of a smooth function in float64.
-    assert torch.allclose(got, torch.tensor([6.0, 1.5], dtype=torch.float64), rtol=1e-6)
+    assert product.method == "differences"
+    # d²/dw² (wx)⁶ = 30 w⁴ x⁶; differences keep about 9 digits of a smooth function in float64.
+    truth = torch.tensor([30.0, 30 * 16 / 64], dtype=torch.float64)
+    assert torch.allclose(got, truth, rtol=1e-6)
 
 
 class Checkpointed(nn.Module):
@@ -107,26 +135,38 @@ class Checkpointed(nn.Module):
         super().__init__()
         self.body = nn.Sequential(nn.Linear(6, 5), nn.Tanh())
         self.head = nn.Linear(5, 4)
-        self.saved = True
+        self.saved: bool | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = checkpoint(self.body, x, use_reentrant=False) if self.saved else self.body(x)
-        return self.head(h)
+        if self.saved is None:
+            return self.head(self.body(x))
+        return self.head(checkpoint(self.body, x, use_reentrant=self.saved))
 
 
-def test_checkpointing_gives_the_same_product() -> None:
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_gives_the_same_product(reentrant: bool) -> None:
     torch.manual_seed(0)
     model = Checkpointed().double()
     x, y = CASES["mlp"].batch(8, seed=1)
     v = random(sum(p.numel() for p in model.parameters()))
     results = []
-    for saved in (True, False):
+    for saved in (reentrant, None):
         model.saved = saved
         with quiet(0):
             product = HessianProduct(ModelView(model), loss, (x.double(), y))
             results.append(product(v))
-        assert product.method in ("reverse", "forward")
+        assert product.method == "reverse"
     assert torch.allclose(*results, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_several_vectors_at_once_are_the_same_products(name: str) -> None:
+    view, batch = wide(name)
+    with quiet(0):
+        product, d, _ = hessian(view, loss, batch)
+        vectors = torch.stack([random(d, seed) for seed in range(3)])
+        one_by_one = torch.stack([product(v) for v in vectors])
+        assert torch.allclose(product.rows(vectors), one_by_one, atol=1e-12)
 
 
 def test_a_compiled_module_is_measured_as_the_module_it_wraps() -> None:

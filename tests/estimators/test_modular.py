@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -124,6 +125,10 @@ def test_other_encodings_come_through_a_function() -> None:
     expected = functional.cross_entropy(model(one_hot(GRID)), GRID.sum(1) % P).item()
     assert found["modular/loss"].value == pytest.approx(expected, rel=1e-5)
     assert found["modular/embedding_concentration"].value == pytest.approx(1.0)  # 5 of 5 keys
+    two = read(model, probe, inputs=one_hot, top=2)["modular/embedding_concentration"].value
+    weight = model.hidden.weight.detach().double().numpy()
+    power = sum((np.abs(np.fft.rfft(w, axis=1)) ** 2).sum(0)[1:] for w in np.split(weight, 2, 1))
+    assert two == pytest.approx(np.sort(power)[-2:].sum() / power.sum())
     assert found["modular/excluded_loss"].n == P * P  # which pairs are trained on is not known
 
 

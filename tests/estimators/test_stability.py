@@ -55,9 +55,9 @@ def stability(model: Bowl, optimizer: torch.optim.Optimizer, scale: float):
         optimizer=OptimizerView(optimizer, view),
         probe=Probe(loss=quadratic, batches=[scale]),
     )
-    return Stability(tolerance=1e-6).update(Stability().init(), moment)[1].scalars[
-        "hessian/stability"
-    ]
+    return (
+        Stability(tolerance=1e-6).update(Stability().init(), moment)[1].scalars["hessian/stability"]
+    )
 
 
 def groups(model: Bowl) -> list[dict]:

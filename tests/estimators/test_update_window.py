@@ -231,3 +231,22 @@ def test_every_series_says_what_it_is() -> None:
             assert info.formula and info.oracle and info.source and info.null, info.name
     layered = {info.name for info in UpdateWindow().series if info.layered}
     assert layered == {"update/sigma_1", "update/ratio", "update/k_star", "update/rho_1"}
+
+
+def test_what_the_rounding_of_large_weights_adds_is_no_singular_value() -> None:
+    # Weights of size 1,000 move along one line by .01 or so each: the rounding of a float32
+    # snapshot, 2^-24 |θ| = .6 % of an update, makes a second singular value out of nothing.
+    generator = torch.Generator().manual_seed(5)
+    model, observable = Cloud(500), UpdateWindow(width=4, stride=1)
+    with torch.no_grad():
+        model.weight += 1000 * torch.randn(500, generator=generator)
+    line = 0.01 * torch.randn(500, generator=generator)
+    state, view = observable.init(), ModelView(model)
+    for step in range(6):
+        state, readings = observable.update(state, Moment(step, view, (None,), (0.1,)))
+        with torch.no_grad():
+            model.weight += (1 + 0.1 * step) * line
+    assert readings.arrays["update/spectrum"][-1] > 1e-4  # there it is, and full rank
+    k = readings.scalars["update/k_star"]
+    assert "below_precision" in k.flags.names and "rounding" in k.reason
+    assert "below_precision" in readings.scalars["update/angle_2"].flags.names

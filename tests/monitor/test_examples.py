@@ -152,6 +152,30 @@ def test_non_reentrant_checkpoints_are_covered_and_reentrant_ones_named() -> Non
     torch.testing.assert_close(norms.squares[:, 0], exact.squares[:, 0], rtol=1e-4, atol=1e-12)
 
 
+class TiedLoss(nn.Module):
+    """The embedding is read once more by a loss outside the forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix = nn.Embedding(12, 8), nn.Linear(8, 8)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.tanh(self.mix(self.embed(tokens)))
+
+
+def test_a_weight_that_is_also_read_outside_has_no_norms() -> None:
+    tokens, labels = CASES["transformer"].batch(9, 0)
+
+    def outside(model: nn.Module) -> None:
+        logits = model(tokens).mean(1) @ model.embed.weight.T
+        functional.cross_entropy(logits, labels).backward()
+
+    norms = hear(TiedLoss(), outside)
+    assert norms is not None and norms.names[0] == "embed.weight"
+    assert norms.squares[:, 0].isnan().all()  # would be right only for the lookup
+    assert norms.squares[:, 1:].isfinite().all() and (norms.squares[:, 1:] > 0).all()
+
+
 def test_hooks_are_there_on_armed_steps_only() -> None:
     model = mlp()
     examples = Examples(ModelView(model), model)

@@ -10,6 +10,7 @@ from foreshock.estimators.baselines import attention_entropies as attention_entr
 from foreshock.estimators.curvature import Curvature as Curvature
 from foreshock.estimators.curvature import lambda_max as lambda_max
 from foreshock.estimators.curvature import lanczos as lanczos
+from foreshock.estimators.curvature import track as track
 from foreshock.estimators.descent import Descent as Descent
 from foreshock.estimators.geometry import damping as damping
 from foreshock.estimators.geometry import sectional_curvature as sectional_curvature
@@ -25,6 +26,7 @@ from foreshock.estimators.llc import sgld as sgld
 from foreshock.estimators.loss_conflict import LossConflict as LossConflict
 from foreshock.estimators.model_outputs import model_outputs as model_outputs
 from foreshock.estimators.modular import ModularProgress as ModularProgress
+from foreshock.estimators.natural import NaturalStability as NaturalStability
 from foreshock.estimators.noise_tails import NoiseTails as NoiseTails
 from foreshock.estimators.norms import Norms as Norms
 from foreshock.estimators.norms import StepNorm as StepNorm
@@ -40,11 +42,16 @@ from foreshock.estimators.published_signal import PublishedSignal as PublishedSi
 from foreshock.estimators.readout import HeldoutSignal as HeldoutSignal
 from foreshock.estimators.readout import ProbeSignal as ProbeSignal
 from foreshock.estimators.readout import RidgeSignal as RidgeSignal
+from foreshock.estimators.spectrum import Spectrum as Spectrum
+from foreshock.estimators.spectrum import hutch_plus_plus as hutch_plus_plus
+from foreshock.estimators.stability import Stability as Stability
 from foreshock.estimators.tails import HillNorms as HillNorms
 from foreshock.estimators.trajectory import Trajectory as Trajectory
 from foreshock.estimators.trajectory import trajectory_dimension as trajectory_dimension
+from foreshock.estimators.triple import Triple as Triple
 from foreshock.estimators.update_ring import update_dots as update_dots
 from foreshock.estimators.update_window import UpdateWindow as UpdateWindow
+from foreshock.probe.groups import Group as Group
 from foreshock.types import Observable
 
 __all__ = [
@@ -55,11 +62,13 @@ __all__ = [
     "Geometry",
     "GradientMetrics",
     "GradientNoise",
+    "Group",
     "HeldoutSignal",
     "HillNorms",
     "LocalLearningCoefficient",
     "LossConflict",
     "ModularProgress",
+    "NaturalStability",
     "NoiseTails",
     "Norms",
     "Ntk",
@@ -69,14 +78,18 @@ __all__ = [
     "PublishedSignal",
     "ProbeSignal",
     "RidgeSignal",
+    "Spectrum",
+    "Stability",
     "StepNorm",
     "Trajectory",
+    "Triple",
     "UpdateWindow",
     "attention_entropies",
     "catalogue",
     "consolidation_ratio",
     "damping",
     "gradient_gram",
+    "hutch_plus_plus",
     "lambda_max",
     "lambda_power",
     "lanczos",
@@ -88,6 +101,7 @@ __all__ = [
     "sgld",
     "slice_curvature",
     "step_curvature",
+    "track",
     "trajectory_dimension",
     "update_dots",
     "weight_snr",
@@ -114,6 +128,9 @@ def catalogue() -> list[Observable]:
         LossConflict(),
         HeldoutSignal(),
         Curvature(),
+        Stability(),
+        Spectrum(),
+        NaturalStability(),
         Descent(),
         RidgeSignal(),
         ProbeSignal(),
@@ -125,6 +142,7 @@ def catalogue() -> list[Observable]:
         UpdateWindow(),
         Trajectory(),
         Geometry(),
+        Triple(),
     ]
 
 

@@ -30,14 +30,29 @@ ADMIXTURE = 0.1
 class Product(Protocol):
     """A symmetric matrix known by its products."""
 
-    dimension: int
-    device: torch.device
+    @property
+    def dimension(self) -> int:
+        """Number of weights d."""
+        ...
 
     @property
-    def dtype(self) -> torch.dtype: ...
+    def device(self) -> torch.device:
+        """Where vectors live."""
+        ...
+
     @property
-    def method(self) -> str: ...
-    def __call__(self, v: Tensor) -> Tensor: ...
+    def dtype(self) -> torch.dtype:
+        """Type of the vectors that lose nothing."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """How products are taken; see `HessianProduct`."""
+        ...
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Hv for a flat vector."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -151,9 +166,7 @@ def track(
         return noise / noise.norm()
 
     def run(start: Tensor) -> Ritz:
-        return lanczos(
-            product, start, MOST, tolerance=tolerance, least=FEWEST, to_norm=to_norm
-        )
+        return lanczos(product, start, MOST, tolerance=tolerance, least=FEWEST, to_norm=to_norm)
 
     runs = []
     if state.vectors is not None and (state.warm or check):
@@ -309,9 +322,7 @@ def check_on(on: str, owner: str) -> None:
         ValueError: If it is none of the three.
     """
     if on not in ("batch", "train", "probe"):
-        raise ValueError(
-            f"The `on` of `{owner}` must be 'batch', 'train' or 'probe'. Got {on!r}."
-        )
+        raise ValueError(f"The `on` of `{owner}` must be 'batch', 'train' or 'probe'. Got {on!r}.")
 
 
 def needs_of(on: str) -> frozenset[str]:

@@ -12,15 +12,15 @@ weights; the old weights, θ_{t+1} − u, are only needed for the losses that we
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from foreshock.estimators.curvature import hessian
 from foreshock.estimators.gradient_noise import CHUNK
+from foreshock.estimators.hvp import DIFFERENCES, HessianProduct
 from foreshock.probe.moment import BatchGradient, Moment
 from foreshock.probe.optimizer import OptimizerView
 from foreshock.probe.quiet import quiet
@@ -133,6 +133,7 @@ class Record(NamedTuple):
         products: ``(n, n)`` g_i · u_j with the updates u_j that the optimizer would make next.
         curvatures: ``(n, n)`` u_i · H_{j+1} u_j.
         spread: ``(n, n)`` u_i · u_j.
+        method: How the Hessian products were taken.
     """
 
     slopes: np.ndarray
@@ -143,6 +144,7 @@ class Record(NamedTuple):
     products: np.ndarray
     curvatures: np.ndarray
     spread: np.ndarray
+    method: str
 
 
 def cross(left: Tensor, right: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -235,13 +237,14 @@ def step_record(
     squares = torch.cat(
         [made.new_full((part.numel(),), r**2) for part, r in zip(update, rates, strict=True)]
     )
-    bends, images = [], []
+    bends, images, method = [], [], "reverse"
     for index, one in enumerate(taken):
         with quiet(view.seed):
-            product, _, _ = hessian(view, loss, one.batch)
+            product = HessianProduct(view, loss, one.batch, method=method)
             bends.append(made @ product(made))
             if planned is not None:
-                images.append(product(planned[index - 1].double()).to(planned.dtype))
+                images.append(product(planned[index - 1]))
+            method = product.method
             del product  # the graph of one batch at a time
     old = [now - part for now, part in zip(view.parameters, update, strict=True)]
     nothing = made.new_full((n, n), float("nan"))
@@ -257,11 +260,12 @@ def step_record(
         nothing if planned is None else cross(planned, planned),
     ]
     host = torch.cat([part.reshape(-1) for part in parts]).cpu().numpy()
-    found, start = [], 0
+    found: list[np.ndarray] = []
+    start = 0
     for part in parts:
         found.append(host[start : start + part.numel()].reshape(part.shape))
         start += part.numel()
-    return Record(*found)
+    return Record(*found, method=method)
 
 
 @dataclass(frozen=True)
@@ -355,21 +359,37 @@ class Descent:
         if planned is None:
             names = (*EXPECTED, *CRITICAL, "grad/fdt", "grad/d_effective")
             scalars |= {name: Estimate.missing(unknown, n=len(taken)) for name in names}
-            return state, Readings(scalars)
+            return state, Readings(_flagged(scalars, record.method))
         ring = (np.arange(len(taken)) + 1) % len(taken)
         scalars |= expected_descent(record.products, record.curvatures, ring)
         scalars |= _critical(record, optimizer, ring)
         scalars["grad/d_effective"] = diffusion(record.spread)
         if not scalars["grad/descent_expected"].resolved:
             scalars["grad/fdt"] = Estimate.missing(scalars["grad/descent_expected"].reason)
-            return state, Readings(scalars)
+            return state, Readings(_flagged(scalars, record.method))
         pieces = descent_pieces(record.products, record.curvatures, ring)
         after = DescentState(
             (*state.drifts, float(pieces.drift[0]))[-self.window :],
             (*state.curvatures, float(pieces.curvature[0]))[-self.window :],
         )
         scalars["grad/fdt"] = fluctuation_dissipation(after.drifts, after.curvatures)
-        return after, Readings(scalars)
+        return after, Readings(_flagged(scalars, record.method))
+
+
+def _flagged(scalars: dict[str, Estimate], method: str) -> dict[str, Estimate]:
+    """The same readings, with a word on those that rest on differences of gradients."""
+    if method != "differences":
+        return scalars
+    curved = ("grad/descent", *EXPECTED, *CRITICAL, "grad/fdt")
+    return scalars | {
+        name: replace(
+            scalars[name],
+            flags=scalars[name].flags | Flag.BELOW_PRECISION,
+            reason=f"{scalars[name].reason} {DIFFERENCES}".strip(),
+        )
+        for name in curved
+        if np.isfinite(scalars[name].value)
+    }
 
 
 def _measured(record: Record, dtype: torch.dtype) -> Estimate:

@@ -244,7 +244,8 @@ class GradientMetrics:
     included: compare with its null.
 
     Cost: the gradients of the probe's batches are shared with `GradientNoise`; on top come five
-    products of n x n over all weights.
+    products of n x n over all weights, 7 to 9 training steps of an MLP of 235,000 weights (batch
+    256, n = 8, one thread).
 
     Args:
         ridge: λ of ``grad/snr_mahalanobis`` in units of the mean of the eigenvalues of the noise

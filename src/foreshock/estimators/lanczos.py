@@ -108,7 +108,11 @@ def lanczos(
     asked = TOLERANCE if tolerance is None else tolerance
     krylov = Krylov(product, start)
     while krylov.grow() and krylov.size < min(steps, len(start)):
-        if tolerance is not None and krylov.size >= least and krylov.top(asked, to_norm=to_norm).converged:
+        if (
+            tolerance is not None
+            and krylov.size >= least
+            and krylov.top(asked, to_norm=to_norm).converged
+        ):
             break
     top = krylov.top(asked, to_norm=to_norm)
     if not math.isfinite(top.value):

@@ -23,6 +23,10 @@ NOTHING_HEARD = (
     "No forward pass of the model could be listened to in this step: it is compiled, or its parts "
     "are called one by one. Give `attach` a Probe, for one extra eager pass instead."
 )
+NOT_FINITE = (
+    "A per-example gradient contains nan or inf, or a parameter is also used outside the model's "
+    "forward pass, where nobody listened."
+)
 HEADS = "Per-example norms are taken parameter by parameter and cannot be cut into heads."
 
 
@@ -89,7 +93,7 @@ def from_examples(
             whys[part] = (
                 "One example has no variance: measure with a batch of at least 2."
                 if norms.n < 2
-                else "A per-example gradient contains nan or inf."
+                else NOT_FINITE
             )
     block = block.add(kind, {part: row for part, row in rows.items() if part not in whys})
     out: dict[str, Estimate] = {}

@@ -85,7 +85,9 @@ class Ntk:
 
     **Intervals** are grouped jackknives over the examples of the probe, for the mean of the same
     quantity over fresh probes of this n at these weights; not for n = ∞, on which all depend but
-    the scale. Measured coverage: see `benchmarks/coverages/ntk.py`. The rates pair the groups of
+    the scale. In simulation (n = 32 and 64, Gaussian and radial t_8 features) they hold it in 91 to
+    97 % with a spectrum j^-1, in 93 to 99 % with a flat one, where the jackknife is too long; see
+    `benchmarks/coverages/ntk.py`. The rates pair the groups of
     both records, so the choice of probe mostly cancels; their null is what redrawing the probe at
     frozen weights would read. With the fixed probe used here, lr = 0 reads exactly 0.
 

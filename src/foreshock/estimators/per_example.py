@@ -46,10 +46,11 @@ class PerExample(TorchFunctionMode):
     parameters that are transposed, sliced, expanded or looked up at fixed positions first.
     Weights used several times are added before they are squared. All else is named.
 
-    **Not seen**: a parameter that is *also* used outside the forward pass that was listened to (a
-    chunked loss that reads the embedding) or inside a kernel of its own; and examples that are
-    coupled other than by batch norm (a contrastive loss): what then counts as g_i is what flows
-    through row i.
+    **Checked**: two bilinear forms of the gradient of each embedding against those of what was
+    heard. Where they differ, it is *also* used outside the forward pass (a chunked loss that reads
+    it), and its norms are nan. **Not seen**: such a second use of other parameters, and examples
+    that are coupled other than by batch norm (a contrastive loss): what then counts as g_i is what
+    flows through row i.
 
     Args:
         parameters: Trainable parameters, as the forward pass uses them.
@@ -248,6 +249,9 @@ def per_example_norms(view: ModelView, loss: Callable[..., Tensor], batch: Any) 
             return ExampleNorms.refused(names, sizes, reason)
         if mode.heard.trouble:
             return ExampleNorms.refused(names, sizes, mode.heard.trouble, mode.heard.flags)
+        for index, gradient in enumerate(found):
+            if gradient is not None:
+                mode.heard.gradient(index, gradient)
         taken = mode.heard.norms([g is not None for g in found])
     zero = torch.zeros((), dtype=torch.float64, device=leaves[0].device)
     mean = [zero if g is None else squared_norm(g) for g in found]

@@ -29,6 +29,8 @@ SEVERAL = (
     "The graph was walked through more than once in this step, so the gradient of an example is in "
     "several pieces."
 )
+#: Part of a gradient that may be unaccounted for: above what TF32 or bfloat16 products lose.
+TOLERANCE = 0.02
 
 
 class Part(NamedTuple):
@@ -74,10 +76,15 @@ class Hearing:
         self.moved: dict[int, Tensor] = {}
         #: Parameters read by code that runs without a graph.
         self.hidden: set[int] = set()
+        #: Parameters that are looked up by tokens: often read again where nobody listens.
+        self.tables: set[int] = set()
         self._uses = [0] * len(self._parameters)
         self._uncovered: dict[int, str] = {}
         self._found: dict[int, Tensor] = {}
         self._pending: dict[int, list[tuple[Part, Term]]] = {}
+        self._expected: dict[int, Tensor] = {}
+        self._unchecked: set[int] = set()
+        self._arrived: dict[int, tuple[Tensor, Tensor]] = {}
 
     def refuse(self, reason: str, flags: Flag = Flag.UNRESOLVED) -> None:
         """There will be no numbers."""
@@ -168,10 +175,54 @@ class Hearing:
             if index in self._uncovered:
                 continue
             term = _wide(part.make(error))
+            self._expect(part.operand, term)
             if self._uses[index] == 1 and part.operand.injective:
                 self._found[index] = squares(term)
             else:
                 self._pending.setdefault(index, []).append((part, term))
+
+    def _expect(self, operand: Operand, term: Term) -> None:
+        """What the gradient of a table should look like from two sides, if nothing is missed."""
+        if operand.index not in self.tables:
+            return
+        if not isinstance(term, Outer) or not operand.whole:
+            self._unchecked.add(operand.index)
+            return
+        left, right = term.left, term.right
+        waves_left = _waves(operand.shape[0 if operand.plain else 1], right)
+        waves_right = _waves(right.shape[-1], right)
+        along = waves_left[left] if term.sparse else left @ waves_left
+        seen = (along * (right @ waves_right)).sum((0, 1))
+        index = operand.index
+        self._expected[index] = self._expected[index] + seen if index in self._expected else seen
+
+    def gradient(self, index: int, gradient: Tensor) -> None:
+        """Compare what was heard of a parameter with its gradient, once that is there.
+
+        For tables of embeddings: two bilinear forms of the gradient have to agree with those of the
+        terms. Where they do not, the table is also used where nobody listened (a loss that reads
+        it), and its norms are nan.
+
+        Args:
+            index: Which parameter.
+            gradient: Its gradient of this backward pass.
+        """
+        if index not in self._expected or index in self._unchecked:
+            return
+        with _plainly(gradient.device):
+            matrix = gradient.to(self._expected[index].dtype).flatten(1)
+            rows, columns = (_waves(length, matrix) for length in matrix.shape)
+            seen = (rows * (matrix @ columns)).sum(0)
+            # A gradient in 16 bits was itself rounded.
+            narrow = gradient.dtype in (torch.float16, torch.bfloat16)
+            self._arrived[index] = (seen, matrix.norm() * (5 if narrow else 1))
+
+    def _missed_silently(self, index: int) -> Tensor:
+        """Whether a gradient is not the sum of the terms that were heard."""
+        seen, size = self._arrived[index]
+        # Rounding goes with the terms, which may be larger than their sum.
+        scale = size + self._found[index].sum().sqrt()
+        return ((seen - self._expected[index]).abs() > TOLERANCE * scale).any()
 
     def norms(self, present: Sequence[bool]) -> tuple[Tensor, dict[int, str]]:
         """What the backward pass gave.
@@ -181,8 +232,8 @@ class Hearing:
                 took no part, so its norms are 0.
 
         Returns:
-            Squared norms of ∂L_i by parameter ``(n, parameters)`` in float64, and why parameters
-            are not covered, by index.
+            Squared norms of ∂L_i by parameter ``(n, parameters)`` in float64, nan where they do
+            not belong to the gradient that arrived, and why parameters are not covered, by index.
         """
         device = self._parameters[0].device
         with _plainly(device):
@@ -196,12 +247,24 @@ class Hearing:
                 missed.setdefault(index, "code that runs without a graph (reentrant checkpoints)")
             elif there and index not in self._found:
                 missed.setdefault(index, "something outside the forward pass")
+        for index in self._arrived.keys() & self._found.keys() - missed.keys():
+            wrong = self._missed_silently(index)
+            found = self._found[index]
+            self._found[index] = torch.where(wrong, torch.full_like(found, torch.nan), found)
         zeros = torch.zeros(self.n, dtype=torch.float64, device=device)
         columns = [
-            self._found[i].double() if i in self._found and i not in missed else zeros
+            self._found[i] if i in self._found and i not in missed else zeros
             for i in range(len(self._parameters))
         ]
-        return torch.stack(columns, 1), missed
+        if len({column.dtype for column in columns}) > 1:
+            columns = [column.double() for column in columns]
+        return torch.stack(columns, 1).double(), missed
+
+
+def _waves(length: int, like: Tensor) -> Tensor:
+    """Two fixed vectors that nothing in a model is orthogonal to, ``(length, 2)``."""
+    place = torch.arange(length, dtype=torch.float64, device=like.device)
+    return torch.stack([torch.cos(place), torch.sin(place)], 1).to(like.dtype)
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def linear(heard: Hearing, call: Call) -> bool:
     if weight is not None:
         parts.append(Part(weight, lambda e: Outer(_flat_rows(e), _flat_rows(rows(x), e))))
     if bias is not None:
-        parts.append(Part(bias, lambda e: Rows(_flat_rows(e).sum(1))))
+        parts.append(Part(bias, lambda e: Rows(_summed(e))))
     return heard.listen(call.out, rows, parts)
 
 
@@ -121,7 +121,7 @@ def matmul(heard: Hearing, call: Call) -> bool:
     if weight is not None:
         parts.append(Part(weight, lambda e: Outer(_flat_rows(rows(x), e), _flat_rows(e))))
     if bias is not None:
-        parts.append(Part(bias, lambda e: Rows(_flat_rows(e).sum(1))))
+        parts.append(Part(bias, lambda e: Rows(_summed(e))))
     return heard.listen(call.out, rows, parts)
 
 
@@ -142,6 +142,7 @@ def embedding(heard: Hearing, call: Call) -> bool:
     rows, padding = heard.rows(tokens, features=0), given.get("padding_idx")
     if rows is None:
         return heard.elsewhere([weight])
+    heard.tables.add(weight.index)
     height = len(table)
 
     def make(e: Tensor) -> Term:
@@ -292,6 +293,11 @@ def _flat_rows(tensor: Tensor, like: Tensor | None = None) -> Tensor:
     if like is not None and tensor.dtype != like.dtype:
         tensor = tensor.to(like.dtype)  # what autocast multiplied with
     return tensor.reshape(len(tensor), -1, tensor.shape[-1])
+
+
+def _summed(error: Tensor) -> Tensor:
+    """Sum over positions: (n, features)."""
+    return error if error.dim() == 2 else _flat_rows(error).sum(1)
 
 
 def _embedding_is_odd(given: dict[str, Any]) -> bool:

@@ -114,6 +114,8 @@ def squares(term: Term) -> Tensor:
         found = _square(term.right, (1, 2))
         if term.sparse:
             return found
+        if term.groups == 1:
+            return found * _square(term.left, (1, 2))
         return (found * _square(term.left, (1, 2))).view(term.n, term.groups).sum(1)
     if term.sparse or gram_is_cheaper(positions, term.height, width):
         return _portions([term], positions * positions * term.groups, _gram_square)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from foreshock.estimators.per_example import PerExample, assemble, squared_norm
+from foreshock.estimators.per_example import PerExample, assemble
 from foreshock.estimators.per_example_hearing import Hearing
 from foreshock.probe.examples import ExampleNorms
 from foreshock.probe.view import ModelView, batch_size, unwrap
@@ -119,15 +119,18 @@ class Examples:
     def _arrived(self, index: int, gradient: Tensor) -> None:
         """The gradient of one backward pass, before it is added to ``.grad``."""
         started = [i for i, one in enumerate(self._passes) if one.started]
-        self._present.setdefault(started[-1] if started else -1, set()).add(index)
+        latest = started[-1] if started else -1
+        self._present.setdefault(latest, set()).add(index)
         with torch.no_grad():
             gradient = gradient.detach()
             if gradient.is_sparse:
                 gradient = gradient.to_dense()
+            if started:
+                self._passes[latest].gradient(index, gradient)
             held = self._view.live_parameters[index].grad if index in self._totals else None
             if held is not None:  # an earlier pass of this step
                 gradient = gradient + held
-            self._totals[index] = squared_norm(gradient)
+            self._totals[index] = _norms([gradient])[0]
 
     def take(self, gradients: Sequence[Tensor | None]) -> ExampleNorms | None:
         """The norms of this step, scaled to the gradient that the optimizer uses.
@@ -169,14 +172,22 @@ class Examples:
         for i, one in passes:
             present = self._present.get(i, set()) | outside
             taken.append(one.norms([index in present for index in range(len(live))]))
-        zero = torch.zeros((), dtype=torch.float64, device=live[0].device)
-        totals = torch.stack([self._totals.get(i, zero) for i in range(len(live))])
+        zero = torch.zeros((), device=live[0].device)
+        totals = torch.stack([self._totals.get(i, zero).double() for i in range(len(live))])
+        totals = totals.square()
         return assemble(self._view, taken, totals, self._factor(totals, gradients))
 
     def _factor(self, totals: Tensor, gradients: Sequence[Tensor | None]) -> Tensor | float:
         ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
         if ranks and torch.distributed.get_world_size() > 1:
             return 1.0
-        used = torch.stack([squared_norm(g) for g in gradients if g is not None]).sum()
+        present = _norms([g for g in gradients if g is not None])
+        used = torch.stack([norm.double() for norm in present]).square().sum()
         heard = totals.sum()
         return torch.where(heard > 0, used / heard, torch.ones_like(heard)).sqrt()
+
+
+def _norms(tensors: list[Tensor]) -> Sequence[Tensor]:
+    """Norm of each tensor, without overflow of 16-bit numbers."""
+    narrow = (torch.float16, torch.bfloat16)
+    return torch._foreach_norm([t.float() if t.dtype in narrow else t for t in tensors])

@@ -66,7 +66,8 @@ def loss_conflict(gram: ArrayLike, names: Sequence[str]) -> Conflict:
     interval (-1, 1) while the signal of one of its losses is: then nothing is known of the
     direction; where that signal is negative the cosine is missing. Its value is a ratio of unbiased
     numbers and may exceed 1.
-    Coverage: `benchmarks/coverages/gradient_metrics.py`.
+    Coverage by `foreshock bench coverage gradient_metrics`, n in {8, 20}, d_eff of the noise 2.5
+    and 100, cosine -.8, 0, .8: 94-100 % for both, conservative where the signal is weak.
 
     Args:
         gram: (K n, K n) products of all gradients: n batches of the first loss, then the second.

@@ -125,6 +125,12 @@ def snr_in_noise_metric(
     is smaller by (z_ij^2 - 1)/(n-1), so the sum is larger by (A_i - mean A)/(n-1), A the leverage.
     For the ridge form R is computed anew without each batch, and A is scaled to its value.
 
+    **Coverage** by `foreshock bench coverage gradient_metrics`, n in {8, 20}, 300 weights with
+    independent noise or correlation .3, mean mu_j^2/s_j^2 up to .1: Gaussian noise 95-100 % for the
+    diagonal form, 97-100 % for the ridge. Where that mean is 1 the diagonal form covers 86 % at
+    n = 8 and 93 % at n = 20. Radial Student-t4: ridge 97-100 %, diagonal 69-100 %, as E 1/v is
+    larger than the Gaussian one and the sum reads high. The null band is the plain jackknife's.
+
     Args:
         grams: (folds, n, n), as for `standardised_products`.
         leverage: (n,) A_i = sum_j ((n-3)/(n-1) m_j^2/v_j - 1/n) z_ij^2 with

@@ -86,7 +86,8 @@ def noise_d_eff(gram: ArrayLike) -> Estimate:
     scale, the upper one on the larger of the plain and the logarithmic scale, since r is skewed to
     the right. Where r's interval reaches 0 the dimension is only bounded below, ``(low, inf)``,
     flagged ``unresolved``, and the value itself may lie outside (negative where r is). Coverage by
-    `bench coverage gradient_metrics`: see `benchmarks/coverages/gradient_metrics.py`.
+    `foreshock bench coverage gradient_metrics`, n in {8, 20, 50}, d_eff in {2.5, 21, 500}, 500
+    cases: Gaussian noise 94-100 %, radial Student-t4 95-100 %.
 
     Cost: O(n^3) for the n delete-one values, no eigenvalues.
 

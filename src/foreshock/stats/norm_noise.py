@@ -214,6 +214,12 @@ def _drifts(parts: Array) -> bool:
 
     Kendall's S with its normal law, continuity corrected; `scipy.stats` would take a second to load
     in the middle of a run.
+
+    Args:
+        parts: Means of the parts of the block, oldest first.
+
+    Returns:
+        Whether they drift.
     """
     from scipy.special import ndtri
 
