@@ -14,9 +14,12 @@ from torch import nn
 
 import foreshock.estimators as estimators
 from foreshock.estimators import (
+    Curvature,
     GradientNoise,
+    Ntk,
     PublishedEdge,
     PublishedLevy,
+    Trajectory,
     UpdateWindow,
     catalogue,
     published_catalogue,
@@ -33,7 +36,12 @@ ALL = [
     *catalogue(),
     *published_catalogue(),
     GradientNoise("accumulation", batch_size=16),
+    GradientNoise(groups="layer"),
+    Curvature(groups="block"),
+    Ntk(reduction="full", examples=16, draws=39),
+    Trajectory(width=3, stride=1),
     UpdateWindow(width=3, stride=1),
+    UpdateWindow(width=3, stride=1, groups="layer", sketch=4096),
     PublishedEdge(width=4, stride=1),
     PublishedLevy(window=10),
 ]

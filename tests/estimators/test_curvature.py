@@ -8,8 +8,9 @@ import math
 import pytest
 import torch
 
-from foreshock.estimators.curvature import Curvature, CurvatureState, lambda_max, part_index, track
+from foreshock.estimators.curvature import Curvature, CurvatureState, lambda_max, track
 from foreshock.estimators.lanczos import TOLERANCE
+from foreshock.estimators.probe_hessian import part_index
 from foreshock.probe import Probe
 from foreshock.probe.groups import resolve_groups
 from foreshock.probe.moment import Moment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +44,34 @@ def hessian(
     """
     product = HessianProduct(view, loss, batch)
     return product, product.dimension, product.device
+
+
+class Product(Protocol):
+    """A symmetric matrix known by its products."""
+
+    @property
+    def dimension(self) -> int:
+        """Number of weights d."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where vectors live."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the vectors that lose nothing."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """How products are taken; see `HessianProduct`."""
+        ...
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Hv for a flat vector."""
+        ...
 
 
 class HessianProduct:

@@ -104,12 +104,12 @@ def largest_in_metric(hessian: Tensor, metric: Tensor, damping: float) -> Tensor
 
 @dataclass(frozen=True)
 class NaturalStability:
-    """The stability criterion of Geometric Lévy Dynamics as derived there: eigenvalues of G⁻¹H.
+    """The stability criterion that Geometric Lévy Dynamics derives: eigenvalues of G⁻¹H.
 
     ``hessian/natural_stability`` = max |λ((G + εI)⁻¹H)|, G = (1/n) Σ ∇f_i ∇f_i' the published
     metric of the summed outputs over the probe's training inputs, H the Hessian on the first batch.
-    The document asks for |1 − ηλ_i| < 1; multiply with η and compare with 2. It describes a run that
-    steps along G⁻¹∇L, which no optimizer here does.
+    The document asks for |1 − ηλ_i| < 1; multiply with η and compare with 2. It describes a run
+    that steps along G⁻¹∇L, which no optimizer here does.
 
     G has rank at most n, so on all other directions ε alone decides: the number is of order
     |H|/ε off the span of the outputs, and it is a statement about ``damping`` first. Compare along

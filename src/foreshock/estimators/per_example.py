@@ -192,8 +192,10 @@ def assemble(
         missed |= why
     names = view.names
     covered = tuple(i not in missed for i in range(len(names)))
-    keep = torch.tensor(covered, device=mean_squares.device)
     squared = torch.cat([s for s, _ in passes])
+    if missed:
+        keep = torch.tensor(covered, device=squared.device)
+        squared, mean_squares = squared * keep, mean_squares * keep
     reason = ""
     if missed:
         index, why = next(iter(missed.items()))
@@ -203,8 +205,8 @@ def assemble(
     return ExampleNorms(
         tuple(names),
         tuple(p.numel() for p in view.live_parameters),
-        squared * keep * (n * scale) ** 2,
-        mean_squares * keep * scale**2,
+        squared * (n * scale) ** 2,
+        mean_squares * scale**2,
         covered,
         Flag.NONE,
         reason,

@@ -251,14 +251,19 @@ class Hearing:
             wrong = self._missed_silently(index)
             found = self._found[index]
             self._found[index] = torch.where(wrong, torch.full_like(found, torch.nan), found)
-        zeros = torch.zeros(self.n, dtype=torch.float64, device=device)
+        zeros = torch.zeros(self.n, device=device)
         columns = [
             self._found[i] if i in self._found and i not in missed else zeros
             for i in range(len(self._parameters))
         ]
-        if len({column.dtype for column in columns}) > 1:
-            columns = [column.double() for column in columns]
-        return torch.stack(columns, 1).double(), missed
+        return stacked(columns, 1), missed
+
+
+def stacked(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Tensors stacked in float64, with one conversion where they are of one type."""
+    if len({tensor.dtype for tensor in tensors}) > 1:
+        tensors = [tensor.double() for tensor in tensors]
+    return torch.stack(list(tensors), dim).double()
 
 
 def _waves(length: int, like: Tensor) -> Tensor:

@@ -11,16 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foreshock.estimators.curvature import (
-    CurvatureState,
-    Product,
-    check_on,
-    needs_of,
-    probe_product,
-    track,
-)
-from foreshock.estimators.hvp import DIFFERENCES
+from foreshock.estimators.curvature import CurvatureState, track
+from foreshock.estimators.hvp import DIFFERENCES, Product
 from foreshock.estimators.lanczos import TOLERANCE, Krylov
+from foreshock.estimators.probe_hessian import check_on, needs_of, probe_product
 from foreshock.probe.moment import Moment
 from foreshock.probe.quiet import quiet
 from foreshock.stats.intervals import t_quantile

@@ -9,15 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from foreshock.estimators.curvature import (
-    CurvatureState,
-    Product,
-    check_on,
-    needs_of,
-    probe_product,
-    track,
-)
+from foreshock.estimators.curvature import CurvatureState, track
+from foreshock.estimators.hvp import Product
 from foreshock.estimators.lanczos import TOLERANCE
+from foreshock.estimators.probe_hessian import check_on, needs_of, probe_product
 from foreshock.probe.moment import Moment
 from foreshock.probe.optimizer import OptimizerView
 from foreshock.probe.quiet import quiet

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from foreshock.estimators.per_example import PerExample, assemble
-from foreshock.estimators.per_example_hearing import Hearing
+from foreshock.estimators.per_example_hearing import Hearing, stacked
 from foreshock.probe.examples import ExampleNorms
 from foreshock.probe.view import ModelView, batch_size, unwrap
 from foreshock.types import Flag
@@ -173,8 +173,7 @@ class Examples:
             present = self._present.get(i, set()) | outside
             taken.append(one.norms([index in present for index in range(len(live))]))
         zero = torch.zeros((), device=live[0].device)
-        totals = torch.stack([self._totals.get(i, zero).double() for i in range(len(live))])
-        totals = totals.square()
+        totals = stacked([self._totals.get(i, zero) for i in range(len(live))]).square()
         return assemble(self._view, taken, totals, self._factor(totals, gradients))
 
     def _factor(self, totals: Tensor, gradients: Sequence[Tensor | None]) -> Tensor | float:
@@ -182,7 +181,7 @@ class Examples:
         if ranks and torch.distributed.get_world_size() > 1:
             return 1.0
         present = _norms([g for g in gradients if g is not None])
-        used = torch.stack([norm.double() for norm in present]).square().sum()
+        used = stacked(present).square().sum()
         heard = totals.sum()
         return torch.where(heard > 0, used / heard, torch.ones_like(heard)).sqrt()
 
