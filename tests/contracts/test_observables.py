@@ -37,6 +37,7 @@ ALL = [
     *published_catalogue(),
     GradientNoise("accumulation", batch_size=16),
     GradientNoise(groups="layer"),
+    GradientNoise("examples"),
     Curvature(groups="block"),
     Ntk(reduction="full", examples=16, draws=39),
     Trajectory(width=3, stride=1),

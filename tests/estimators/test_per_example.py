@@ -135,6 +135,20 @@ class Crossed(nn.Module):
         return self.packed(h, x, x)[0]
 
 
+class Sliced(nn.Module):
+    """A table that is looked up and, in part, multiplied with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(WORDS, WIDTH)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        return torch.cat(
+            [x @ self.embed.weight[:6].T, functional.linear(x, self.embed.weight[6:])], -1
+        )
+
+
 def words(n: int, length: int, ignored: bool = True) -> tuple[Tensor, Tensor]:
     """Few distinct words, so that they repeat; some labels ignored, one row of them whole."""
     generator = torch.Generator().manual_seed(n)
@@ -173,6 +187,7 @@ COVERED: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, Tensor]]] = {
     "encoder layer, pre-norm": (lambda: encoder(True), vectors(6, 5)),
     "encoder layer, post-norm": (lambda: encoder(False), vectors(6, 5)),
     "encoder layer, n = length": (lambda: encoder(True), vectors(5, 5)),
+    "table in slices": (Sliced, words(6, 4)),
     "cross attention": (Crossed, vectors(6, 5, 8)),
 }
 

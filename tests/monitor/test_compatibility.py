@@ -6,6 +6,7 @@ bitwise the same, no observable may fail, and what cannot be measured is listed 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,30 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import foreshock as fs
-from foreshock.estimators import catalogue
+from foreshock.estimators import (
+    Geometry,
+    LocalLearningCoefficient,
+    Trajectory,
+    UpdateWindow,
+    catalogue,
+)
 from foreshock.probe import Probe
 from tests.cases import CLASSES, CNN, Transformer
 
-STEPS = 3
+STEPS = 7
+
+#: What cannot be measured here, and the words that say why. Everything else must have a value.
+EXPECTED = {
+    "attention/entropy": "calls no attention",
+    "modular/": "not integer pairs",
+    "grad/critical_": "formula for SGD without momentum",
+    "grad/fdt": "of the 16 measurements",
+    "tails/hill": "is not full yet",
+    "trajectory/correlation_dimension": "needs at least 20 updates",
+    "features/alignment": "does not end in a torch.nn.Linear",
+    "readout/ridge_signal": "needs a model whose last layer is",
+    "readout/probe_signal": "needs a model whose last layer is",
+}
 
 
 class Checkpointed(nn.Module):
@@ -112,7 +132,7 @@ def run(situation: str, folder: Path | None, *, compiled: bool = False) -> dict[
     data = [batch(16) for _ in range(STEPS)]
     probe = Probe(
         loss=loss,
-        batches=[batch(16) for _ in range(4)],
+        batches=[batch(16) for _ in range(8)],
         heldout=batch(48),
         train=batch(48),
         losses={"label": loss, "size": second},
@@ -135,7 +155,13 @@ def run(situation: str, folder: Path | None, *, compiled: bool = False) -> dict[
 
 def members() -> list[Any]:
     """Everything that is ours; windows short enough to fill."""
-    return list(catalogue())
+    short = {
+        "update_window": UpdateWindow(width=5, stride=1),
+        "trajectory": Trajectory(width=3, stride=1),
+        "geometry": Geometry(examples=4),
+        "llc": LocalLearningCoefficient(chains=2, burn_in=4, draws=8),
+    }
+    return [short.get(one.name, one) for one in catalogue()]
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
@@ -156,5 +182,8 @@ def test_every_observable_works_or_says_why_not(
         }
     for name, estimates in values.items():
         assert estimates, name  # a value or a flag at every measurement
-        for estimate in estimates:
-            assert estimate.value == estimate.value or estimate.reason, name
+        if any(math.isfinite(e.value) for e in estimates):
+            continue
+        words = [text for start, text in EXPECTED.items() if name.startswith(start)]
+        reason = estimates[-1].reason
+        assert words and words[0] in reason, f"{name}: {reason}"

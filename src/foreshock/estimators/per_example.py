@@ -231,7 +231,7 @@ def per_example_norms(view: ModelView, loss: Callable[..., Tensor], batch: Any) 
         >>> model = torch.nn.Linear(3, 1, bias=False)
         >>> x = torch.eye(3) * torch.tensor([1.0, 2.0, 3.0])
         >>> norms = per_example_norms(ModelView(model), lambda m, x: m(x).mean(), x)
-        >>> norms.squares[:, 0].tolist(), norms.coverage  # |n x_i/n|²
+        >>> [round(s, 4) for s in norms.squares[:, 0].tolist()], norms.coverage  # |n x_i/n|²
         ([1.0, 4.0, 9.0], 1.0)
     """
     names, sizes = view.names, [p.numel() for p in view.live_parameters]

@@ -19,8 +19,8 @@ def quiet(seed: int) -> Iterator[None]:
 
     Inside: private random numbers for python, numpy and torch, seeded by ``seed``; gradients on;
     autocast off; attention on the math backend (the fused kernels have neither a double backward
-    nor a forward derivative); reentrant activation checkpoints made non-reentrant (they refuse
-    `torch.autograd.grad`); compiled code replaced by eager code (it has no double backward).
+    nor a forward derivative); no activation checkpoints (they recompute with the wrong weights, or
+    refuse `torch.autograd.grad`); compiled code replaced by eager code (it has no double backward).
     Afterwards all generators stand where they stood. No ``.grad`` is written: callers use
     `torch.autograd.grad`.
 
@@ -56,7 +56,7 @@ def quiet(seed: int) -> Iterator[None]:
             if cuda_states is not None and torch.is_autocast_enabled("cuda"):
                 stack.enter_context(torch.autocast("cuda", enabled=False))
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.enter_context(_differentiable_checkpoints())
+            stack.enter_context(_no_checkpoints())
             # Importing dynamo takes seconds, and where nobody has there is nothing compiled.
             if "torch._dynamo" in sys.modules:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -70,23 +70,38 @@ def quiet(seed: int) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda_states)
 
 
-class _NonReentrant:
-    """Stands in for the function behind reentrant checkpoints: the same memory, and a graph."""
+class _Plain:
+    """Stands in for the function behind reentrant checkpoints: nothing is recomputed."""
 
     @staticmethod
-    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
-        """Checkpoint without reentrance."""
-        return checkpoint.checkpoint(
-            function, *args, use_reentrant=False, preserve_rng_state=preserve
-        )
+    def apply(function: Callable[..., Any], _preserve: bool, *args: Any) -> Any:
+        """The function itself."""
+        return function(*args)
+
+
+def _plain_generator(*_: Any, **__: Any) -> Iterator[None]:
+    """Stands in for what surrounds the function in non-reentrant checkpoints: nothing."""
+    yield
 
 
 @contextlib.contextmanager
-def _differentiable_checkpoints() -> Iterator[None]:
-    """Let `torch.utils.checkpoint.checkpoint` record a graph whatever it was asked for."""
-    reentrant = checkpoint.CheckpointFunction
-    checkpoint.CheckpointFunction = _NonReentrant  # type: ignore[misc]
+def _no_checkpoints() -> Iterator[None]:
+    """Activation checkpoints keep their activations instead of recomputing them.
+
+    A recomputation happens in the backward pass, when the weights that a measurement put in are out
+    again: it would use the live ones, silently, or fail on their type. Reentrant checkpoints refuse
+    `torch.autograd.grad` altogether. The price is memory: that of the probe's activations.
+    """
+    kept = {}
+    for name, plain in (
+        ("CheckpointFunction", _Plain),
+        ("_checkpoint_without_reentrant_generator", _plain_generator),
+    ):
+        if hasattr(checkpoint, name):
+            kept[name] = getattr(checkpoint, name)
+            setattr(checkpoint, name, plain)
     try:
         yield
     finally:
-        checkpoint.CheckpointFunction = reentrant  # type: ignore[misc]
+        for name, original in kept.items():
+            setattr(checkpoint, name, original)
