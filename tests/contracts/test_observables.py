@@ -290,7 +290,7 @@ def test_no_gradient_at_all(observable: Observable) -> None:
 
 #: What iterates until a residual is small enough looks at it; what only restates a document is not
 #: made for a device.
-SEVERAL_TRANSFERS = {"curvature", "stability", "spectrum", "natural", "llc"} | {
+SEVERAL_TRANSFERS = {"curvature", "stability", "spectrum", "natural", "llc", "triple"} | {
     o.name for o in published_catalogue()
 }
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import foreshock as fs
+from foreshock.estimators import catalogue
 from foreshock.types import Estimate, Readings, SeriesInfo
 from tests.cases import CASES, loss
 

@@ -390,9 +390,8 @@ def test_curvature_looks_at_one_batch_all_along(tmp_path: Path) -> None:
             step(model, optimizer, seed)
     with fs.Run.open(tmp_path / "r") as run:
         top = run.series("hessian/lambda_max")
-        assert (
-            np.ptp(top.value) <= 2e-3 * top.value.max()
-        )  # two residuals of 1e-3 at frozen weights
+        # Two errors of 1 % at frozen weights; fresh batches differ by more.
+        assert np.ptp(top.value) <= 2e-2 * top.value.max()
         assert "always the same one batch of 8" in run.describe("hessian/lambda_max").taken_at
 
 
@@ -454,7 +453,7 @@ def test_what_a_preset_cannot_feed_is_left_out_not_switched_off(tmp_path: Path) 
         assert run.events("observable_off") == []
         (event,) = run.events("observables")
         left_out = {row["name"]: row["reason"] for row in event.payload["left_out"]}
-        assert set(left_out) == {"heldout_signal", "ridge_signal"}
+        assert set(left_out) == {"heldout_signal", "ridge_signal", "probe_signal"}
         assert "class indices" in left_out["heldout_signal"]
         assert math.isfinite(run.series("ntk/log_det").value[0])
 

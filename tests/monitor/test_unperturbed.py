@@ -25,6 +25,7 @@ from foreshock.estimators.norms import Norms
 from foreshock.monitor import door
 from foreshock.monitor.presets import FULL
 from foreshock.probe.moment import Moment
+from foreshock.probe.optimizer import OptimizerView
 from foreshock.probe.view import ModelView
 from foreshock.types import Estimate, Readings
 from tests.cases import CASES, Case, loss
@@ -46,7 +47,7 @@ class Trained:
     modes: list[bool]
     random: tuple[Any, Any, torch.Tensor]
     losses: list[float]
-    frozen: list[tuple[torch.nn.Module, list[Any], float]]
+    frozen: list[tuple[torch.nn.Module, list[Any], float, dict[str, Any]]]
 
 
 def members(loop: str) -> list[Any]:
@@ -79,7 +80,9 @@ def train(case: Case, optimizer_name: str, loop: str, run: Path | None, **option
             losses.append(value.item())
         if run is not None:
             grads = [None if p.grad is None else p.grad.clone() for p in bare.parameters()]
-            frozen.append((copy.deepcopy(bare), grads, optimizer.param_groups[0]["lr"]))
+            rate = optimizer.param_groups[0]["lr"]
+            kept = copy.deepcopy(optimizer.state_dict())
+            frozen.append((copy.deepcopy(bare), grads, rate, kept))
         optimizer.step()
         if scheduler is not None:
             scheduler.step()
@@ -88,7 +91,7 @@ def train(case: Case, optimizer_name: str, loop: str, run: Path | None, **option
         if watch is not None:
             watch.log(loss=losses[0])
     if run is not None:
-        frozen.append((copy.deepcopy(bare), [], 0.0))
+        frozen.append((copy.deepcopy(bare), [], 0.0, {}))
     if watch is not None:
         watch.close()
     return Trained(
@@ -121,7 +124,7 @@ def same(a: Trained, b: Trained) -> bool:
     )
 
 
-def check_values(run: fs.Run, case: Case, loop: str, trained: Trained) -> None:
+def check_values(run: fs.Run, case: Case, name: str, loop: str, trained: Trained) -> None:
     """Every promised value, against the observable on a frozen copy."""
     assert run.events("observable_off") == []
     probe = case.probe()
@@ -129,8 +132,10 @@ def check_values(run: fs.Run, case: Case, loop: str, trained: Trained) -> None:
         due = [s for s in range(STEPS) if s % max(1, observable.stride) == 0]
         state = observable.init()
         for step in due:
-            before, grads, rate = trained.frozen[step]
+            before, grads, rate, kept = trained.frozen[step]
             view = ModelView(before)
+            optimizer = OPTIMIZERS[name](before.parameters())
+            optimizer.load_state_dict(kept)
             update = None
             if "update" in observable.needs:
                 new = ModelView(trained.frozen[step + 1][0]).parameters
@@ -140,6 +145,7 @@ def check_values(run: fs.Run, case: Case, loop: str, trained: Trained) -> None:
                 view=view,
                 gradients=tuple(grads),
                 learning_rates=(rate,),
+                optimizer=OptimizerView(optimizer, view),
                 probe=probe,
                 update=update,
             )
@@ -192,7 +198,7 @@ def test_bitwise_unperturbed(name: str, optimizer: str, loop: str, tmp_path: Pat
     assert same(first, again), "the comparison itself is not deterministic"
     assert same(first, watched)
     with fs.Run.open(tmp_path / "run") as run:
-        check_values(run, case, loop, watched)
+        check_values(run, case, optimizer, loop, watched)
         assert np.isfinite(run.series("update/k_star").value).sum() == STEPS - 3
         assert np.isfinite(run.series("grad/snr").value).all()
 

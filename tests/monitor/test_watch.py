@@ -98,7 +98,14 @@ def test_what_a_preset_cannot_offer_is_listed_with_the_remedy(tmp_path: Path) ->
     with fs.Run.open(tmp_path / "r") as run:
         (event,) = run.events("observables")
         left_out = {row["name"]: row["reason"] for row in event.payload["left_out"]}
-        assert set(left_out) == {"heldout_signal", "curvature", "ridge_signal", "ntk"}
+        assert set(left_out) == {
+            "heldout_signal",
+            "curvature",
+            "stability",
+            "ridge_signal",
+            "probe_signal",
+            "ntk",
+        }
         assert "pass probe=fs.Probe(" in left_out["curvature"]
 
 

@@ -130,6 +130,16 @@ def track(
         Next state, and θ with interval θ ± residual; flagged ``not_converged`` where Lanczos
         stopped short, or where two starts of a check disagree. ``n`` is the number of products.
         ``null``, at a check, is the span of the starts' values.
+
+    Examples:
+        >>> from foreshock.estimators.hvp import hessian
+        >>> model, x = torch.nn.Linear(2, 1, bias=False), torch.tensor([[3.0, 0.0], [0.0, 1.0]])
+        >>> with quiet(0):
+        ...     view = ModelView(model)
+        ...     product, _, _ = hessian(view, lambda m, x: m(x).pow(2).sum() / 2, x)
+        ...     _, top = track(product)
+        >>> round(top.value, 4)
+        9.0
     """
     state = state or CurvatureState()
     if state.vectors is not None and state.vectors.shape[1] != product.dimension:

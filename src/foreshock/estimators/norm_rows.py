@@ -69,8 +69,11 @@ def from_examples(
     """
     norms, kind = moment.examples, "backward"
     if norms is None and moment.probe is not None:
-        batch = moment.view.draw(moment.probe, moment.step)[0]
-        norms, kind = per_example_norms(moment.view, moment.probe.loss, batch), "probe"
+        batches = moment.view.draw(moment.probe, moment.step)[:1]
+        if not batches:
+            empty = "The probe returned no batch at this step."
+            return block, _missing(empty, Flag.UNRESOLVED, parts)
+        norms, kind = per_example_norms(moment.view, moment.probe.loss, batches[0]), "probe"
     if norms is None:
         return block, _missing(NOTHING_HEARD, Flag.UNRESOLVED, parts)
     if not norms.n:

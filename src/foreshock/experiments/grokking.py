@@ -65,7 +65,7 @@ class Grokking:
     variant: Variant = "grok"
     seed: int = 0
     steps: int = 0
-    observables: Literal["none", "free", "standard", "full"] = "standard"
+    observables: Literal["none", "free", "standard", "full", "research"] = "standard"
     every: int = 10
     budget: float = 0.05
 

@@ -46,7 +46,8 @@ def attach(
         run: Folder for a new run, or a `Run` opened for writing (``Run.open(path, "a")`` continues
             one after its last step).
         probe: Loss, batches and held-out examples for what needs more than gradients.
-        observables: ``"free"``, ``"standard"``, ``"full"``, or a list of names and objects.
+        observables: ``"free"``, ``"standard"``, ``"full"``, ``"research"`` (everything that is
+            ours, dear ones included), or a list of names and objects.
         budget: Share of wall time that watching may take; 0.03 if ``every`` is not given either.
         every: Instead of a budget, a fixed period in steps, for all or by name: reproducible.
         detectors: Names or objects; they say which series they read.

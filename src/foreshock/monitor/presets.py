@@ -16,7 +16,9 @@ from foreshock.estimators import (
     HillNorms,
     Norms,
     Ntk,
+    ProbeSignal,
     RidgeSignal,
+    Stability,
     StepNorm,
     UpdateWindow,
     catalogue,
@@ -28,7 +30,7 @@ from foreshock.types import Observable
 
 FREE = (Norms, StepNorm, HillNorms)
 STANDARD = (*FREE, GradientNoise, HeldoutSignal, Curvature)
-FULL = (*STANDARD, RidgeSignal, Ntk, UpdateWindow)
+FULL = (*STANDARD, Stability, RidgeSignal, ProbeSignal, Ntk, UpdateWindow)
 #: Everything that is ours; what only restates a document is asked for by name.
 RESEARCH = tuple(type(one) for one in catalogue())
 PRESETS = {"free": FREE, "standard": STANDARD, "full": FULL, "research": RESEARCH}
