@@ -18,6 +18,9 @@ from foreshock.types import Estimate
 
 def record(path: Path, values: dict[str, list[Estimate | float]]) -> Run:
     run = Run.create(path, config={"name": "parts"})
+    series = [{"name": "grad/snr", "layered": True}]
+    promised = {"observables": [{"name": "gradient_noise", "series": series}], "left_out": []}
+    run.event("observables", "monitor", promised)
     for part in values:
         run.declare(f"grad/snr@{part}", title=f"signal / noise, {part}", unit="1")
     for step in range(max(map(len, values.values()))):
@@ -52,7 +55,9 @@ def test_what_is_not_resolved_stays_blank(tmp_path: Path) -> None:
     nothing = Estimate.missing("no gradient")
     with record(tmp_path / "a", {"a": [1.0, nothing], "b": [nothing, nothing]}) as run:
         text = str(draw(heat_maps([read_run(run, "run")])[0]))
-    assert text.count("M") - text.count("Menlo") == 1  # a single cell is painted
+    coloured = re.findall(r'<path d="([^"]+)" fill=', text)
+    assert len(coloured) == 1 and coloured[0].count("M") == 1  # a single cell is painted
+    assert re.findall(r'<path d="([^"]+)" class="heat-blank"', text)[0].count("M") == 2
     assert ">2 of 2<" in text
     with record(tmp_path / "b", {"a": [nothing], "b": [math.nan]}) as run:
         text = str(draw(heat_maps([read_run(run, "run")])[0]))
@@ -79,6 +84,25 @@ def test_the_report_draws_parts_as_one_map_and_not_as_charts(tmp_path: Path, twi
     assert page.count('class="chart heat"') == 1
     assert page.count('class="heat-map"') == len(runs)
     assert 'data-title="signal / noise, 0.weight"' not in page
+
+
+def test_sparse_and_late_measurements_leave_no_holes(tmp_path: Path) -> None:
+    """A cell lasts until the next measurement, and the map begins at the first one."""
+    with record(tmp_path / "a", {"a": [], "b": []} | {"a": [1.0], "b": [2.0]}) as run:
+        for step in (1000, 1001, 2048):
+            run.append(step, {"grad/snr@a": 1.0, "grad/snr@b": 2.0})
+        run.flush()
+        text = str(draw(heat_maps([read_run(run, "run")])[0]))
+    rows = re.findall(r"M0.0 \d+h([\d.]+)v", text)
+    assert [float(width) for width in rows] == [640.0, 640.0]  # one stretch a row, all of it
+    assert "heat-blank" not in text
+
+
+def test_what_the_user_logged_with_an_at_is_a_chart(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "a") as run:
+        run.append(0, {"val/acc@1": 0.5, "val/acc@5": 0.9})
+    page = write_report(tmp_path / "a", tmp_path / "r.html").read_text(encoding="utf-8")
+    assert 'class="chart heat"' not in page and 'data-title="val/acc@5"' in page
 
 
 def test_a_single_part_is_a_chart_and_no_map(tmp_path: Path) -> None:

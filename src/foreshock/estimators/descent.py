@@ -5,29 +5,25 @@ Measured right after the step θ_t → θ_{t+1} = θ_t + u, at the weights after
     L(θ_{t+1}) − L(θ_t) = μ·u − ½u'Hu + O(|u|³),     μ, H at θ_{t+1}
 
 since θ_t = θ_{t+1} − u: the sign of the second term is not that of the formula at the old weights.
-Both are exact on a quadratic. The gradients of the probe's batches are there already, at these very
-weights; the old weights, θ_{t+1} − u, are only needed for the losses that were really there.
+Both are exact on a quadratic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from foreshock.estimators.gradient_noise import CHUNK
-from foreshock.estimators.hvp import DIFFERENCES, HessianProduct
-from foreshock.probe.moment import BatchGradient, Moment
+from foreshock.estimators.descent_record import Record, step_record
+from foreshock.estimators.hvp import DIFFERENCES
+from foreshock.probe.moment import Moment
 from foreshock.probe.optimizer import OptimizerView
-from foreshock.probe.quiet import quiet
 from foreshock.probe.response import responses
-from foreshock.probe.view import ModelView
 from foreshock.stats.descent import CRITICAL, LEAST, critical_snr, descent_pieces, expected_descent
-from foreshock.stats.fluctuation import BLOCKS, diffusion, fluctuation_dissipation
+from foreshock.stats.fluctuation import BLOCKS, diffusion, equal_rows, fluctuation_dissipation
 from foreshock.stats.sample import mean_interval
 from foreshock.types import Estimate, Flag, Readings, SeriesInfo
 
@@ -119,154 +115,10 @@ EXPECTED = ("grad/descent_expected", "grad/descent_noise")
 
 #: Rounding of a loss, in units of its type's epsilon: a forward pass sums, and two are subtracted.
 LOSS_ROUNDING = 4.0
-
-
-class Record(NamedTuple):
-    """What one measurement brings to the host, float64.
-
-    Args:
-        slopes: ``(n,)`` g_b · u of the step made.
-        bends: ``(n,)`` u'H_b u.
-        after: ``(n,)`` losses of the batches after the step.
-        before: ``(n,)`` losses before it.
-        scaled: ``(n, n)`` products of η g_b.
-        products: ``(n, n)`` g_i · u_j with the updates u_j that the optimizer would make next.
-        curvatures: ``(n, n)`` u_i · H_{j+1} u_j.
-        spread: ``(n, n)`` u_i · u_j.
-        method: How the Hessian products were taken.
-    """
-
-    slopes: np.ndarray
-    bends: np.ndarray
-    after: np.ndarray
-    before: np.ndarray
-    scaled: np.ndarray
-    products: np.ndarray
-    curvatures: np.ndarray
-    spread: np.ndarray
-    method: str
-
-
-def cross(left: Tensor, right: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Products of the rows of two matrices, accumulated in float64 by blocks of columns.
-
-    Args:
-        left: ``(n, d)`` of any float type.
-        right: ``(m, d)`` of any float type.
-        weight: ``(d,)`` weights of the columns; all 1 if not given.
-
-    Returns:
-        ``(n, m)`` float64 on their device.
-
-    Examples:
-        >>> import torch
-        >>> cross(torch.eye(2), torch.tensor([[1.0, 2.0]])).tolist()
-        [[1.0], [2.0]]
-    """
-    total = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
-    for start in range(0, left.shape[1], CHUNK):
-        columns = slice(start, start + CHUNK)
-        block = left[:, columns].double()
-        if weight is not None:
-            block = block * weight[columns]
-        total.addmm_(block, right[:, columns].double().T)
-    return total
-
-
-def losses_at(
-    view: ModelView, leaves: Sequence[Tensor], loss: Callable, batches: Sequence[object]
-) -> Tensor:
-    """Losses of several batches at given weights, without a graph.
-
-    Each starts from the random numbers that the gradient of a batch starts from, so a loss that
-    draws some changes by the weights only.
-
-    Args:
-        view: The live weights, for the structure.
-        leaves: One tensor a trainable parameter.
-        loss: ``loss(model, batch) -> scalar``.
-        batches: n batches.
-
-    Returns:
-        ``(n,)`` float64 on the device.
-
-    Examples:
-        >>> import torch
-        >>> view = ModelView(torch.nn.Linear(1, 1, bias=False))
-        >>> one, batch = torch.ones(1, 1), torch.ones(2, 1)
-        >>> losses_at(view, [one], lambda m, x: m(x).sum(), [batch]).tolist()
-        [2.0]
-    """
-    found = []
-    for batch in batches:
-        with quiet(view.seed), torch.no_grad():
-            found.append(view.loss(leaves, loss, batch).double())
-    return torch.stack(found)
-
-
-def step_record(
-    view: ModelView,
-    loss: Callable,
-    taken: Sequence[BatchGradient],
-    update: Sequence[Tensor],
-    rates: Sequence[float],
-    planned: Tensor | None,
-) -> Record:
-    """Everything that the series of one step are made of, in one transfer.
-
-    H of the step made is that of every batch in turn, so u'H_b u has the spread of the batches. The
-    Hessian for update u_j is that of the next batch, j + 1, round in a ring: independent of u_j.
-
-    Cost: a batch takes one gradient with a graph, two Hessian-vector products and one forward pass;
-    together they take n copies of the weights twice, besides those of the gradients and updates.
-
-    Args:
-        view: The live weights, after the step.
-        loss: ``loss(model, batch) -> scalar``.
-        taken: Gradients of the n probe batches at these weights.
-        update: The step that was made, one tensor a parameter.
-        rates: Learning rate of each parameter.
-        planned: ``(n, d)`` updates that the optimizer would make with each gradient, or ``None``.
-
-    Returns:
-        The numbers; those that need ``planned`` are nan without it.
-    """
-    n = len(taken)
-    made = torch.cat([part.reshape(-1) for part in update]).double()
-    gradients = torch.stack([torch.cat([g.reshape(-1) for g in one.gradient]) for one in taken])
-    squares = torch.cat(
-        [made.new_full((part.numel(),), r**2) for part, r in zip(update, rates, strict=True)]
-    )
-    bends, images, method = [], [], "reverse"
-    for index, one in enumerate(taken):
-        with quiet(view.seed):
-            product = HessianProduct(view, loss, one.batch, method=method)
-            bends.append(made @ product(made))
-            if planned is not None:
-                images.append(product(planned[index - 1]))
-            method = product.method
-            del product  # the graph of one batch at a time
-    old = [now - part for now, part in zip(view.parameters, update, strict=True)]
-    nothing = made.new_full((n, n), float("nan"))
-    parts = [
-        cross(gradients, made[None])[:, 0],
-        torch.stack(bends),
-        torch.stack([one.loss for one in taken]).double(),
-        losses_at(view, old, loss, [one.batch for one in taken]),
-        cross(gradients, gradients, squares),
-        nothing if planned is None else cross(gradients, planned),
-        # Batch b gave the Hessian of update b - 1: column j is the image on batch j + 1.
-        nothing if planned is None else cross(planned, torch.stack(images)).roll(-1, dims=1),
-        nothing if planned is None else cross(planned, planned),
-    ]
-    host = torch.cat([part.reshape(-1) for part in parts]).cpu().numpy()
-    found: list[np.ndarray] = []
-    start = 0
-    for part in parts:
-        found.append(host[start : start + part.numel()].reshape(part.shape))
-        start += part.numel()
-    return Record(*found, method=method)
-
+#: Share of the square of a step of plain SGD that the type of the weights may add by rounding.
+STEP_ROUNDING = 0.01
+COPIES = "The batch gradients are identical: copies of one batch, or of all data, have no spread."
+SWALLOWED = "The steps are smaller than the rounding of the weights: none moves."
 
 @dataclass(frozen=True)
 class DescentState:
@@ -356,40 +208,58 @@ class Descent:
             "grad/descent_measured": _measured(record, view.dtype),
             "grad/d_sgd": diffusion(record.scaled),
         }
+        n = len(taken)
         if planned is None:
             names = (*EXPECTED, *CRITICAL, "grad/fdt", "grad/d_effective")
-            scalars |= {name: Estimate.missing(unknown, n=len(taken)) for name in names}
-            return state, Readings(_flagged(scalars, record.method))
-        ring = (np.arange(len(taken)) + 1) % len(taken)
+            scalars |= {name: Estimate.missing(unknown, n=n) for name in names}
+            return state, Readings(_flagged(scalars, record, rates))
+        ring = (np.arange(n) + 1) % n
         scalars |= expected_descent(record.products, record.curvatures, ring)
         scalars |= _critical(record, optimizer, ring)
         scalars["grad/d_effective"] = diffusion(record.spread)
-        if not scalars["grad/descent_expected"].resolved:
-            scalars["grad/fdt"] = Estimate.missing(scalars["grad/descent_expected"].reason)
-            return state, Readings(_flagged(scalars, record.method))
+        if not scalars["grad/descent_expected"].resolved or _copies(record, rates):
+            reason = scalars["grad/descent_expected"].reason or COPIES
+            scalars["grad/fdt"] = Estimate.missing(reason, n=n)
+            return state, Readings(_flagged(scalars, record, rates))
         pieces = descent_pieces(record.products, record.curvatures, ring)
         after = DescentState(
             (*state.drifts, float(pieces.drift[0]))[-self.window :],
             (*state.curvatures, float(pieces.curvature[0]))[-self.window :],
         )
         scalars["grad/fdt"] = fluctuation_dissipation(after.drifts, after.curvatures)
-        return after, Readings(_flagged(scalars, record.method))
+        return after, Readings(_flagged(scalars, record, rates))
 
 
-def _flagged(scalars: dict[str, Estimate], method: str) -> dict[str, Estimate]:
-    """The same readings, with a word on those that rest on differences of gradients."""
-    if method != "differences":
-        return scalars
-    curved = ("grad/descent", *EXPECTED, *CRITICAL, "grad/fdt")
-    return scalars | {
-        name: replace(
-            scalars[name],
-            flags=scalars[name].flags | Flag.BELOW_PRECISION,
-            reason=f"{scalars[name].reason} {DIFFERENCES}".strip(),
-        )
-        for name in curved
-        if np.isfinite(scalars[name].value)
-    }
+def _copies(record: Record, rates: Iterable[float]) -> bool:
+    """Whether all batches have one gradient; at a rate of 0 nobody can tell, and nothing moves."""
+    return len(record.after) > 1 and any(rates) and equal_rows(record.scaled)
+
+
+def _flagged(
+    scalars: dict[str, Estimate], record: Record, rates: Iterable[float]
+) -> dict[str, Estimate]:
+    """The same readings, with a word on those that rest on less than their intervals claim."""
+    found = dict(scalars)
+    rates = tuple(rates)
+    if _copies(record, rates):
+        for name in ("grad/descent", "grad/descent_measured", *EXPECTED):
+            endless = replace(found[name], low=-math.inf, high=math.inf)
+            found[name] = _with(endless, Flag.UNRESOLVED, COPIES)
+    elif any(rates) and not record.spread.any():
+        for name in EXPECTED:
+            found[name] = _with(found[name], Flag.BELOW_PRECISION, SWALLOWED)
+    if record.method == "differences":
+        for name in ("grad/descent", *EXPECTED, *CRITICAL, "grad/fdt"):
+            found[name] = _with(found[name], Flag.BELOW_PRECISION, DIFFERENCES)
+    return found
+
+
+def _with(estimate: Estimate, flag: Flag, sentence: str) -> Estimate:
+    """An estimate with one more flag; as it is where nothing could be computed."""
+    if not np.isfinite(estimate.value):
+        return estimate
+    reason = f"{estimate.reason} {sentence}".strip()
+    return replace(estimate, flags=estimate.flags | flag, reason=reason)
 
 
 def _measured(record: Record, dtype: torch.dtype) -> Estimate:
@@ -422,5 +292,13 @@ def _critical(record: Record, optimizer: OptimizerView, ring: np.ndarray) -> dic
         )
         return {name: Estimate.missing(sentence, n=len(record.after)) for name in CRITICAL}
     rate = rates.pop()
+    size = np.trace(record.scaled)
+    rounded = np.trace(record.spread) + 2 * rate * np.trace(record.products) + size  # |u + ηg|²
+    if rounded > STEP_ROUNDING * size:
+        sentence = (
+            f"The step is not −ηg: rounding to the type of the weights adds {rounded / size:.2g} "
+            "of its square. The sign of `grad/descent_expected` answers the same question here."
+        )
+        return {name: Estimate.missing(sentence, n=len(record.after)) for name in CRITICAL}
     square = rate**2 or 1.0  # at a rate of 0 all products are 0, and `critical_snr` says so
     return critical_snr(record.scaled / square, record.curvatures / square, rate, ring)

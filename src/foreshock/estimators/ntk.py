@@ -70,6 +70,7 @@ class KernelState(NamedTuple):
     summary: NtkState | None = None
     start: Array | None = None
     last: Array | None = None
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,9 @@ class Ntk:
             sentence = "The probe has fewer than 16 training inputs, too few for an interval."
             missing = Estimate.missing(sentence, n=n)
             return state, Readings({name: missing for name in (*SERIES, *COMPARED)})
+        names = tuple(moment.view.names)
+        if state.names != names:  # other weights train: the kernels do not compare
+            state = KernelState(names=names)
         whole, parts = self._grams(moment, inputs)
         rows = len(whole) // n
         scalars, summary = ntk_summary(
@@ -183,7 +187,7 @@ class Ntk:
         if summary is None:  # nothing that a later record could be compared with
             return state, Readings(scalars)
         start = whole if state.start is None else state.start
-        return KernelState(moment.step, summary, start, whole), Readings(scalars)
+        return KernelState(moment.step, summary, start, whole, names), Readings(scalars)
 
     def _grams(self, moment: Moment, inputs: Tensor) -> tuple[Array, dict[str, Array]]:
         """The kernel and those of the parts, in one transfer."""

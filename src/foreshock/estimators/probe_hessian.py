@@ -25,6 +25,9 @@ def probe_product(
     Returns:
         The product. Always of the batches at step 0: fresh ones would be another matrix at every
         measurement, and its crossings an artefact.
+
+    Raises:
+        ValueError: If the probe has no batch at step 0.
     """
     assert moment.probe is not None
     probe, view = moment.probe, moment.view
@@ -32,6 +35,10 @@ def probe_product(
     if train is not None:
         return HessianProduct(view, probe.loss, train)
     batches = view.draw(probe, 0)
+    if not batches:
+        raise ValueError(
+            "The `batches` of `Probe` returned no batch at step 0, of which the Hessian is taken."
+        )
     if on != "probe":
         return HessianProduct(view, probe.loss, batches[0])
     weights = [float(batch_size(batch) or 1) for batch in batches]

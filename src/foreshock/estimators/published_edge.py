@@ -26,16 +26,32 @@ SERIES = (
     series("g_23", "gap g, fixed position", "σ_2² − σ_3²", SOURCE, unit="weight²"),
     series("alpha_clip", "stability of mode k*", "max(0, 1 − Σ Δλ²/gap²)", SOURCE),
     series("alpha_halves", "stability of mode 1, halves", "|⟨v_1, v_1'⟩| of half-windows", SOURCE),
-    series("a_singular", "A with g of singular values", "‖ΔG‖_F/(η g²)", SOURCE),
-    series("a_eigenvalue", "A with g of eigenvalues", "‖ΔG‖_F/(η g²)", SOURCE, unit="1/weight²"),
-    series("a_23", "A with g at 2-3", "‖ΔG‖_F/(η g²)", SOURCE, unit="1/weight²"),
+    series(
+        "a_singular", "A with g of singular values", "‖ΔG‖_F/(η g²)", SOURCE, unit="loss/weight²"
+    ),
+    series("a_eigenvalue", "A with g of eigenvalues", "‖ΔG‖_F/(η g²)", SOURCE, unit="loss/weight⁴"),
+    series("a_23", "A with g at 2-3", "‖ΔG‖_F/(η g²)", SOURCE, unit="loss/weight⁴"),
     series("bbp_ratio", "σ_W over the BBP threshold", "σ_W/(ν (p (W−1))^¼)", SOURCE),
     series("krylov_bound", "bound on k*", "#{j: v_j'Hv_j ≥ 1/(ηW)}", SOURCE),
-    series("mode_importance", "loss decomposition at k*", "α G_train G_val", SOURCE),
-    series("gap_curvature", "gap flow: curvature", "−η (h_k − h_(k+1)) d", SOURCE),
-    series("gap_damping", "gap flow: damping", "−η (h + ω) g", SOURCE),
-    series("gap_driving", "gap flow: driving", "η W (G_k²/d_k − G_(k+1)²/d_(k+1))", SOURCE),
-    series("sigma_steady", "steady σ_k*", "√(W/h) |G|", SOURCE),
+    series(
+        "mode_importance",
+        "loss decomposition at k*",
+        "α G_train G_val",
+        SOURCE,
+        unit="(loss/weight)²",
+    ),
+    series(
+        "gap_curvature", "gap flow: curvature", "−η (h_k − h_(k+1)) d", SOURCE, unit="weight/step"
+    ),
+    series("gap_damping", "gap flow: damping", "−η (h + ω) g", SOURCE, unit="weight/step"),
+    series(
+        "gap_driving",
+        "gap flow: driving",
+        "η W (G_k²/d_k − G_(k+1)²/d_(k+1))",
+        SOURCE,
+        unit="loss/weight/step",
+    ),
+    series("sigma_steady", "steady σ_k*", "√(W/h) |G|", SOURCE, unit="√loss"),
 )
 WINDOW = tuple(info.name for info in SERIES[:11])
 
@@ -48,6 +64,8 @@ class EdgeState:
     last_step: int = -1
     updates: tuple[Tensor, ...] = ()
     gram: np.ndarray | None = None
+    spacing: int = 0
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,7 +75,7 @@ class PublishedEdge:
     Updates are differences of all trainable weights ``stride`` steps apart, uncentred. g has three
     meanings, α_j two, A one for each g. h_j = v_j'Hv_j and G_j = v_j'∇L on the probe's first batch,
     G_val on the held-out pair. For these the modes are formed: W + 1 copies of the weights and W
-    Hessian-vector products a measurement.
+    Hessian-vector products a measurement. η and ω are those of the first parameter group.
 
     What is wrong with each number is said in `foreshock.stats.published` and shown by a test: in
     short, k* exists for noise, A depends on the unit of the weights, and pure noise passes the BBP
@@ -103,14 +121,18 @@ class PublishedEdge:
     def update(self, state: EdgeState, moment: Moment) -> tuple[EdgeState, Readings]:
         """Take a snapshot, and read the window once it is full."""
         snapshot = torch.cat([p.reshape(-1) for p in moment.view.parameters]).double()
-        if state.last is None or len(state.last) != len(snapshot):
-            return EdgeState(snapshot, moment.step), _missing(0, self.width)
+        names, spacing = tuple(moment.view.names), moment.step - state.last_step
+        evenly = not state.updates or spacing == state.spacing
+        if state.last is None or state.names != names or not evenly:
+            # Updates over unequal distances, or of other weights, do not mix.
+            return EdgeState(snapshot, moment.step, names=names), _missing(0, self.width)
         updates = (*state.updates, snapshot - state.last)[-self.width :]
         if len(updates) < self.width:
-            return EdgeState(snapshot, moment.step, updates), _missing(len(updates), self.width)
+            after = EdgeState(snapshot, moment.step, updates, None, spacing, names)
+            return after, _missing(len(updates), self.width)
         rows = torch.stack(updates)
         gram = (rows @ rows.T).cpu().numpy()
-        after = EdgeState(snapshot, moment.step, updates, gram)
+        after = EdgeState(snapshot, moment.step, updates, gram, spacing, names)
         values, vectors = np.linalg.eigh(np.where(np.isfinite(gram), gram, 0.0))
         values, vectors = values[::-1], vectors[:, ::-1]
         if not np.isfinite(gram).all() or values[-1] <= 0:

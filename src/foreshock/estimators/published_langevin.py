@@ -21,12 +21,24 @@ SERIES = (
     series("d_langevin", "D from gradients", "mean Var(g)/2", SOURCE, unit="(loss/weight)²"),
     series("d_parameters_langevin", "D from weights", "mean Var(θ)/T", SOURCE, unit="weight²/step"),
     series("c_langevin", "C(t), D from gradients", "|∇L|²/(D d), D = Var(g)/2", SOURCE),
-    series("c_parameters_langevin", "C(t), D from weights", "|∇L|²/(D d), D = Var(θ)/T", SOURCE),
+    series(
+        "c_parameters_langevin",
+        "C(t), D from weights",
+        "|∇L|²/(D d), D = Var(θ)/T",
+        SOURCE,
+        unit="loss²/weight⁴ · step",
+    ),
     series("regime_langevin", "regime by C(t)", f"index in {REGIMES}", SOURCE),
     series("alert_langevin", "flag: C < 2 and falling", "1 if C < 2 and C < C before", SOURCE),
     series("d_eff_langevin", "D_eff", "η² Var(g)/B", SOURCE, unit="weight²"),
-    series("lambda_power20_langevin", "λ_max by 20 products", "v'Hv, v ← Hv/|Hv|", SOURCE),
-    series("alpha_opt_langevin", "learning rate of the formula", "2 D/λ_max", SOURCE),
+    series(
+        "lambda_power20_langevin",
+        "λ_max by 20 products",
+        "v'Hv, v ← Hv/|Hv|",
+        SOURCE,
+        unit="loss/weight²",
+    ),
+    series("alpha_opt_langevin", "learning rate of the formula", "2 D/λ_max", SOURCE, unit="loss"),
 )
 
 
@@ -38,6 +50,7 @@ class LangevinState:
     mean: tuple[Tensor, ...] = ()
     squares: tuple[Tensor, ...] = ()
     c: float = math.nan
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,7 @@ class PublishedLangevin:
 
     ∇L is the plain mean of the probe's batch gradients. D from weights is the variance of all
     snapshots since the first measurement over their number, kept as running sums: two float64
-    copies of the weights.
+    copies of the weights. η is that of the first parameter group.
 
     What is wrong with each number is said in `foreshock.stats.published` and shown by a test: in
     short, C(t) with D = Var(g)/2 is twice `published/c_signal`, so it is no second witness; D from
@@ -89,13 +102,16 @@ class PublishedLangevin:
     def update(self, state: LangevinState, moment: Moment) -> tuple[LangevinState, Readings]:
         """Measure at one moment."""
         assert moment.probe is not None
+        names = tuple(moment.view.names)
+        if state.names != names:
+            state = LangevinState(c=state.c, names=names)
         count, mean, squares = _welford(
             state, [p.to(torch.float64, copy=True) for p in moment.view.parameters]
         )
         taken = moment.batch_gradients
         if len(taken) < 2:
             missing = Estimate.missing("A variance needs at least 2 batches.")
-            after = LangevinState(count, mean, squares)
+            after = LangevinState(count, mean, squares, names=names)
             return after, Readings({info.name: missing for info in SERIES})
         signal, noise, _ = consolidation_ratio([one.gradient for one in taken])
         dimension = sum(p.numel() for p in moment.view.parameters)
@@ -130,7 +146,7 @@ class PublishedLangevin:
             ),
         }
         ordered = {info.name: found[info.name.partition("/")[2]] for info in SERIES}
-        return LangevinState(count, mean, squares, c), Readings(ordered)
+        return LangevinState(count, mean, squares, c, names), Readings(ordered)
 
     def _by_weights(
         self, count: int, spread: float, signal: float, dimension: int

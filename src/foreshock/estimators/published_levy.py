@@ -19,9 +19,23 @@ BANDS = ("divergence", "edge", "unnamed", "stable")
 
 SERIES = (
     series("hill_levy", "α, clipped to [1.1, 1.9]", "clip(k/Σ log(X_i/X_(k+1)), 1.1, 1.9)", SOURCE),
-    series("c_levy_code", "C_α of the listing", "g²/(2 D W), D = (std/g)^α", SOURCE),
-    series("c_levy_text", "C_α of the text", "g²/(2 D d), D = (σ/g)^α", SOURCE),
-    series("lambda_power5", "λ_max by 5 power iterations", "v'Hv after 5 of v ← Hv/|Hv|", SOURCE),
+    series(
+        "c_levy_code",
+        "C_α of the listing",
+        "g²/(2 D W), D = (std/g)^α",
+        SOURCE,
+        unit="(loss/weight)²",
+    ),
+    series(
+        "c_levy_text", "C_α of the text", "g²/(2 D d), D = (σ/g)^α", SOURCE, unit="(loss/weight)²"
+    ),
+    series(
+        "lambda_power5",
+        "λ_max by 5 power iterations",
+        "v'Hv after 5 of v ← Hv/|Hv|",
+        SOURCE,
+        unit="loss/weight²",
+    ),
     series("s_levy", "stability margin S", "2/η − λ_max", SOURCE, unit="loss/weight²"),
     series("s_band_levy", "reading of S", f"index in {BANDS}", SOURCE),
     series("rho_levy", "ρ = log det G", "Σ log λ over λ > 1e-6", SOURCE, unit="nat"),
@@ -57,6 +71,8 @@ class PublishedLevy:
     in evaluation mode. The gradient norm is that of the optimizer, one a *measurement*: to be the
     listing, measure every step. C, the flags and Φ exist once the window is full, before which the
     listing returns nothing at all.
+
+    η is that of the optimizer's first parameter group.
 
     What is wrong with each number is said in `foreshock.stats.published` and shown by a test.
     In short: with its own thresholds the joint event does not occur, C mixes units, S is no pure
@@ -119,16 +135,17 @@ class PublishedLevy:
     def _scalars(
         self, state: LevyState, norms: tuple[float, ...], top: float, rho: float, moment: Moment
     ) -> dict[str, Estimate]:
-        s = pub.s_levy(moment.learning_rates[0], top)
+        lr = moment.learning_rates[0]
+        s = pub.s_levy(lr, top) if lr else math.nan
         history = [rho] if state.step < 0 else [state.rho, rho]
         rate = pub.drho_levy_code(history) if math.isfinite(rho) else math.nan
         out = {
             "published/lambda_power5": plain(top),
-            "published/s_levy": plain(s),
+            "published/s_levy": plain(s) if lr else Estimate.missing("2/η at η = 0."),
             "published/s_band_levy": (
                 plain(float(BANDS.index(pub.s_band_levy(s))))
                 if math.isfinite(s)
-                else Estimate.missing("S is not finite.")
+                else Estimate.missing("S is not finite, or η is zero.")
             ),
             "published/rho_levy": plain(rho),
             "published/drho_levy": plain(rate),
@@ -139,11 +156,12 @@ class PublishedLevy:
             ),
         }
         recent = np.asarray(norms)
-        if len(norms) < self.window or not np.isfinite(recent).all() or recent.min() <= 0:
+        usable = np.isfinite(recent).all() and recent.min() > 0 and recent.std() > 0 and lr
+        if len(norms) < self.window or not usable:
             sentence = (
                 f"The listing returns nothing before {self.window} gradient norms."
                 if len(norms) < self.window
-                else "A gradient norm in the window is zero or not finite."
+                else "The norms of the window are zero, all equal or not finite, or η is zero."
             )
             missing = Estimate.missing(sentence, n=len(norms))
             return {info.name: out.get(info.name, missing) for info in SERIES}

@@ -29,16 +29,22 @@ SERIES = (
     series("phase_signal", "learning phase", f"index in {PHASES}", SOURCE),
     series("state_signal", "state by p", f"index in {STATES}", SOURCE),
     series("state_by_c_signal", "state by C", f"index in {STATES}", SOURCE),
-    series("lambda_power20", "λ_max by 20 products", "v'Hv, v ← Hv/|Hv|, 5 batches", SOURCE),
-    series("s_signal", "S", "2η − λ_max", SOURCE),
+    series(
+        "lambda_power20",
+        "λ_max by 20 products",
+        "v'Hv, v ← Hv/|Hv|, 5 batches",
+        SOURCE,
+        unit="loss/weight²",
+    ),
+    series("s_signal", "S", "2η − λ_max", SOURCE, unit="mixed: 2η less loss/weight²"),
     series("hill_signal", "α, clipped to [1, 2]", "1/mean log(X_i/X_(k+1)), k = 100", SOURCE),
     series("d_h_signal", "d_H", "min(d, α)", SOURCE),
     series("i_placeholder_signal", "I with placeholders", "p·.1/1.5", SOURCE),
-    series("i_signal", "I with measured S and d_H", "p S/d_H", SOURCE),
+    series("i_signal", "I with measured S and d_H", "p S/d_H", SOURCE, unit="as S"),
     series("i_state_signal", "state by I", f"index in {I_STATES}", SOURCE),
     series("lv_signal", "LV", "−|μ|² + Tr D with D = Σ", SOURCE, unit="(loss/weight)²"),
-    series("lambda_eff_signal", "λ_eff", "η C |μ|", SOURCE),
-    series("mu_pl_signal", "μ_PL with L* = 0", "|μ|²/(2 L)", SOURCE),
+    series("lambda_eff_signal", "λ_eff", "η C |μ|", SOURCE, unit="weight"),
+    series("mu_pl_signal", "μ_PL with L* = 0", "|μ|²/(2 L)", SOURCE, unit="loss/weight²"),
     series("order_parameter_signal", "order parameter", "p − 1/2", SOURCE),
     series("type_two_error_signal", "type II error", "1 − p", SOURCE),
     series("mutual_information_signal", "mutual information", "log(1 + C)", SOURCE, unit="nat"),
@@ -51,8 +57,8 @@ class PublishedSignal:
 
     Gradients are those of the probe's batches (at most 20), in evaluation mode; λ_max takes 20
     products on at most 5 of them; α is read off the entries of the first batch's gradient, as
-    `estimate_tail_index` does with what it is given. The text says "about 1/2" without a width, so
-    ``tolerance`` is ours. The minimum L* is taken as 0.
+    `estimate_tail_index` does with what it is given; η is that of the first parameter group. The
+    text says "about 1/2" without a width, so ``tolerance`` is ours. The minimum L* is taken as 0.
 
     What is wrong with each number is said in `foreshock.stats.published` and shown by a test: in
     short, C is biased by 1/n, p is no probability that a step helps, I with its placeholders is a

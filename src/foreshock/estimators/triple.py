@@ -35,7 +35,7 @@ SERIES = (
         "1",
         "the span of two Lanczos starts",
         layered=True,
-        formula="max η · λ_max of the part's block of the Hessian / 2",
+        formula="η λ_max/2: largest η in the part, block of the Hessian that belongs to it",
         oracle="Curvature of the same part",
         source="levy.md 2, corrected",
     ),
@@ -59,6 +59,7 @@ class TripleState:
     curvature: CurvatureState = field(default_factory=CurvatureState)
     kernels: Mapping[str, NtkState] = field(default_factory=dict)
     step: int = -1
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ class Triple:
     The document's claim is that sudden change needs all three to be critical at once, and it leaves
     open whether layers are critical on their own. This measures what that would look like: C = U/V
     of the part's gradient (the published one divides by what it calls a diffusion),
-    S = ηλ_max/2 of the part's diagonal block of the Hessian (edge of plain SGD at 1; the block's
-    eigenvalue never exceeds that of the whole), and ρ, the rate at which the log-determinant of the
-    part's tangent kernel changes, free of scale. The report draws them as heat maps. Nothing here
-    says that alignment announces anything; that is for a ledger to test.
+    S = ηλ_max/2 of the part's diagonal block of the Hessian with the part's own learning rate (edge
+    of plain SGD at 1; the block's eigenvalue never exceeds that of the whole), and ρ, the rate at
+    which the log-determinant of the part's tangent kernel changes, free of scale. The report draws
+    them as heat maps. Nothing here says that alignment announces anything; that is for a ledger.
 
     The values of the whole model stand beside them under the same names without a part. Uncertainty
     is that of `GradientNoise`, `Curvature` and `Ntk`.
@@ -132,20 +133,25 @@ class Triple:
         """Measure at one moment."""
         groups = check_groups(self.groups, "Triple")
         parts = resolve_groups(groups, moment.view)
+        names = tuple(moment.view.names)
+        if state.names != names:  # other weights train: another Hessian, and other kernels
+            state = TripleState(names=names)
         _, noise = GradientNoise(groups=self.groups).update(None, moment)
         curvature, bends = Curvature(
             groups=self.groups, cold_every=self.cold_every, seed=self.seed
         ).update(state.curvature, moment)
         rates, kernels = self._rates(state, moment, parts)
-        rate = max(moment.learning_rates) / 2
         scalars = {"triple/c": noise.scalars["grad/snr"]}
-        scalars["triple/s"] = scaled(bends.scalars["hessian/lambda_max"], rate)
+        scalars["triple/s"] = scaled(
+            bends.scalars["hessian/lambda_max"], max(moment.learning_rates) / 2
+        )
         scalars["triple/rho"] = rates[""]
-        for part in parts:
+        for part, members in parts.items():
+            rate = _learning_rate(moment, [i for i, _ in members]) / 2
             scalars[f"triple/c@{part}"] = noise.scalars[f"grad/snr@{part}"]
             scalars[f"triple/s@{part}"] = scaled(bends.scalars[f"hessian/lambda_max@{part}"], rate)
             scalars[f"triple/rho@{part}"] = rates[part]
-        return TripleState(curvature, kernels, moment.step), Readings(scalars)
+        return TripleState(curvature, kernels, moment.step, names), Readings(scalars)
 
     def _rates(
         self,
@@ -178,3 +184,11 @@ class Triple:
             if summary is not None:
                 kernels[name] = summary
         return rates, kernels
+
+
+def _learning_rate(moment: Moment, members: list[int]) -> float:
+    """The largest learning rate among the parameters of a part."""
+    if moment.optimizer is None or not members:
+        return max(moment.learning_rates)
+    rates = moment.optimizer.learning_rates
+    return max(rates[i] for i in members)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from foreshock.detectors.judge import Judge
+from foreshock.probe.groups import resolve_groups
 from foreshock.probe.spec import Probe
 from foreshock.probe.view import ModelView, batch_size
 from foreshock.types import Detector, Estimate, Observable, Policy, Sink
@@ -100,6 +101,14 @@ def gradients(view: ModelView, optimizer: Any) -> tuple[Tensor | None, ...]:
     if found_inf is not None and bool(found_inf):
         return tuple(None for _ in taken)
     return tuple(taken)
+
+
+def check_parts(observables: Sequence[Observable], view: ModelView) -> None:
+    """Refuse heads that do not divide what their pattern finds, before anything is measured."""
+    for observable in observables:
+        for parts in resolve_groups(getattr(observable, "groups", None), view).values():
+            for index, group in parts:
+                group.take(view.parameters[index])
 
 
 def logged(value: float) -> Estimate:

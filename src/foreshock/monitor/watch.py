@@ -35,7 +35,7 @@ from foreshock.types import (
     Observable,
     OnAlarm,
     Policy,
-    SeriesInfo,
+    Readings,
     Sink,
 )
 
@@ -78,6 +78,7 @@ class Watch:
         door.check_optimizer(self._view, optimizer)
         choice = choose(observables, probe)
         door.check_ranks(choice.observables, every)
+        door.check_parts(choice.observables, self._view)
         if probe is not None:
             check_probe(self._view, probe, model)
         self._observables = {o.name: o for o in choice.observables}
@@ -302,6 +303,7 @@ class Watch:
                     continue
                 state, readings = self._observables[name].update(self._states[name], moment)
                 self._states[name] = state
+                readings = self._promised_only(name, readings)
                 values.update(readings.scalars)
                 useful = any(math.isfinite(e.value) for e in readings.scalars.values())
                 if readings.arrays:
@@ -315,7 +317,6 @@ class Watch:
             finally:
                 spent = time.perf_counter() - start
                 self.schedule.charge(name, moment.step, spent, useful=useful)
-        self._declare_parts(values)
         self._recorder.record(moment.step, values)
 
     # ---------------------------------------------------------------- recording
@@ -358,16 +359,15 @@ class Watch:
     def _declare(self, choice: Choice) -> None:
         self._promised = {s.name for o in choice.observables for s in o.series}
         self._parts: set[str] = set()
-        self._layered: dict[str, tuple[SeriesInfo, str]] = {}
+        self._taken_at: dict[str, str] = {}
         described = []
         for observable in choice.observables:
             where = door.taken_at(observable, self._probe, self._view)
+            self._taken_at[observable.name] = where
             for info in observable.series:
                 self.run.declare(
                     info.name, title=info.title, unit=info.unit, taken_at=where, null=info.null
                 )
-                if info.layered:
-                    self._layered[info.name] = (info, where)
             described.append(
                 {
                     "name": observable.name,
@@ -379,16 +379,25 @@ class Watch:
         left_out = [{"name": name, "reason": reason} for name, reason in choice.left_out]
         self.run.event("observables", "monitor", {"observables": described, "left_out": left_out})
 
-    def _declare_parts(self, values: Mapping[str, Estimate]) -> None:
-        """Declare the series of parts of the model (``name@part``) when they first appear."""
-        for name in values:
-            base, _, part = name.partition("@")
-            if not part or name in self._parts or base not in self._layered:
+    def _promised_only(self, name: str, readings: Readings) -> Readings:
+        """What an observable promised; parts of the model are declared when they first appear."""
+        promised = {info.name: info for info in self._observables[name].series}
+        kept = {}
+        for series, estimate in readings.scalars.items():
+            base, _, part = series.partition("@")
+            info = promised.get(base)
+            if info is None or (part and not info.layered):
+                sentence = f"{name} wrote {series!r}, which its `series` does not promise; skipped."
+                self._recorder.say(series, sentence)
                 continue
-            info, where = self._layered[base]
-            title = f"{info.title}, {part}"
-            self.run.declare(name, title=title, unit=info.unit, taken_at=where, null=info.null)
-            self._parts.add(name)
+            if part and series not in self._parts:
+                title, where = f"{info.title}, {part}", self._taken_at[name]
+                self.run.declare(
+                    series, title=title, unit=info.unit, taken_at=where, null=info.null
+                )
+                self._parts.add(series)
+            kept[series] = estimate
+        return Readings(kept, readings.arrays)
 
     # ---------------------------------------------------------------- trouble
 

@@ -26,8 +26,8 @@ class Group:
             matrix, whose heads lie within each third.
 
     Raises:
-        ValueError: If the name is not lower-case ASCII, the pattern is no regular expression, or
-            the head does not exist.
+        ValueError: If the name is not printable lower-case ASCII, the pattern is no regular
+            expression, the head does not exist, or ``dim`` or ``stacked`` is too small.
 
     Examples:
         >>> Group("attention", r"attn").name
@@ -45,10 +45,11 @@ class Group:
     stacked: int = 1
 
     def __post_init__(self) -> None:
-        if not self.name or not self.name.isascii() or self.name != self.name.lower():
+        name = self.name
+        if not (name and name.isascii() and name.isprintable() and name == name.lower()):
             raise ValueError(
-                f"The `name` of `Group` must be lower-case ASCII, as it names series. "
-                f"Got {self.name!r}."
+                "The `name` of `Group` must be printable lower-case ASCII, as it names series. "
+                f"Got {name!r}."
             )
         try:
             re.compile(self.pattern)
@@ -60,8 +61,12 @@ class Group:
             raise ValueError(
                 f"The `head` of `Group` must be (i, of) with 0 <= i < of. Got {self.head}."
             )
-        if self.stacked < 1:
-            raise ValueError(f"The `stacked` of `Group` must be at least 1. Got {self.stacked}.")
+        for field, least in (("stacked", 1), ("dim", 0)):
+            if getattr(self, field) < least:
+                raise ValueError(
+                    f"The `{field}` of `Group` must be at least {least}. "
+                    f"Got {getattr(self, field)}."
+                )
 
     def take(self, tensor: Tensor) -> Tensor:
         """This group's part of a tensor that its pattern found: a view or a copy, never written.
@@ -112,7 +117,7 @@ def check_groups(groups: Groups, owner: str) -> tuple[Group, ...] | str | None:
         ``None``, ``"layer"``, ``"block"``, or a tuple of groups.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If it is none of these, empty, or two groups have one name.
 
     Examples:
         >>> check_groups({"mlp": r"\.mlp\."}, "GradientNoise")[0].name
@@ -121,13 +126,25 @@ def check_groups(groups: Groups, owner: str) -> tuple[Group, ...] | str | None:
     if groups is None or groups in ("layer", "block"):
         return groups  # type: ignore[return-value]
     if isinstance(groups, Mapping):
-        return tuple(Group(name, pattern) for name, pattern in groups.items())
-    if isinstance(groups, str) or not all(isinstance(g, Group) for g in groups):
+        groups = [Group(name, pattern) for name, pattern in groups.items()]
+    if (
+        isinstance(groups, str)
+        or not isinstance(groups, Sequence)
+        or not groups
+        or not all(isinstance(g, Group) for g in groups)
+    ):
         raise ValueError(
             f"The `groups` of `{owner}` must be 'layer', 'block', a dict of name to pattern, or a "
-            f"list of `Group`. Got {groups!r}."
+            f"list of `Group`, and not empty. Got {groups!r}."
         )
-    return tuple(groups)  # type: ignore[arg-type]
+    names = [group.name for group in groups]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(
+            f"The `groups` of `{owner}` must have distinct names. Got {twice!r} twice; one pattern "
+            "can hold several: 'attn|mlp'."
+        )
+    return tuple(groups)
 
 
 def resolve_groups(
@@ -142,7 +159,8 @@ def resolve_groups(
     Returns:
         Group name to pairs (index, group); `Group.take` cuts the part out of a tensor of that
         parameter's shape. A group that finds nothing maps to an empty list. A tied parameter
-        belongs to the first module that names it.
+        belongs to the first module that names it. Names of modules are made lower-case ASCII for
+        their series; where that makes two of them one, the later ones get ``~2``, ``~3`` behind.
 
     Examples:
         >>> import torch
@@ -156,8 +174,14 @@ def resolve_groups(
     names = view.names
     if isinstance(groups, str):
         found: dict[str, list[tuple[int, Group]]] = {}
+        parts: dict[str, str] = {}
         for index, name in enumerate(names):
-            part = _owner(name, groups)
+            owner = _owner(name, groups)
+            if owner not in parts:
+                plain, taken = _plain(owner), set(parts.values())
+                more = (f"{plain}~{i}" for i in range(2, len(names) + 2))
+                parts[owner] = next(n for n in (plain, *more) if n not in taken)
+            part = parts[owner]
             whole = Group(part, re.escape(name))
             found.setdefault(part, []).append((index, whole))
         return found
@@ -175,5 +199,9 @@ def _owner(name: str, kind: str) -> str:
         owner = path[: number + 1] if number is not None else path[:-1]
     else:
         owner = path[:-1]
-    text = ".".join(owner or path).lower()
-    return text.encode("ascii", "replace").decode()
+    return ".".join(owner or path)
+
+
+def _plain(owner: str) -> str:
+    """A module's name as part of a series' name: lower-case ASCII, other letters by number."""
+    return "".join(c if c.isascii() else f"u{ord(c):04x}" for c in owner).lower()

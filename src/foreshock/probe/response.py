@@ -27,8 +27,11 @@ def responses(
     SGD (momentum, dampening, Nesterov, weight decay), Adam and AdamW (bias corrections, amsgrad,
     decay coupled or not), RMSprop (centred, momentum) and Adagrad, with the learning rates of now.
     The gradients are taken as they are: what the training loop does to its own between the backward
-    pass and the step (clipping, accumulation) is not done to these. In the type of the weights, at
-    least float32.
+    pass and the step (clipping, accumulation) is not done to these.
+
+    **Rounding.** θ_{t+1} is rounded to the type of the weights, as the optimizer's is: a step below
+    it does not happen, and θ_{t+1} − θ_t is what does. Exact for SGD without a state; where the
+    state is bfloat16, too, an optimizer may round it more often than once.
 
     Cost: n copies of the weights, and one pass over them.
 
@@ -38,8 +41,8 @@ def responses(
         gradients: n gradients, each one tensor a parameter.
 
     Returns:
-        ``(n, d)`` updates, flat in the order of the view, and an empty sentence; or ``None`` and
-        why. A parameter that the optimizer does not train does not move.
+        ``(n, d)`` updates, at least float32, flat in the order of the view, and an empty sentence;
+        or ``None`` and why. A parameter that the optimizer does not train does not move.
 
     Examples:
         >>> import torch
@@ -61,12 +64,25 @@ def responses(
     ):
         kind = torch.promote_types(weight.dtype, torch.float32)
         rows = torch.stack([gradient[index] for gradient in gradients]).to(kind)  # (n, ...)
+        update = torch.zeros_like(rows)
         if settings:
-            update = _update(name, rows, weight.to(kind), settings, state, decay)
-        else:
-            update = torch.zeros_like(rows)
+            old = weight.to(kind)
+            new = _decayed(weight, settings, decay).to(kind)
+            new = _update(name, rows, old, settings, state, decay).add_(new).to(weight.dtype)
+            update = new.to(kind).sub_(old)
         columns.append(update.reshape(len(rows), -1))
     return torch.cat(columns, dim=1), ""
+
+
+def _decayed(weight: Tensor, settings: Mapping[str, Any], decay: tuple[float, bool]) -> Tensor:
+    """The weight after decay that is decoupled from the gradient: a step of its own, rounded."""
+    strength, decoupled = decay
+    if not strength or not decoupled:
+        return weight
+    # One kernel for the whole step rounds once.
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    exact = weight.to(wide if settings.get("fused") else weight.dtype)
+    return exact * (1 - float(settings["lr"]) * strength)
 
 
 def _update(
@@ -77,7 +93,7 @@ def _update(
     state: Mapping[str, Any],
     decay: tuple[float, bool],
 ) -> Tensor:
-    """Updates ``(n, ...)`` of one parameter for n gradients."""
+    """Updates ``(n, ...)`` of one parameter for n gradients, but for decoupled decay."""
     rate = float(settings["lr"])
     strength, decoupled = decay
     if settings.get("maximize"):
@@ -94,8 +110,7 @@ def _update(
         total = _kept(state, "sum", gradients) + gradients.square()
         rate = rate / (1 + before * float(settings["lr_decay"]))
         return -rate * gradients / (total.sqrt() + float(settings["eps"]))
-    update = _adam(gradients, settings, state).mul_(-rate)
-    return update - rate * strength * weight if decoupled else update
+    return _adam(gradients, settings, state).mul_(-rate)
 
 
 def _kept(state: Mapping[str, Any], key: str, gradients: Tensor) -> Tensor:

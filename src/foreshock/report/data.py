@@ -117,6 +117,7 @@ class RunData:
         notes: What the run noted, with the step.
         schedule: Payload of the last ``schedule`` event, empty if there is none.
         bundles: Series of short arrays (spectra), one column an element.
+        layered: Series that an observable writes by part of the model, too.
     """
 
     label: str
@@ -132,6 +133,7 @@ class RunData:
     notes: tuple[tuple[int, str], ...]
     schedule: Mapping[str, Any]
     bundles: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)
+    layered: frozenset[str] = frozenset()
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -171,10 +173,13 @@ def read_run(run: Run, label: str) -> RunData:
 
     family: dict[str, str] = {}
     left_out: dict[str, str] = {}
+    layered: set[str] = set()
     for event in by_kind.get("observables", []):
         for observable in event.payload.get("observables", []):
             for series in observable.get("series", []):
                 family[str(series.get("name", ""))] = str(observable.get("name", ""))
+                if series.get("layered"):
+                    layered.add(str(series.get("name", "")))
         for item in event.payload.get("left_out", []):
             left_out[str(item.get("name", ""))] = str(item.get("reason", ""))
 
@@ -199,6 +204,7 @@ def read_run(run: Run, label: str) -> RunData:
         alarms=tuple(sorted(alarms, key=lambda alarm: alarm.step)),
         milestones=tuple(sorted(milestones, key=lambda mark: mark.step)),
         family=family,
+        layered=frozenset(layered),
         left_out=tuple(left_out.items()),
         switched_off=tuple(off),
         notes=tuple((int(e.step), str(e.payload.get("text", ""))) for e in by_kind.get("note", [])),

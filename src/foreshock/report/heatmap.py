@@ -49,7 +49,9 @@ class HeatMap:
 
 
 def heat_maps(runs: Sequence[RunData]) -> tuple[HeatMap, ...]:
-    """Every series that was recorded for at least two parts.
+    """Every series that an observable recorded for at least two parts.
+
+    A name with an ``@`` that the user logged ("acc@5") is none of them.
 
     Args:
         runs: The run, and its twin if there is one.
@@ -61,23 +63,22 @@ def heat_maps(runs: Sequence[RunData]) -> tuple[HeatMap, ...]:
     for run in runs:
         for name in run.columns:
             base, _, part = name.partition("@")
-            if part and part not in parts.setdefault(base, []):
+            if part and base in run.layered and part not in parts.setdefault(base, []):
                 parts[base].append(part)
     maps = []
     for base, names in parts.items():
         if len(names) < 2:
             continue
-        first = next(
-            r.columns[f"{base}@{names[0]}"] for r in runs if f"{base}@{names[0]}" in r.columns
-        )
+        whole = f"{base}@{names[0]}"
+        first = next(run.columns[whole] for run in runs if whole in run.columns)
         maps.append(
             HeatMap(
                 base,
-                first.title.rsplit(f", {names[0]}", 1)[0] or base,
+                first.title.removesuffix(f", {names[0]}") or base,
                 first.unit,
                 tuple(names),
-                tuple(tuple(r.columns.get(f"{base}@{n}") for n in names) for r in runs),
-                tuple(r.label for r in runs),
+                tuple(tuple(run.columns.get(f"{base}@{n}") for n in names) for run in runs),
+                tuple(run.label for run in runs),
             )
         )
     return tuple(maps)
@@ -92,20 +93,18 @@ def draw(heat: HeatMap) -> Html:
     Returns:
         A ``figure``.
     """
-    last = max(
-        (int(c.step[-1]) for row in heat.columns for c in row if c and len(c.step)), default=0
-    )
-    grids = [_grid(row, last) for row in heat.columns]
-    finite = np.concatenate([g[np.isfinite(g)] for g in grids])
+    grids = [_Grid.of(row) for row in heat.columns]
+    finite = np.concatenate([grid.values[np.isfinite(grid.values)] for grid in grids])
     if not finite.size:
         text = tag("p", "No part has a value that could be computed.", class_="empty")
         return tag("figure", _head(heat), text, class_="chart heat", data_title=heat.title)
     scale = _Scale.of(finite)
+    ends = (min(grid.edges[0] for grid in grids), max(grid.edges[-1] for grid in grids))
     pictures = [
         join(
             [
                 tag("p", label, class_="heat-run") if len(grids) > 1 else None,
-                _picture(heat, grid, scale, last, label),
+                _picture(heat, grid, scale, ends, label),
             ]
         )
         for grid, label in zip(grids, heat.labels, strict=True)
@@ -124,28 +123,44 @@ def draw(heat: HeatMap) -> Html:
 
 def _head(heat: HeatMap) -> Html:
     unit = "pure number" if heat.unit in {"1", ""} else heat.unit
-    title = tag("h4", f"{heat.title}, by part", tag("span", f" {unit}", class_="unit"))
-    return tag("figcaption", title, tag("div", tag("code", f"{heat.name}@…"), class_="names"))
+    title = tag("h4", heat.title, tag("span", f" {unit}", class_="unit"))
+    rows = f"{heat.name}@…, {len(heat.parts)} of them, a row each"
+    return tag("figcaption", title, tag("div", tag("code", rows), class_="names"))
 
 
-def _grid(row: Sequence[Column | None], last: int) -> np.ndarray:
-    """(parts, columns) means of the resolved values in each stretch of steps; nan elsewhere."""
-    places = sorted({int(s) for column in row if column for s in column.step})
-    width = min(COLUMNS, max(len(places), 1))
-    grid = np.full((len(row), width), np.nan)
-    edges = np.linspace(0, last + 1, width + 1)
-    for index, column in enumerate(row):
-        if column is None:
-            continue
-        good = np.isfinite(column.value) & ((column.flags & int(Flag.UNRESOLVED)) == 0)
-        if not good.any():
-            continue
-        where = np.clip(np.searchsorted(edges, column.step[good], side="right") - 1, 0, width - 1)
-        total = np.bincount(where, column.value[good], minlength=width)
-        count = np.bincount(where, minlength=width)
-        seen = count > 0
-        grid[index, seen] = total[seen] / count[seen]
-    return grid
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """What a map shows: cells of neighbouring measurements, as wide as the steps they stand for."""
+
+    edges: np.ndarray  # (cells + 1,) steps
+    values: np.ndarray  # (parts, cells) means of the resolved values; nan where there is none
+    measured: np.ndarray  # (parts, cells) whether the part was measured at all
+
+    @classmethod
+    def of(cls, row: Sequence[Column | None]) -> _Grid:
+        """Cells of equally many measurements; each lasts until the next one begins."""
+        present = [column.step for column in row if column is not None]
+        steps = np.unique(np.concatenate(present)) if present else np.zeros(0, dtype=np.int64)
+        if not steps.size:
+            blank = np.full((len(row), 1), np.nan)
+            return cls(np.array([0.0, 1.0]), blank, np.zeros_like(blank, dtype=bool))
+        cells = min(COLUMNS, steps.size)
+        starts = steps[(np.arange(cells) * steps.size) // cells].astype(float)
+        gap = float(np.median(np.diff(steps))) if steps.size > 1 else 1.0
+        edges = np.append(starts, steps[-1] + gap)
+        values = np.full((len(row), cells), np.nan)
+        measured = np.zeros((len(row), cells), dtype=bool)
+        for index, column in enumerate(row):
+            if column is None or not len(column.step):
+                continue
+            where = np.searchsorted(starts, column.step, side="right") - 1
+            measured[index, where] = True
+            good = np.isfinite(column.value) & ((column.flags & int(Flag.UNRESOLVED)) == 0)
+            total = np.bincount(where[good], column.value[good], minlength=cells)
+            count = np.bincount(where[good], minlength=cells)
+            seen = count > 0
+            values[index, seen] = total[seen] / count[seen]
+        return cls(edges, values, measured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,38 +198,46 @@ class _Scale:
             "p",
             tag("span", number(self.edges[0])),
             tag("span", swatches, aria_hidden="true"),
-            tag("span", f"{number(self.edges[-1])} ({self.words}; plain ground: not resolved)"),
+            tag(
+                "span",
+                f"{number(self.edges[-1])} ({self.words}; grey: not resolved; empty: not measured)",
+            ),
             class_="heat-scale",
         )
 
 
-def _picture(heat: HeatMap, grid: np.ndarray, scale: _Scale, last: int, label: str) -> Html:
-    rows, width = grid.shape
-    cell = WIDTH / width
-    colours = np.where(np.isfinite(grid), scale.colour(np.nan_to_num(grid)), -1)
+def _picture(
+    heat: HeatMap, grid: _Grid, scale: _Scale, ends: tuple[float, float], label: str
+) -> Html:
+    rows = len(grid.values)
+    at = WIDTH * (grid.edges - ends[0]) / (ends[1] - ends[0])
+    resolved = np.isfinite(grid.values)
+    colours = np.where(resolved, scale.colour(np.nan_to_num(grid.values)), -1)
+    layers = [(colours == c, {"fill": scale.colours[c]}) for c in range(8)]
+    layers.append((grid.measured & ~resolved, {"class_": "heat-blank"}))
     paths = []
-    for colour in range(8):
-        runs = _runs(colours == colour)
-        if runs:
-            data = "".join(
-                f"M{cell * a:.1f} {ROW * r}h{cell * (b - a):.1f}v{ROW - 1}H{cell * a:.1f}z"
-                for r, a, b in runs
-            )
-            paths.append(tag("path", d=data, fill=scale.colours[colour]))
-    size = f"0 0 {WIDTH} {ROW * rows}"
-    spoken = f"{heat.title} by part over {last:,} steps, {label}; the table below has the numbers."
+    for mask, look in layers:
+        data = "".join(
+            f"M{at[a]:.1f} {ROW * r}h{at[b] - at[a]:.1f}v{ROW - 1}H{at[a]:.1f}z"
+            for r, a, b in _runs(mask)
+        )
+        if data:
+            paths.append(tag("path", d=data, **look))
+    first, last = int(grid.edges[0]), int(ends[1])
+    spoken = f"{heat.title}, {rows} rows over steps {first:,} to {last:,}, {label}."
     svg = tag(
         "svg",
-        tag("rect", width=WIDTH, height=ROW * rows, class_="heat-ground"),
         paths,
-        viewBox=size,
+        viewBox=f"0 0 {WIDTH} {ROW * rows}",
         preserveAspectRatio="none",
         role="img",
-        aria_label=spoken,
+        aria_label=f"{spoken} The table below has the numbers.",
         style=f"height:{ROW * rows}px",
     )
     names = tag("ol", [tag("li", part, title=part) for part in heat.parts], class_="heat-parts")
-    axis = tag("p", tag("span", "step 0"), tag("span", f"{last:,}"), class_="heat-axis")
+    axis = tag(
+        "p", tag("span", f"step {int(ends[0]):,}"), tag("span", f"{last:,}"), class_="heat-axis"
+    )
     return tag("div", names, tag("div", svg, axis), class_="heat-map")
 
 

@@ -138,8 +138,28 @@ def diffusion(gram: ArrayLike) -> Estimate:
     if not np.isfinite(gram).all():
         return Estimate.missing("An update contains nan or inf.", n=n)
     scale = float(np.trace(gram)) / n
-    unit = gram / scale if scale > 0 else gram
-    if scale <= 0 or gram_moments(unit).noise <= ROUNDING * n:
+    if equal_rows(gram):
         same = "The updates with different batches are equal: there is no diffusion to resolve."
         return Estimate(0.0, 0.0, 0.0, n=n, flags=Flag.BELOW_PRECISION, reason=same)
-    return Estimate(*(scale * float(end) / 2 for end in gram_intervals(unit)["noise"]), n=n)
+    return Estimate(*(scale * float(end) / 2 for end in gram_intervals(gram / scale)["noise"]), n=n)
+
+
+def equal_rows(gram: ArrayLike) -> bool:
+    """Whether vectors are equal up to the rounding of their products, all zero included.
+
+    Args:
+        gram: ``(n, n)`` products of n vectors.
+
+    Returns:
+        Whether they are; no where a product is not finite.
+
+    Examples:
+        >>> equal_rows([[4.0, 4.0], [4.0, 4.0]]), equal_rows([[4.0, 0.0], [0.0, 4.0]])
+        (True, False)
+    """
+    gram = np.asarray(gram, dtype=np.float64)
+    n = len(gram)
+    if not np.isfinite(gram).all():
+        return False
+    scale = float(np.trace(gram)) / n
+    return scale <= 0 or bool(gram_moments(gram / scale).noise <= ROUNDING * n)
