@@ -340,6 +340,90 @@ def test_differences_of_gradients_are_said() -> None:
         assert not coarse[f"grad/{name}"].flags
 
 
+class Coarse(nn.Module):
+    """Weights of bfloat16, outputs of float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = CASES["mlp"].model().bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.bfloat16()).float()
+
+
+def flat(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().double().reshape(-1) for p in model.parameters()])
+
+
+def test_of_bfloat16_weights_the_steps_that_happen_are_measured() -> None:
+    # At this rate a step is below the rounding of most weights, 2^-9 of each.
+    model, probe = Coarse(), CASES["mlp"].probe(batches=12)
+    optimizer = torch.optim.SGD(model.parameters(), lr=3e-3)
+    found = measure(after_step(model, optimizer, CASES["mlp"].batch(16, 0), probe))
+    moves = [flat(step_copy(model, optimizer, b)) - flat(model) for b in probe.draw(0)]
+    real = torch.stack(moves).var(0).sum().item() / 2
+    assert found["grad/d_effective"].value == pytest.approx(real, rel=0.02)
+    assert not found["grad/d_effective"].flags
+    # What the same rate does to weights that take it, the planned step, is something else.
+    assert not found["grad/d_sgd"].low <= real <= found["grad/d_sgd"].high
+    assert "rounding to the type of the weights" in found["grad/critical_snr"].reason
+    assert math.isnan(found["grad/critical_margin"].value)
+
+
+def test_of_bfloat16_weights_the_loss_change_is_that_in_float64() -> None:
+    model, drawn = Coarse(), CASES["mlp"].probe(batches=6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.03)
+
+    def exactly() -> float:
+        twin = copy.deepcopy(model.inner).double()
+        return float(np.mean([loss(twin, (x.double(), y)).item() for x, y in drawn.draw(0)]))
+
+    before = exactly()
+    found = measure(after_step(model, optimizer, drawn.draw(0)[0], drawn))
+    # Gradients and products round to 2^-9 an entry, which averages out: 0.1 % over 30 steps.
+    assert found["grad/descent"].value == pytest.approx(exactly() - before, rel=0.02)
+    assert not found["grad/descent"].flags
+
+
+def test_steps_that_rounding_swallows_are_said() -> None:
+    model = Coarse()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
+    found = measure(after_step(model, optimizer, CASES["mlp"].batch(16, 0), CASES["mlp"].probe()))
+    for name in ("descent_expected", "descent_noise"):
+        estimate = found[f"grad/{name}"]
+        assert estimate.value == 0 and estimate.flags & Flag.BELOW_PRECISION
+        assert "none moves" in estimate.reason
+    assert found["grad/d_effective"].flags & Flag.BELOW_PRECISION
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_copies_of_one_batch_have_no_interval(name: str) -> None:
+    # They know no more than one batch does, whose interval is unbounded.
+    drawn = [teacher(32, 0)] * 8
+    model, optimizer = trained(RUNS[name], 3)
+    moment = after_step(model, optimizer, teacher(32, 1), Probe(loss, drawn))
+    state, readings = Descent().update(DescentState(), moment)
+    found = readings.scalars
+    for series in ("descent", "descent_measured", "descent_expected", "descent_noise"):
+        estimate = found[f"grad/{series}"]
+        assert math.isfinite(estimate.value) and estimate.high == math.inf == -estimate.low
+        assert estimate.flags & Flag.UNRESOLVED and "identical" in estimate.reason
+    one = measure(after_step(*trained(RUNS[name], 3), teacher(32, 1), Probe(loss, drawn[:1])))
+    assert found["grad/descent"].value == pytest.approx(one["grad/descent"].value, rel=1e-9)
+    assert "identical" in found["grad/fdt"].reason
+    assert state == DescentState()  # and a ratio over later steps is not spoilt
+    for series in ("d_effective", "d_sgd"):
+        assert found[f"grad/{series}"].flags & Flag.BELOW_PRECISION
+
+
+def test_a_rate_of_zero_is_no_copy() -> None:
+    model, probe = Line(), Probe(squares, regression(6, 8))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    found = measure(after_step(model, optimizer, probe.draw(0)[0], probe))
+    for name in ("descent", "descent_measured", "descent_expected", "descent_noise"):
+        assert found[f"grad/{name}"].value == 0 and not found[f"grad/{name}"].flags & 1
+
+
 def test_an_empty_draw_is_said() -> None:
     model = Line()
     probe = Probe(squares, lambda step: regression(4, 8)[:0])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from foreshock.stats.descent import descent_pieces
-from foreshock.stats.fluctuation import diffusion, fluctuation_dissipation
+from foreshock.stats.fluctuation import diffusion, equal_rows, fluctuation_dissipation
 from foreshock.types import Flag
 
 # Anisotropic, and the noise is large where the curvature is small, so no isotropic form can pass.
@@ -125,3 +125,14 @@ def test_diffusion_is_half_the_trace_of_the_covariance() -> None:
     assert diffusion(np.zeros((5, 5))).value == 0
     assert "at least 3" in diffusion(np.ones((2, 2))).reason
     assert "nan" in diffusion(np.full((5, 5), math.nan)).reason
+
+
+def test_equal_rows_are_told_from_nearly_equal_ones() -> None:
+    rows = np.repeat(np.random.default_rng(5).standard_normal((1, 50)), 6, axis=0)
+    for scale in (1e-200, 1.0, 1e200):
+        assert equal_rows(scale * rows @ rows.T)
+    # A product of float64 rounds to 1e-16: a difference of 1e-6 of one row, squared, is seen.
+    rows[0] *= 1 + 1e-6
+    assert not equal_rows(rows @ rows.T)
+    assert equal_rows(np.zeros((4, 4)))
+    assert not equal_rows(np.full((4, 4), math.nan))

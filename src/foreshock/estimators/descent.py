@@ -120,6 +120,7 @@ STEP_ROUNDING = 0.01
 COPIES = "The batch gradients are identical: copies of one batch, or of all data, have no spread."
 SWALLOWED = "The steps are smaller than the rounding of the weights: none moves."
 
+
 @dataclass(frozen=True)
 class DescentState:
     """Drift and curvature along the steps of the last measurements, oldest first."""

@@ -82,10 +82,11 @@ class NoiseTails:
     Args:
         coordinates: Coordinates sampled, the same ones at every measurement; all if fewer exist.
         projections: Number of projections; at most one a coordinate.
-        seed: Chooses coordinates and signs.
+        seed: Chooses coordinates and signs; 0 or more.
 
     Raises:
-        ValueError: If ``coordinates`` or ``projections`` is below 16.
+        ValueError: If ``coordinates`` or ``projections`` is below 16, ``seed`` below 0, or one of
+            them no whole number.
 
     Examples:
         >>> [s.name for s in NoiseTails().series][:2]
@@ -101,11 +102,15 @@ class NoiseTails:
     stride: int = 0
 
     def __post_init__(self) -> None:
-        for field in ("coordinates", "projections"):
-            if getattr(self, field) < 16:
+        for field, least in (("coordinates", 16), ("projections", 16), ("seed", 0)):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int):
                 raise ValueError(
-                    f"The `{field}` of `NoiseTails` must be at least 16. "
-                    f"Got {getattr(self, field)}."
+                    f"The `{field}` of `NoiseTails` must be a whole number. Got {value!r}."
+                )
+            if value < least:
+                raise ValueError(
+                    f"The `{field}` of `NoiseTails` must be at least {least}. Got {value}."
                 )
 
     @property

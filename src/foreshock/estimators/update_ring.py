@@ -50,7 +50,9 @@ class Parts:
         heads: Heads, which need their own products: (row, index, group).
         starts: First column of every parameter.
         assign: ``(1 + groups, rows)`` Zeros and ones: which sums make the whole, and each group.
-        shape: Sizes of the parameters, to notice another model.
+        shape: Sizes of the parameters.
+        weights: Name, shape, type and device of every parameter, to notice that others train.
+        unit: Largest relative rounding of a weight, 2^-24 where float32 is the coarsest.
     """
 
     names: tuple[str, ...]
@@ -59,6 +61,14 @@ class Parts:
     starts: tuple[int, ...]
     assign: np.ndarray
     shape: tuple[int, ...]
+    weights: tuple[tuple[str, tuple[int, ...], str, str], ...]
+    unit: float
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the updates: float64 if a weight is, else float32."""
+        wide = any(kind == str(torch.float64) for _, _, kind, _ in self.weights)
+        return torch.float64 if wide else torch.float32
 
 
 def parts_of(view: ModelView, groups: tuple[Group, ...] | str | None) -> Parts:
@@ -77,7 +87,8 @@ def parts_of(view: ModelView, groups: tuple[Group, ...] | str | None) -> Parts:
         [[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
     """
     found = resolve_groups(groups, view)
-    sizes = tuple(p.numel() for p in view.parameters)
+    parameters = view.parameters
+    sizes = tuple(p.numel() for p in parameters)
     owners: list[tuple[int, ...]] = [() for _ in sizes]
     heads = []
     for place, members in enumerate(found.values()):
@@ -112,6 +123,11 @@ def parts_of(view: ModelView, groups: tuple[Group, ...] | str | None) -> Parts:
         tuple(starts),
         assign,
         sizes,
+        tuple(
+            (name, tuple(p.shape), str(p.dtype), str(p.device))
+            for name, p in zip(view.names, parameters, strict=True)
+        ),
+        max(torch.finfo(p.dtype).eps for p in parameters) / 2,
     )
 
 
@@ -123,9 +139,9 @@ def exchange(
     One pass: reads the ring, the last snapshot and the weights, writes one row and the snapshot.
 
     Args:
-        ring: ``(w, d)`` float32 Updates; row ``slot`` is overwritten after it was used.
+        ring: ``(w, d)`` Updates, of `Parts.dtype`; row ``slot`` is overwritten after it was used.
         slot: Row of the oldest.
-        last: ``(d,)`` float32 Snapshot before; overwritten by this one.
+        last: ``(d,)`` Snapshot before, of the same type; overwritten by this one.
         parameters: Weights now.
         parts: From `parts_of`.
 
@@ -138,7 +154,7 @@ def exchange(
     for row, index, group in parts.heads:
         weights = parameters[index]
         columns = slice(parts.starts[index], parts.starts[index] + weights.numel())
-        new = group.take(weights.float()).reshape(-1)
+        new = group.take(weights.to(last.dtype)).reshape(-1)
         delta = new - group.take(last[columns].view(weights.shape)).reshape(-1)
         old = [group.take(one.view(weights.shape)).reshape(-1) for one in ring[:, columns]]
         sums[row, : width + 1] += update_dots(torch.stack([*old, delta]), delta)
@@ -150,7 +166,7 @@ def exchange(
         else:
             weights = torch.cat([parameters[i].reshape(-1) for i in members])
         for start in range(0, len(weights), CHUNK):
-            new = weights[start : start + CHUNK].float()
+            new = weights[start : start + CHUNK].to(last.dtype)
             here = slice(columns.start + start, columns.start + start + len(new))
             delta = new - last[here]
             block = buffer[:, : len(new)]

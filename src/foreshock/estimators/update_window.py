@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -29,34 +30,65 @@ AUTO_SKETCH = 1 << 16
 #: Below this the error of a ratio exceeds 3 %, more than the edge of a walk with ρ_1 = .1.
 LEAST_SKETCH = 4096
 
+#: Sketches shift the seed by 20 bits, and keep 2^60 for the shifts of the blocks.
+LARGEST_SEED = 1 << 40
+
+#: Wider windows cost much and tell little: the null takes 199 eigenproblems of W x W.
+WIDEST = 64
+
+#: Share of rounding in tr G above which every number is flagged: it moves a cosine by as much.
+ROUNDING = 0.01
+
 #: What is read of every part of the model.
 PARTS = ("update/sigma_1", "update/ratio", "update/k_star", "update/rho_1")
+
+SIXTEEN_BITS = (str(torch.float16), str(torch.bfloat16))
 
 XU = "Xu, arXiv:2603.28964; spectral_edge.md"
 OURS = "ours, after Xu, arXiv:2603.28964"
 
 
-@dataclass(frozen=True)
-class WindowState:
-    """Ring of updates, table of their products, last snapshot. Consumed by the next call.
+@dataclass(eq=False)
+class Ring:
+    """The one large thing, written in place: a copy each time would cost a read of all of it.
 
     Args:
         last: Last snapshot, or its sketch.
-        last_step: Its step.
-        ring: W updates, or their sketches.
+        rows: W updates, or their sketches; nothing before the first.
+        version: How often it was written. A state of another version is stale.
+    """
+
+    last: Tensor
+    rows: Tensor | None = None
+    version: int = 0
+
+
+@dataclass(frozen=True)
+class WindowState:
+    """Table of products, and the ring they are of.
+
+    The ring is shared by successive states. Each remembers its version, so that a state which was
+    already continued raises instead of reading updates that came later.
+
+    Args:
+        ring: Updates and last snapshot.
+        version: Version of the ring that this state belongs to.
+        last_step: Step of the last snapshot.
         table: ``(1 + groups, W+1, W+1)`` Products of the last W+1 updates, oldest first.
         count: Updates so far.
         spacing: Steps between snapshots.
-        shape: Sizes of the parameters.
+        weights: Which weights train: name, shape, type and device of each.
+        note: Why the window began again, until it is full.
     """
 
-    last: Tensor | None = None
+    ring: Ring | None = None
+    version: int = 0
     last_step: int = -1
-    ring: Tensor | None = None
     table: np.ndarray | None = None
     count: int = 0
     spacing: int = 0
-    shape: tuple[int, ...] = ()
+    weights: tuple[tuple[str, tuple[int, ...], str, str], ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,16 +146,37 @@ class UpdateWindow:
     price: float = 0.5
 
     def __post_init__(self) -> None:
-        bounds = (("width", 3), ("stride", 1), ("draws", 19), ("sketch", LEAST_SKETCH))
+        bounds = (
+            ("width", 3),
+            ("stride", 1),
+            ("draws", 19),
+            ("sketch", LEAST_SKETCH),
+            ("seed", 0),
+        )
         for field, least in bounds:
             value = getattr(self, field)
-            if value is not None and value < least:
+            if field == "sketch" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise ValueError(
+                    f"The `{field}` of `UpdateWindow` must be a whole number. Got {value!r}."
+                )
+            if value < least:
                 raise ValueError(
                     f"The `{field}` of `UpdateWindow` must be at least {least}. Got {value}."
                 )
-        if not self.memory >= 0:
+        if self.width > WIDEST:
             raise ValueError(
-                f"The `memory` of `UpdateWindow` must not be negative. Got {self.memory}."
+                f"The `width` of `UpdateWindow` must be at most {WIDEST}: the null takes one "
+                f"eigenproblem of that size a draw. Got {self.width}; lengthen `stride` instead."
+            )
+        if self.seed >= LARGEST_SEED:
+            raise ValueError(
+                f"The `seed` of `UpdateWindow` must be below 2^40. Got {self.seed}."
+            )
+        if not isinstance(self.memory, Real) or not self.memory >= 0:
+            raise ValueError(
+                f"The `memory` of `UpdateWindow` must not be negative. Got {self.memory!r}."
             )
         if self.null not in NULLS:
             raise ValueError(
@@ -146,11 +199,12 @@ class UpdateWindow:
         """An empty window."""
         return WindowState()
 
-    def dimensions(self, weights: int) -> int | None:
+    def dimensions(self, weights: int, itemsize: int = 4) -> int | None:
         """Length of the sketch for that many weights; ``None`` where the updates are kept whole.
 
         Args:
             weights: Number of trainable weights.
+            itemsize: Bytes of one; 8 where updates are kept in float64.
 
         Returns:
             The length, or nothing.
@@ -161,60 +215,89 @@ class UpdateWindow:
         """
         if self.sketch is not None:
             return self.sketch
-        fits = 4 * (self.width + 1) * weights <= self.memory * 2**30
+        fits = itemsize * (self.width + 1) * weights <= self.memory * 2**30
         return None if fits else AUTO_SKETCH
 
     def update(self, state: WindowState, moment: Moment) -> tuple[WindowState, Readings]:
-        """Take a snapshot, and read the window once it is full."""
+        """Take a snapshot, and read the window once it is full.
+
+        Args:
+            state: From `init` or the last call. Its ring is written in place: each state can be
+                continued once.
+            moment: Where training stands.
+
+        Returns:
+            The next state and the readings.
+
+        Raises:
+            ValueError: If the state was continued before.
+        """
         view = moment.view
         groups: Any = self.groups  # `check_groups` made it a value
         parts = parts_of(view, groups)
-        dimensions = self.dimensions(sum(parts.shape))
+        dimensions = self.dimensions(sum(parts.shape), parts.dtype.itemsize)
         if dimensions is None:
             snapshot = None
         else:
             snapshot = sketch_parts(view, groups, dimensions, self.seed)
         gap = moment.step - state.last_step
-        evenly = state.count == 0 or gap == state.spacing
-        if state.last is None or state.shape != parts.shape or not evenly:
-            # The first snapshot, or the distance changed: updates of unequal length do not mix.
+        note = state.note
+        if state.ring is not None and state.weights != parts.weights:
+            note = f"The trainable weights changed at step {moment.step}."
+        elif state.count and gap != state.spacing:
+            note = (
+                f"The window began again at step {moment.step}: the distance of snapshots changed "
+                f"from {state.spacing} to {gap} steps."
+            )
+        if state.ring is None or note != state.note:
+            # Updates of unequal length, or of other weights, do not mix.
             if snapshot is None:
-                snapshot = torch.cat([p.reshape(-1) for p in view.parameters]).float()
-            start = WindowState(last=snapshot, last_step=moment.step, shape=parts.shape)
-            return start, Readings(self._pending(0))
-        last = state.last
+                snapshot = torch.cat([p.reshape(-1).to(parts.dtype) for p in view.parameters])
+            start = WindowState(
+                Ring(snapshot), last_step=moment.step, weights=parts.weights, note=note
+            )
+            return start, Readings(self._pending(start))
         ring = state.ring
-        if ring is None:
-            ring = last.new_zeros(self.width, *last.shape)
+        if ring.version != state.version:
+            raise ValueError(
+                "This state of `UpdateWindow` was continued before, and its ring of updates has "
+                "moved on. Pass the state that the last call returned, or begin with `init()`."
+            )
+        ring.version += 1  # before the first write: what fails half way leaves a stale state
+        if ring.rows is None:
+            ring.rows = ring.last.new_zeros(self.width, *ring.last.shape)
         slot = state.count % self.width
         if snapshot is None:
-            sums = exchange(ring, slot, last, view.parameters, parts)
+            sums = exchange(ring.rows, slot, ring.last, view.parameters, parts)
             host = parts.assign @ np.array(sums.tolist())
         else:
-            host = np.array(exchange_sketch(ring, slot, last, snapshot).tolist())
+            host = np.array(exchange_sketch(ring.rows, slot, ring.last, snapshot).tolist())
         table = np.zeros((len(host), self.width + 1, self.width + 1))
         if state.table is not None:
             table[:, :-1, :-1] = state.table[:, 1:, 1:]
         # Oldest first, so that lag l stands on the l-th diagonal.
         order = [(slot + i) % self.width for i in range(self.width)] + [self.width]
         table[:, -1, :] = table[:, :, -1] = host[:, order]
-        after = WindowState(last, moment.step, ring, table, state.count + 1, gap, parts.shape)
+        after = replace(
+            state,
+            version=ring.version,
+            last_step=moment.step,
+            table=table,
+            count=state.count + 1,
+            spacing=gap,
+        )
         if after.count < self.width:
-            return after, Readings(self._pending(after.count))
-        return after, self._read(after, host[:, -1], parts, moment, dimensions)
+            return after, Readings(self._pending(after))
+        return after, self._read(after, host[:, -1], parts, dimensions)
 
-    def _pending(self, have: int) -> dict[str, Estimate]:
+    def _pending(self, state: WindowState) -> dict[str, Estimate]:
         """Nothing yet, and for how long; the angles need one update more."""
-        turn = window_pending(have, self.width + 1, TURN_SERIES)
-        return {**window_pending(have, self.width), **turn}
+        about = {"spacing": state.spacing, "note": state.note}
+        turn = window_pending(state.count, self.width + 1, TURN_SERIES, **about)
+        return {**window_pending(state.count, self.width, **about), **turn}
 
     def _read(
-        self,
-        state: WindowState,
-        weights: np.ndarray,
-        parts: Parts,
-        moment: Moment,
-        dimensions: int | None,
+        self, state: WindowState, weights: np.ndarray, parts: Parts, dimensions: int | None
     ) -> Readings:
         """Everything, of the whole and of its parts."""
         assert state.table is not None
@@ -222,33 +305,37 @@ class UpdateWindow:
         arrays: dict[str, np.ndarray] = {}
         for place, (table, weight) in enumerate(zip(state.table, weights, strict=True)):
             gram = table[1:, 1:]
-            # A float32 weight is rounded by 2^-24 of itself, so a difference of snapshots carries
-            # noise of norm 2^-24 |θ|: what lies below that is rounding, not an update.
-            rounding = 2.0**-48 * weight / max(float(np.trace(gram)) / self.width, 1e-300)
-            precision = max(2.0**-52, rounding)
+            # Every step rounds each weight by at most half a unit in the last place, whose mean
+            # square is between 1/12 and 1/3 of (unit times the weight)²: an update of s steps
+            # holds noise of at most s unit² |θ|²/3, however exact the difference of snapshots.
+            mean_square = max(float(np.trace(gram)) / self.width, 1e-300)
+            noise = state.spacing * parts.unit**2 * float(weight) / (3 * mean_square)
             settings: dict[str, Any] = {
                 "null": self.null,
                 "parameters": sum(parts.shape),
                 "sketch": dimensions,
                 "draws": self.draws,
                 "seed": self.seed,
-                "precision": precision,
+                # The spectrum leaves out eigenvalues below W times this: twice that of the noise.
+                "precision": max(2.0**-52, 2 * noise / self.width),
             }
             read = window_spectrum(gram, **settings)
             if place:
                 part = parts.names[place - 1]
-                scalars |= {f"{name}@{part}": read.scalars[name] for name in PARTS}
-                continue
-            scalars |= read.scalars
-            arrays |= read.arrays
-            if state.count > self.width:
-                turn = window_turn(table, **settings)
-                scalars |= turn.scalars
-                arrays |= turn.arrays
+                found = {f"{name}@{part}": read.scalars[name] for name in PARTS}
             else:
-                scalars |= window_pending(state.count, self.width + 1, TURN_SERIES)
-        if moment.view.dtype in (torch.float16, torch.bfloat16):
-            scalars = {name: _coarse(e, moment.view.dtype) for name, e in scalars.items()}
+                found = dict(read.scalars)
+                arrays |= read.arrays
+                if state.count > self.width:
+                    turn = window_turn(table, **settings)
+                    found |= turn.scalars
+                    arrays |= turn.arrays
+                else:
+                    found |= window_pending(
+                        state.count, self.width + 1, TURN_SERIES, spacing=state.spacing
+                    )
+            sentence = _rounded(noise, parts)
+            scalars |= {n: _coarse(e, sentence) for n, e in found.items()} if sentence else found
         return Readings(scalars, arrays)
 
 
@@ -379,15 +466,20 @@ def _series(noise: str) -> tuple[SeriesInfo, ...]:
     )
 
 
-def _coarse(estimate: Estimate, dtype: torch.dtype) -> Estimate:
-    """The same number, flagged: differences of 16-bit weights lose most of the update."""
-    sentence = f"Weights are stored as {dtype}; their differences lose the update."
-    return Estimate(
-        estimate.value,
-        estimate.low,
-        estimate.high,
-        n=estimate.n,
+def _rounded(noise: float, parts: Parts) -> str:
+    """Why no number can be trusted: rounding of the weights is no small part of the updates."""
+    coarse = next((kind for _, _, kind, _ in parts.weights if kind in SIXTEEN_BITS), "")
+    if coarse:
+        return f"Weights are stored as {coarse}; their differences lose the update."
+    if noise > ROUNDING:
+        return f"Rounding of the weights makes up to {min(noise, 1):.2g} of the squared updates."
+    return ""
+
+
+def _coarse(estimate: Estimate, sentence: str) -> Estimate:
+    """The same number, flagged."""
+    return replace(
+        estimate,
         flags=estimate.flags | Flag.BELOW_PRECISION,
         reason=f"{sentence} {estimate.reason}".strip(),
-        null=estimate.null,
     )

@@ -170,6 +170,7 @@ class _Scale:
     edges: tuple[float, ...]  # 9 ascending
     colours: tuple[str, ...]
     words: str
+    constant: bool = False
 
     @classmethod
     def of(cls, values: np.ndarray) -> _Scale:
@@ -181,7 +182,8 @@ class _Scale:
         if low > 0 and high / low > 30:
             return cls(tuple(np.geomspace(low, high, 9)), SEQUENTIAL, "logarithmic")
         if low == high:
-            high = low + (abs(low) or 1.0)
+            edges = np.linspace(low, low + (abs(low) or 1.0), 9)
+            return cls(tuple(edges), SEQUENTIAL, "", constant=True)
         return cls(tuple(np.linspace(low, high, 9)), SEQUENTIAL, "linear")
 
     def colour(self, values: np.ndarray) -> np.ndarray:
@@ -190,6 +192,9 @@ class _Scale:
 
     def legend(self) -> Html:
         """The scale in words and colours."""
+        if self.constant:
+            text = f"{number(self.edges[0])} everywhere (grey: not resolved; empty: not measured)"
+            return tag("p", text, class_="heat-scale")
         swatches = [
             tag("span", class_="heat-swatch", style=f"background:{c}", title=number(e))
             for c, e in zip(self.colours, self.edges, strict=False)

@@ -70,10 +70,12 @@ def hill(
     values = np.asarray(samples, dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"The `samples` of `hill` must be one-dimensional. Got {values.shape}.")
-    if isinstance(k, str) and k != "min_ks":
-        raise ValueError(f"The `k` of `hill` must be a number or 'min_ks'. Got {k!r}.")
-    if isinstance(k, int) and k < 1:
-        raise ValueError(f"The `k` of `hill` must be at least 1. Got {k}.")
+    if k is not None and k != "min_ks":
+        if not isinstance(k, int | np.integer):
+            raise ValueError(f"The `k` of `hill` must be a whole number or 'min_ks'. Got {k!r}.")
+        k = int(k)
+        if k < 1:
+            raise ValueError(f"The `k` of `hill` must be at least 1. Got {k}.")
     n = values.size
     if k == "min_ks":
         k = min_ks_k(values) if np.isfinite(values).all() else 1
@@ -209,7 +211,8 @@ def hill_null(
     r"""What Hill's estimator reads on n norms of N(0, I_d), where no tail is heavy: 95 % band.
 
     The isotropic Gaussian is the *lightest* case: an anisotropic covariance acts like a smaller d,
-    so pass the effective dimension tr(S)^2/tr(S^2) where it is known.
+    so pass the effective dimension tr(S)^2/tr(S^2) where it is known. d = 1 is the heaviest: no
+    covariance of a Gaussian reads lower.
 
     Only the k+1 largest of n are drawn: sums of exponentials give the ordered tail probabilities
     (Rényi), and the inverse of the chi law turns them into norms. O(draws k), whatever n is.

@@ -11,13 +11,20 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from foreshock.stats.intervals import Z95, jackknife_se, t_quantile
+from foreshock.stats.stable_fit import (
+    Kernels,
+    mean_squared_correlation,
+    scale_free_kernels,
+    stable_fit,
+    subsets,
+)
 from foreshock.stats.tails_stable import (
+    FITS,
     alpha_of_log_ratio,
     alpha_of_log_variance,
     invert,
@@ -29,8 +36,6 @@ Array = NDArray[np.float64]
 
 #: What `noise_tails` returns.
 READINGS = ("mcculloch", "log_moment", "block", "clt", "finite_variance")
-#: Subsets of batches that a U-statistic is averaged over; ad hoc, 1 ms at 512 coordinates.
-SUBSETS = 64
 #: Share of the excess of 1/α over 1/2 that must outlive a doubling before a finite variance is
 #: rejected: between Student-t with 3 degrees of freedom (.75, measured) and a stable law (1).
 CONSTANT = 0.8
@@ -38,20 +43,6 @@ CONSTANT = 0.8
 FEWEST_COORDINATES = 16
 #: Fewest batches: the jackknife leaves one out of 5, and 4 make a kernel.
 FEWEST_BATCHES = 5
-
-
-class Kernels(NamedTuple):
-    """Scale-free statistics of each coordinate: averages over subsets of batches.
-
-    Args:
-        log_variance: (q, m) Half the squared difference of two independent log|x_a − x_b|.
-        growth: (q, m) Growth of log|sum| from 1 to 2 terms, over log 2: its mean is 1/α.
-        late_growth: (r, m) The same from 2 to 4 terms; r = 0 below 8 batches.
-    """
-
-    log_variance: Array
-    growth: Array
-    late_growth: Array
 
 
 def noise_tails(samples: ArrayLike) -> dict[str, Estimate]:
@@ -134,8 +125,7 @@ def noise_tails(samples: ArrayLike) -> dict[str, Estimate]:
             f"Got {varying} of {given}.",
             n,
         )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        kernels = scale_free_kernels(x)
+    kernels = scale_free_kernels(x)
     whole = np.isfinite(kernels.growth).all(0) & np.isfinite(kernels.late_growth).all(0)
     used = int(whole.sum())
     if used < FEWEST_COORDINATES:
@@ -157,7 +147,8 @@ def noise_tails(samples: ArrayLike) -> dict[str, Estimate]:
 def _readings(x: Array, kernels: Kernels) -> dict[str, Estimate]:
     """The readings where everything is finite."""
     n, m = x.shape
-    null, width = gaussian_null(n), Z95 * math.sqrt(1 / m + mean_squared_correlation(x))
+    share = 1 / m + mean_squared_correlation(x)  # variance of an average, in that of one coordinate
+    null, width = gaussian_null(n), Z95 * math.sqrt(share)
     t = t_quantile(n - 1)
 
     # McCulloch, on the log of the quantile ratio.
@@ -200,7 +191,7 @@ def _readings(x: Array, kernels: Kernels) -> dict[str, Estimate]:
     # paired within each coordinate, so far sharper than two intervals.
     kept = kernels.late_growth.mean(0) - 0.5 - CONSTANT * (kernels.growth.mean(0) - 0.5)  # (m,)
     constant = float(kept.mean()) > width * float(kept.std())
-    stands = not constant or out["clt"].high >= 2
+    stands = not constant or out["clt"].high >= 2 or stable_fit(kernels, share) < FITS
     out["finite_variance"] = Estimate(float(stands), n=n, null=(1.0, 1.0))
     return out
 
@@ -242,49 +233,6 @@ def standardised(x: Array) -> Array:
     return centred[:, spread > 0] / spread[spread > 0]
 
 
-def scale_free_kernels(x: Array) -> Kernels:
-    """The kernels of `noise_tails` on every subset of batches; -inf or nan where values are equal.
-
-    Args:
-        x: (n, m) n of 4 or more.
-
-    Returns:
-        The kernels.
-    """
-    fours = x[subsets(len(x), 4)]  # (q, 4, m)
-    first, second = fours[:, 0] - fours[:, 1], fours[:, 2] - fours[:, 3]
-    log_first, log_second = np.log(np.abs(first)), np.log(np.abs(second))
-    log_sum = np.log(np.abs(first + second))
-    growth = (log_sum - (log_first + log_second) / 2) / math.log(2)
-    log_variance = (log_first - log_second) ** 2 / 2
-    if len(x) < 8:
-        return Kernels(log_variance, growth, np.empty((0, x.shape[1])))
-    eights = x[subsets(len(x), 8)]
-    signs = np.array([1.0, -1.0, 1.0, -1.0])[:, None]
-    one, two = (eights[:, :4] * signs).sum(1), (eights[:, 4:] * signs).sum(1)
-    late = np.log(np.abs(one + two)) - (np.log(np.abs(one)) + np.log(np.abs(two))) / 2
-    return Kernels(log_variance, growth, late / math.log(2))
-
-
-@lru_cache(maxsize=64)
-def subsets(n: int, size: int) -> NDArray[np.int64]:
-    """`SUBSETS` ordered subsets of n batches, every batch as often as the others up to chance.
-
-    Args:
-        n: Batches.
-        size: Batches a subset.
-
-    Returns:
-        (q, size), always the same for the same arguments.
-    """
-    rng = np.random.default_rng(0)
-    parts = n // size
-    rows = [
-        rng.permutation(n)[: parts * size].reshape(parts, size) for _ in range(-(-SUBSETS // parts))
-    ]
-    return np.concatenate(rows)
-
-
 @lru_cache(maxsize=64)
 def gaussian_null(n: int) -> dict[str, tuple[float, float]]:
     """Centre and spread of the statistics for one coordinate of Gaussian noise in n batches.
@@ -306,32 +254,11 @@ def gaussian_null(n: int) -> dict[str, tuple[float, float]]:
     out = {"mcculloch": (math.log(quantile_ratio(scaled)), 8 * float(np.std(parts)))}
     kernels = scale_free_kernels(x[:, :4096])
     exact = (math.pi**2 / 8, 0.5, 0.5)  # the kernels are unbiased
-    for name, centre, values in zip(("log_moment", "block", "clt"), exact, kernels, strict=True):
+    parts = (kernels.log_variance, kernels.growth, kernels.late_growth)
+    for name, centre, values in zip(("log_moment", "block", "clt"), exact, parts, strict=True):
         if values.size:
             out[name] = (centre, float(values.mean(0).std()))
     return out
-
-
-def mean_squared_correlation(x: Array) -> float:
-    """Mean squared correlation of two columns, without the 1/(n−1) that independent ones show.
-
-    Args:
-        x: (n, m) Columns that vary.
-
-    Returns:
-        The debiased mean, 0 where it comes out negative (it only widens a band).
-
-    Examples:
-        >>> mean_squared_correlation(np.random.default_rng(0).standard_normal((8, 2000))) < 0.002
-        True
-    """
-    n, m = x.shape
-    centred = x - x.mean(0)
-    unit = centred / np.sqrt((centred**2).sum(0))
-    gram = unit @ unit.T  # (n, n): the squares of all m x m correlations sum to |gram|²
-    mean = (float((gram**2).sum()) - m) / (m * (m - 1))
-    chance = 1 / (n - 1)
-    return max(0.0, (mean - chance) / (1 - chance))
 
 
 def _all_missing(reason: str, n: int) -> dict[str, Estimate]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +26,11 @@ from foreshock.types import Estimate, Flag
 
 Array = NDArray[np.float64]
 
+#: A fitted index this close to `LOWEST` stopped there; the search is good to 1e-4.
+AT_THE_EDGE = 0.01
+BELOW_LOWEST = f"The index lies at or below {LOWEST}, the least that the stable density resolves."
+#: 95 % quantile of χ² with one degree of freedom.
+CHI_SQUARE_95 = 3.841459
 #: Fewest samples of a comparison: two parameters a law; ad hoc.
 SMALLEST_N = 40
 
@@ -106,8 +112,10 @@ def tail_comparison(samples: ArrayLike, k: int | None = None) -> dict[str, Estim
     }
 
 
-def _maximum(log_density: Callable[[Array], Array], start: tuple[float, float]) -> Array:
-    """Log densities at the maximum-likelihood parameters."""
+def _maximum(
+    log_density: Callable[[Array], Array], start: tuple[float, float]
+) -> tuple[Array, Array]:
+    """Log densities at the maximum-likelihood parameters, and those parameters."""
     from scipy.optimize import minimize
 
     def cost(parameters: Array) -> float:
@@ -116,7 +124,7 @@ def _maximum(log_density: Callable[[Array], Array], start: tuple[float, float]) 
 
     options = {"xatol": 1e-4, "fatol": 1e-5, "maxiter": 400}
     found = minimize(cost, np.array(start), method="Nelder-Mead", options=options)
-    return log_density(found.x)
+    return log_density(found.x), found.x
 
 
 def _lognormal_tail(y: Array) -> Array:
@@ -137,7 +145,7 @@ def _lognormal_tail(y: Array) -> Array:
             log_total += float(log_ndtr(-slope / math.sqrt(kappa)))
         return -slope * z - kappa * z**2 / 2 - log_total - math.log(mean)
 
-    return _maximum(log_density, (0.9, math.log(0.1)))
+    return _maximum(log_density, (0.9, math.log(0.1)))[0]
 
 
 def _student_tail(y: Array) -> Array:
@@ -156,7 +164,7 @@ def _student_tail(y: Array) -> Array:
         shape = -(degrees + 1) / 2 * np.log1p((x / scale) ** 2 / degrees)
         return constant + shape + y  # the last y: from x to its logarithm
 
-    return _maximum(log_density, (-math.log(float(y.mean())), -1.0))
+    return _maximum(log_density, (-math.log(float(y.mean())), -1.0))[0]
 
 
 def stable_comparison(samples: ArrayLike) -> dict[str, Estimate]:
@@ -172,10 +180,12 @@ def stable_comparison(samples: ArrayLike) -> dict[str, Estimate]:
         samples: (n,) Signed, independent samples of one scale.
 
     Returns:
-        ``"student_t"`` and ``"normal"``: mean log-likelihood ratio of the stable law to it.
+        ``"student_t"`` and ``"normal"``: mean log-likelihood ratio of the stable law to it. Both
+        missing if the fitted index ends at .7, below which the density is not resolved.
 
     References:
-        Vuong, Econometrica 57 (1989) 307.
+        Vuong, Econometrica 57 (1989) 307; Self & Liang, J. Am. Stat. Assoc. 82 (1987) 605 (ratios
+        at the edge of a parameter).
 
     Examples:
         >>> rng = np.random.default_rng(0)
@@ -210,13 +220,29 @@ def stable_comparison(samples: ArrayLike) -> dict[str, Estimate]:
 
     start = float(alpha_of_quantile_ratio(quantile_ratio(z)))
     start = min(max(start, LOWEST + 0.1), HIGHEST - 0.05) if math.isfinite(start) else 1.0
-    fitted = _maximum(stable, (start, 0.0))
+    fitted, (index, _) = _maximum(stable, (start, 0.0))
+    if index < LOWEST + AT_THE_EDGE:
+        missing = Estimate.missing(BELOW_LOWEST, n=values.size)
+        return {"student_t": missing, "normal": missing}
     variance = float(np.mean(z**2))
     normal = -0.5 * np.log(2 * math.pi * variance) - z**2 / (2 * variance)
     return {
-        "student_t": vuong(fitted, _maximum(student, (1.0, 0.0))),
-        "normal": vuong(fitted, normal),
+        "student_t": vuong(fitted, _maximum(student, (1.0, 0.0))[0]),
+        "normal": _against_normal(fitted, normal),
     }
+
+
+def _against_normal(fitted: Array, normal: Array) -> Estimate:
+    """Ratio of the stable to the normal law, which is one of its members."""
+    gain = 2 * float((fitted - normal).sum())
+    found = vuong(fitted if gain > 0 else normal, normal)
+    if found.flags or gain > CHI_SQUARE_95:
+        return found
+    return replace(
+        found,
+        flags=Flag.UNRESOLVED,
+        reason="The stable law gains no more on the normal one than a free index gains by chance.",
+    )
 
 
 def ks_distance(distribution: Array) -> float:
@@ -244,7 +270,7 @@ def ks_pareto(samples: ArrayLike, k: int, *, draws: int = 199, seed: int = 0) ->
     **Cost.** O(draws k log k): 2 ms at k = 100.
 
     Args:
-        samples: (n,) Magnitudes.
+        samples: (n,) Magnitudes; with a negative one the p-value is missing.
         k: Tail samples, 5 <= k < n.
         draws: Simulated samples; p is never below 1/(1 + draws).
         seed: Seed of the private generator.
@@ -264,6 +290,8 @@ def ks_pareto(samples: ArrayLike, k: int, *, draws: int = 199, seed: int = 0) ->
         True
     """
     values, trouble = checked(samples, "ks_pareto", 6)
+    if not trouble and (values < 0).any():
+        trouble = "A sample is negative; pass magnitudes."
     if draws < 1 or (not trouble and not 5 <= k < values.size):
         raise ValueError(
             f"`ks_pareto` needs draws >= 1 and 5 <= k < n. Got draws={draws}, k={k}, "
@@ -296,7 +324,8 @@ def ks_stable(samples: ArrayLike, *, draws: int = 99, seed: int = 0) -> Estimate
         seed: Seed of the private generator.
 
     Returns:
-        p; its interval says what more draws could change; null band (.025, .975).
+        p; its interval says what more draws could change; null band (.025, .975). Missing where the
+        quantiles belong to an index at or below .7, which is not simulated.
 
     Raises:
         ValueError: If `samples` is not one-dimensional or `draws` < 1.
@@ -318,6 +347,8 @@ def ks_stable(samples: ArrayLike, *, draws: int = 99, seed: int = 0) -> Estimate
     if trouble:
         return Estimate.missing(trouble, n=values.size)
     observed, index = _stable_distance(values)
+    if index <= LOWEST:
+        return Estimate.missing(BELOW_LOWEST, n=values.size)
     rng = np.random.default_rng(seed)
     simulated = [_stable_distance(stable_samples(index, values.size, rng))[0] for _ in range(draws)]
     return _p_value(observed, simulated, values.size)

@@ -79,13 +79,17 @@ SMALLEST_WIDTH = 3
 SMALL_DIMENSION = 1000
 
 
-def window_pending(have: int, width: int, names: tuple[str, ...] = SERIES) -> dict[str, Estimate]:
+def window_pending(
+    have: int, width: int, names: tuple[str, ...] = SERIES, *, spacing: int = 0, note: str = ""
+) -> dict[str, Estimate]:
     """What a window says before it is full: nothing, and how long that lasts.
 
     Args:
         have: Updates collected so far, fewer than `width`.
         width: How many are needed.
         names: The series that wait.
+        spacing: Steps between snapshots, if known.
+        note: What to say before, such as why the window began again.
 
     Returns:
         A missing estimate for every name.
@@ -93,8 +97,13 @@ def window_pending(have: int, width: int, names: tuple[str, ...] = SERIES) -> di
     Examples:
         >>> window_pending(4, 10)["update/k_star"].reason
         'The update window is filling: 4 of 10 updates so far.'
+        >>> window_pending(4, 10, spacing=50)["update/k_star"].reason
+        'The update window is filling: 4 of 10 updates so far, in 200 steps; 300 to go.'
     """
-    reason = f"The update window is filling: {have} of {width} updates so far."
+    reason = f"{note} The update window is filling: {have} of {width} updates so far".strip()
+    if have and spacing:
+        reason += f", in {have * spacing} steps; {(width - have) * spacing} to go"
+    reason += "."
     return {name: Estimate.missing(reason, n=have) for name in names}
 
 

@@ -170,7 +170,8 @@ def window_turn(
         scalars[name] = _number(
             value, principal_angles(null_found.products, k)[:, -1], sketch, n=width
         )
-    ratios = found.after[: after.sum() - 1] / found.after[1 : after.sum()]
+    last = max(int(after.sum()), 1)  # a precision above 1/W leaves nothing at all
+    ratios = found.after[: last - 1] / found.after[1:last]
     scalars["update/turning_bound"] = (
         _bound(cosines, noise, int(ratios.argmax()), precision, sketch)
         if len(ratios)
