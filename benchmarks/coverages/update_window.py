@@ -1,6 +1,8 @@
 """Coverage of the intervals of `foreshock.stats.window`: autocorrelation, and sketched spectra.
 
 ρ_l: AR(1) walks of W = 10 updates in 2,000 dimensions whose noise has the spectrum j^-a, truth ρ^l.
+Bands: independent updates of noise with the spectrum j^-a in 20,000 directions; the share inside the
+band of the null, whatever the spectrum.
 Sketches: windows in 20,000 dimensions, truth from the exact Gram, one sketch (another seed) a case.
 """
 
@@ -14,6 +16,7 @@ import torch
 from benchmarks.coverages import Cell
 from foreshock.estimators.update_ring import count_sketch
 from foreshock.stats.window import window_spectrum
+from foreshock.stats.window_turn import window_turn
 
 WIDTH = 10
 DIMENSION = 2000
@@ -36,7 +39,7 @@ def cells(cases: int = 1000, seed: int = 0) -> list[Cell]:
         cases: Simulated windows a cell.
         seed: Seed.
     """
-    return autocorrelation(cases, seed) + sketched(cases, seed)
+    return autocorrelation(cases, seed) + bands(cases // 2, seed) + sketched(cases, seed)
 
 
 def autocorrelation(cases: int, seed: int) -> list[Cell]:
@@ -61,6 +64,31 @@ def autocorrelation(cases: int, seed: int) -> list[Cell]:
                 if rho == 0.9:
                     high, why = 1.0, "over-covers where updates are nearly equal"
                 found.append(Cell(f"update/rho_{lag}", setting, cases, share, 0.92, high, why))
+    return found
+
+
+def bands(cases: int, seed: int) -> list[Cell]:
+    """Level of every band of the default null on pure noise."""
+    found = []
+    for exponent in (0.0, 0.6, 1.0):
+        values = np.arange(1, 20_001.0) ** -exponent
+        p = values.sum() ** 2 / (values**2).sum()
+        rng = np.random.default_rng([seed, 7, int(10 * exponent)])
+        held: dict[str, int] = {}
+        for _ in range(cases):
+            updates = rng.standard_normal((WIDTH + 1, len(values))) * np.sqrt(values)
+            table = updates @ updates.T
+            out = {**window_spectrum(table[1:, 1:]).scalars, **window_turn(table).scalars}
+            for name, one in out.items():
+                if one.null is not None:
+                    inside = one.null[0] <= one.value <= one.null[1]
+                    held[name] = held.get(name, 0) + inside
+        for name, count in held.items():
+            low, why = 0.92, "the wider of two extremes of the noise"
+            if name == "update/ratio" and exponent > 0:
+                low, why = 0.6, "band of isotropic noise; the sign test decides beyond it"
+            setting = f"band, noise with p_eff {p:.0f}"
+            found.append(Cell(name, setting, cases, count / cases, low, 1.0, why))
     return found
 
 

@@ -396,6 +396,17 @@ def test_steps_that_rounding_swallows_are_said() -> None:
     assert found["grad/d_effective"].flags & Flag.BELOW_PRECISION
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_batches_are_not_taken_for_copies(count: int) -> None:
+    model, drawn = Line(), regression(count, 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    found = measure(after_step(model, optimizer, drawn[0], Probe(squares, drawn)))
+    assert math.isfinite(found["grad/descent"].value)
+    assert "identical" not in found["grad/descent"].reason
+    same = measure(after_step(model, optimizer, drawn[0], Probe(squares, drawn[:1] * count)))
+    assert same["grad/descent"].high == math.inf and same["grad/descent"].reason
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_copies_of_one_batch_have_no_interval(name: str) -> None:
     # They know no more than one batch does, whose interval is unbounded.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,10 @@ def test_an_uneven_step_empties_the_window() -> None:
     found = walk(UpdateWindow(width=3, stride=1), torch.randn(5, 50), [0, 1, 2, 4, 5, 6])
     assert "0 of 3" in found[3].scalars["update/k_star"].reason
     assert "2 of 3" in found[5].scalars["update/k_star"].reason
+    for one in found[3:]:  # why it began again is said until it is full
+        assert "changed from 1 to 2 steps" in one.scalars["update/k_star"].reason
+    later = walk(UpdateWindow(width=3, stride=5), torch.randn(2, 50))[-1]
+    assert "2 of 3 updates so far, in 10 steps; 5 to go." in later.scalars["update/ratio"].reason
 
 
 def test_scale_free_outputs_do_not_move_with_the_learning_rate() -> None:
@@ -121,6 +127,17 @@ def test_arguments() -> None:
         UpdateWindow(null="iid")
     with pytest.raises(ValueError, match="`memory` of `UpdateWindow` must not be negative"):
         UpdateWindow(memory=-1)
+    for field, value in (("width", 5.5), ("stride", 2.0), ("draws", True), ("seed", None)):
+        with pytest.raises(ValueError, match=f"`{field}` of `UpdateWindow` must be a whole number"):
+            UpdateWindow(**{field: value})
+    with pytest.raises(ValueError, match="`seed` of `UpdateWindow` must be at least 0. Got -1"):
+        UpdateWindow(seed=-1)
+    with pytest.raises(ValueError, match="`seed` of `UpdateWindow` must be below"):
+        UpdateWindow(seed=1 << 40)
+    with pytest.raises(ValueError, match="`width` of `UpdateWindow` must be at most 64"):
+        UpdateWindow(width=65)
+    with pytest.raises(ValueError, match="`memory` of `UpdateWindow`"):
+        UpdateWindow(memory="4")
     with pytest.raises(ValueError, match="`groups` of `UpdateWindow`"):
         UpdateWindow(groups="heads")
 
@@ -250,3 +267,104 @@ def test_what_the_rounding_of_large_weights_adds_is_no_singular_value() -> None:
     k = readings.scalars["update/k_star"]
     assert "below_precision" in k.flags.names and "rounding" in k.reason
     assert "below_precision" in readings.scalars["update/angle_2"].flags.names
+
+
+class Layers(torch.nn.Module):
+    """Two layers of one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(6)
+        self.a = torch.nn.Parameter(torch.randn(40, generator=generator))
+        self.b = torch.nn.Parameter(torch.randn(40, generator=generator))
+
+
+@pytest.mark.parametrize("sketch", [None, 4096])
+def test_other_weights_of_the_same_size_begin_again(sketch: int | None) -> None:
+    # Freezing one layer and unfreezing another keeps every size: without the names, the difference
+    # of two layers would be read as an update, of norm 9 in place of .06.
+    model = Layers()
+    model.b.requires_grad_(False)
+    observable = UpdateWindow(width=3, stride=1, sketch=sketch)
+    state, view, found = observable.init(), ModelView(model), []
+    generator = torch.Generator().manual_seed(7)
+    for step in range(9):
+        model.a.requires_grad_(step < 5)
+        model.b.requires_grad_(step >= 5)
+        state, readings = observable.update(state, Moment(step, view, (None,), (0.1,)))
+        found.append(readings.scalars["update/norm"])
+        with torch.no_grad():
+            for p in model.parameters():
+                p += 0.01 * torch.randn(40, generator=generator)
+    assert "weights changed at step 5" in found[5].reason and "0 of 3" in found[5].reason
+    assert "weights changed at step 5" in found[7].reason
+    assert max(found[4].value, found[8].value) < 0.1 and not found[8].reason.startswith("The tr")
+
+
+@pytest.mark.parametrize("sketch", [None, 4096])
+def test_a_state_is_continued_once_and_a_copy_of_it_again(sketch: int | None) -> None:
+    observable, model = UpdateWindow(width=3, stride=1, sketch=sketch), Cloud(50)
+    state, view = observable.init(), ModelView(model)
+    generator = torch.Generator().manual_seed(8)
+    for step in range(5):
+        state, _ = observable.update(state, Moment(step, view, (None,), (0.1,)))
+        with torch.no_grad():
+            model.weight += torch.randn(50, generator=generator)
+    kept, moment = copy.deepcopy(state), Moment(5, view, (None,), (0.1,))
+    _, first = observable.update(state, moment)
+    with pytest.raises(ValueError, match="was continued before"):
+        observable.update(state, moment)
+    _, again = observable.update(kept, moment)
+    assert repr(again.scalars) == repr(first.scalars)
+
+
+def rounded_walk(dtype: torch.dtype, size: float) -> dict:
+    """Steps of a given size, drawn in float64 and added to weights of size 1."""
+    model, observable = Cloud(500).to(dtype), UpdateWindow(width=6, stride=1)
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        model.weight += torch.randn(500, generator=generator)
+    state, view = observable.init(), ModelView(model)
+    for step in range(9):
+        state, readings = observable.update(state, Moment(step, view, (None,), (0.1,)))
+        with torch.no_grad():
+            delta = size * torch.randn(500, generator=generator, dtype=torch.float64)
+            model.weight.copy_((model.weight.double() + delta).to(dtype))
+    return readings.scalars
+
+
+def test_every_number_is_flagged_once_rounding_is_a_share_of_the_updates() -> None:
+    # Weights of size 1 round by 2^-24 sqrt(1/12 to 1/3), 1.7 to 3.4e-8: 1 % of the square of an
+    # update of 1.7 to 3.4e-7.
+    fine, near, lost = (rounded_walk(torch.float32, size) for size in (1e-6, 1e-7, 1e-9))
+    assert not any("below_precision" in one.flags.names for one in fine.values())
+    for scalars in (near, lost):
+        assert all("below_precision" in one.flags.names for one in scalars.values())
+    reason = near["update/rho_1"].reason
+    # bound: 500 · 2^-48/3 over 500 · 1e-14 = .118, with |θ|² and |δ|² as drawn
+    assert "up to 0.1" in reason and "Rounding of the weights" in reason
+    truth = rounded_walk(torch.float64, 1e-7)
+    # what rounding adds to tr G lies within its bounds, a quarter of the .118 to all of it
+    excess = (near["update/norm"].value / truth["update/norm"].value) ** 2 - 1
+    assert 0.118 / 4 * 0.7 < excess < 0.118 * 1.3
+
+
+def test_float64_weights_keep_their_digits() -> None:
+    # Steps of 1e-10 of weights of size 1: far below float32, clear in float64, to 2^-53/1e-10.
+    found = rounded_walk(torch.float64, 1e-10)
+    assert found["update/norm"].value == pytest.approx(1e-10 * 500**0.5, rel=0.1)
+    assert not any("below_precision" in one.flags.names for one in found.values())
+    generator = torch.Generator().manual_seed(9)
+    torch.randn(500, generator=generator)
+    steps = [torch.randn(500, generator=generator, dtype=torch.float64) for _ in range(8)]
+    exact = 1e-10 * torch.stack(steps)[-6:].numpy()
+    expected = window_spectrum(exact @ exact.T).scalars
+    for name in ("sigma_1", "ratio", "rho_1", "effective_rank"):
+        truth = expected[f"update/{name}"].value
+        # rounding 1e-16 of an update of 1e-10 a weight: 1e-6, and cosines are near 0
+        assert found[f"update/{name}"].value == pytest.approx(truth, rel=1e-5, abs=1e-6)
+
+
+def test_a_window_of_float64_counts_eight_bytes() -> None:
+    assert UpdateWindow(memory=4).dimensions(49_000_000, 8) == 65_536
+    assert UpdateWindow(memory=4).dimensions(48_000_000, 8) is None

@@ -127,12 +127,15 @@ def test_diffusion_is_half_the_trace_of_the_covariance() -> None:
     assert "nan" in diffusion(np.full((5, 5), math.nan)).reason
 
 
-def test_equal_rows_are_told_from_nearly_equal_ones() -> None:
-    rows = np.repeat(np.random.default_rng(5).standard_normal((1, 50)), 6, axis=0)
+@pytest.mark.parametrize("n", [2, 3, 6, 64])
+def test_equal_rows_are_told_from_nearly_equal_ones(n: int) -> None:
+    rows = np.repeat(np.random.default_rng(5).standard_normal((1, 50)), n, axis=0)
     for scale in (1e-200, 1.0, 1e200):
         assert equal_rows(scale * rows @ rows.T)
-    # A product of float64 rounds to 1e-16: a difference of 1e-6 of one row, squared, is seen.
-    rows[0] *= 1 + 1e-6
+    # Products of float64 round to 1e-16 of 1: a difference of 1e-5 in one row of 64, whose square
+    # over n is 1e-12, is above 64 n times that.
+    rows[0] *= 1 + 1e-5
     assert not equal_rows(rows @ rows.T)
     assert equal_rows(np.zeros((4, 4)))
     assert not equal_rows(np.full((4, 4), math.nan))
+    assert equal_rows([[2.0]])

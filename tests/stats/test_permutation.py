@@ -1,11 +1,14 @@
 """Permutation p-value: exact enumeration, uniformity under the null, ties and doors."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
+from scipy.stats import rankdata
 
-from foreshock.stats.permutation import true_label_rank_p
+from foreshock.stats import permutation
+from foreshock.stats.permutation import shuffled_moments, true_label_rank_p
 from tests import oracles
 
 
@@ -60,3 +63,19 @@ def test_the_door_is_checked(labels: np.ndarray, sentence: str) -> None:
         true_label_rank_p(np.zeros((2, 3)), labels)
     with pytest.raises(ValueError, match="The `draws`"):
         true_label_rank_p(np.zeros((2, 3)), np.array([0, 1]), draws=0)
+
+
+def test_shuffled_moments_by_listing_every_permutation() -> None:
+    scores = np.random.default_rng(3).standard_normal((6, 3)) + [0.0, 2.0, -1.0]
+    labels = np.array([0, 0, 0, 0, 1, 2])  # unbalanced, and logits that know it
+    sums = [scores[np.arange(6), list(order)].sum() for order in itertools.permutations(labels)]
+    mean, variance = shuffled_moments(scores, labels)
+    assert mean == pytest.approx(np.mean(sums), rel=1e-12)
+    assert variance == pytest.approx(np.var(sums), rel=1e-12)
+
+
+def test_ranks_are_those_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    for scores in (rng.standard_normal((20, 7)), rng.integers(3, size=(20, 7)).astype(float)):
+        expected = rankdata(-scores, axis=1) - 1
+        assert np.array_equal(permutation._ranks(scores), expected)

@@ -170,3 +170,27 @@ def test_ridge_readout_carries_no_signal_on_random_labels() -> None:
 def test_the_door_of_ridge_is_checked(arguments: tuple, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         ridge_readout(*arguments)
+
+
+def test_a_bias_towards_the_frequent_class_is_no_knowledge() -> None:
+    """73 % of one class, and logits that favour it: a huge z that its null expects."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random(400) > 0.73).astype(int) * rng.integers(1, 10, 400)
+    logits = rng.standard_normal((400, 10)) + 2.0 * (np.arange(10) == 0)
+    z = heldout_signal(logits, labels)
+    assert z.value > 10 and z.null is not None and z.null[0] < z.value < z.null[1]
+    assert Flag.UNRESOLVED in z.flags and "favour the frequent classes" in z.reason
+    knows = heldout_signal(logits + 2.0 * np.eye(10)[labels], labels)
+    assert knows.null is not None and knows.value > knows.null[1] and knows.resolved
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.95, 0.05), (0.73, *[0.03] * 9)])
+def test_standardised_has_mean_0_and_variance_1_over_shuffles(shares: tuple[float, ...]) -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.choice(len(shares), size=200, p=shares)
+    scores = rng.standard_normal((200, len(shares))) * rng.lognormal(size=(200, 1)) + shares
+    z = [
+        heldout_signal(scores, rng.permutation(labels), standardise=True).value for _ in range(800)
+    ]
+    # Standard errors over 800 draws: .035 of the mean, .05 to .07 of the variance (kurtosis).
+    assert abs(np.mean(z)) < 0.15 and abs(np.var(z) - 1) < 0.25

@@ -83,6 +83,11 @@ def test_the_door_is_checked() -> None:
         hill(np.ones((3, 3)), 1)
     with pytest.raises(ValueError, match="The `k` of `hill` must be at least 1. Got 0."):
         hill(np.ones(3), 0)
+    with pytest.raises(ValueError, match="The `k` of `hill` must be at least 1. Got 0."):
+        hill(np.ones(3), np.int64(0))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be a whole number or 'min_ks'. Got 2.0"):
+        hill(np.ones(3), 2.0)  # type: ignore[arg-type]
+    assert hill([1.0, 2.0, 4.0], np.int64(1)).n == 1  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +142,7 @@ def test_the_chosen_k_minimises_the_distance_of_another_library() -> None:
     assert chosen == min(tried, key=distance)
     assert hill(x, "min_ks").n == chosen
     assert "more than 5 distinct positive samples" in hill(np.zeros(9), "min_ks").reason
-    with pytest.raises(ValueError, match="must be a number or 'min_ks'. Got 'best'"):
+    with pytest.raises(ValueError, match="must be a whole number or 'min_ks'. Got 'best'"):
         hill(x, "best")  # type: ignore[arg-type]
 
 

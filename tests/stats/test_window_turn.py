@@ -114,6 +114,8 @@ def test_modes_below_rounding_have_no_angle() -> None:
     assert Flag.BELOW_PRECISION in readings.scalars["update/angle_3"].flags
     overlap = readings.arrays["update/overlap"]
     assert np.isfinite(overlap[:2, :2]).all() and np.isnan(overlap[2:]).all()
+    nothing = window_turn(np.eye(5), precision=0.5).scalars  # W precision above 1: no mode at all
+    assert all(Flag.BELOW_PRECISION in one.flags for one in nothing.values())
     line = window_turn(np.ones((5, 5))).scalars
     assert "Only one singular value" in line["update/turning_bound"].reason
 

@@ -78,7 +78,9 @@ class HeldoutSignalRule:
         z = values[self.series].value if self.series in values else math.nan
         if not math.isfinite(z):
             return HeldoutSignalState(memorised, state.streak, state.fired), None
-        streak = state.streak + 1 if memorised and z > self.threshold else 0
+        # A bias towards frequent classes gives a large z, which says so by its flag.
+        counts = memorised and z > self.threshold and values[self.series].resolved
+        streak = state.streak + 1 if counts else 0
         fires = streak >= 2 and not state.fired
         after = HeldoutSignalState(memorised, streak, state.fired or fires)
         if not fires:

@@ -149,7 +149,10 @@ class Descent:
 
     The probe's batches must be as large as those of the training loop, since the noise is theirs,
     and the probe's gradients are not clipped. Learning rates are those of now, before a scheduler
-    steps. Losses are those of evaluation mode, before and after with the buffers of now.
+    steps. Losses are those of evaluation mode, before and after with the buffers of now. Steps are
+    those that the type of the weights lets happen (`foreshock.probe.response`): where rounding adds
+    more than 1 % of the square of a plain step, a critical ratio is missing, and where it swallows
+    them all the step to come is flagged. Copies of one batch get unbounded intervals and a flag.
 
     Cost of a probe batch: one gradient (shared with other observables measured after the update),
     one with a graph, two Hessian-vector products, one forward pass; half of the products without a

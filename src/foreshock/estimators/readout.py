@@ -49,8 +49,11 @@ class HeldoutSignal:
     """Standardised logit of the true label on held-out examples, and accuracy on training ones.
 
     ``readout/heldout_signal`` z = √n · mean_i Z[i, y_i] / rms(Z), with the logits Z of the n
-    held-out examples centred per row. Under labels that say nothing z ~ N(0, 1), whatever the
-    network memorised; a memorised fit can make it *negative* on structured tables. Resolution is
+    held-out examples centred per row. Under labels that say nothing, with balanced classes,
+    z ~ N(0, 1), whatever the network memorised; a memorised fit can make it *negative* on
+    structured tables. With unbalanced classes a bias of the logits towards the frequent ones is
+    enough for a large z: the null is the band over permutations of the labels, and a z inside a
+    band that such a bias has moved is flagged. Resolution is
     3/√n of a standard deviation, far finer than accuracy, which needs a shift of the order of one.
     It says "signal present", not "imminent": a stalled run can carry one for ever.
     ``readout/rank_p`` is the permutation p-value of the mean rank of the true label on the first
@@ -216,10 +219,11 @@ class ProbeSignal:
 
     The held-out examples are cut once, at random, into halves. A ridge regression from the features
     (input of the readout layer) to the labels is fitted on one half, λ by leave-one-out; its
-    predictions on the other half, with the mean of every class taken away, are judged by the z of
-    `HeldoutSignal`. Training labels play no part: a memorised fit, or leakage between the training
-    and the held-out set, cannot show. With the class means gone, the mean of z over shuffled labels
-    is exactly 0, whatever the imbalance of the classes. Random features are not without knowledge:
+    predictions on the other half, with the mean of every class taken away, are judged as in
+    `HeldoutSignal`, but standardised over permutations of the labels. Training labels play no part:
+    a memorised fit, or leakage between the training and the held-out set, cannot show. Over
+    shuffled labels z has mean 0 and variance 1 exactly, whatever the imbalance of the classes.
+    Random features are not without knowledge:
     labels that are smooth in the inputs give z > 0 before training, and on a group table each
     label is excluded where its row or column has been fitted: −3.5 at the start of a p = 23 run,
     .8 on its random-label twin. Read its rise.
@@ -299,4 +303,4 @@ class ProbeSignal:
         predicted, _ = ridge_readout(
             fit[:, :-1], fit[:, -1].astype(int), test[:, :-1], outputs.shape[-1]
         )
-        return heldout_signal(predicted - predicted.mean(0), wanted)
+        return heldout_signal(predicted - predicted.mean(0), wanted, standardise=True)

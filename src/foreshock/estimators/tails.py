@@ -23,12 +23,12 @@ class HillNorms:
     """Hill's tail index of the last ``window`` gradient norms, unclipped.
 
     α̂ = 1/mean log(X_(i)/X_(k+1)) over the k largest. Its standard deviation is α/√k, so k = 10 of
-    100 leaves ±30 %. A drift of the norm inside the window reads as a tail too, and so do norms
-    that depend on each other from step to step.
+    100 leaves ±30 %. A drift of the norm inside the window reads as a tail too; norms of different
+    steps are taken as independent.
 
-    **Null.** Norms of Gaussian gradients of *any* covariance: from 2.6, where all noise lies along
+    **Null.** Norms of Gaussian gradients of *any* covariance: from 2.9, where all noise lies along
     one direction (k = 10 of 100), to the top of isotropic noise in as many dimensions as there are
-    weights (284 in 3,202, 5,700 in a million). Real noise has few effective dimensions, so real
+    weights (328 in 3,202, 5,700 in a million). Real noise has few effective dimensions, so real
     readings lie near the bottom of the band, and only a reading *below* it says anything: heavier
     than any Gaussian, or a drift.
 
@@ -62,7 +62,8 @@ class HillNorms:
     def __post_init__(self) -> None:
         for field in ("window", "k"):
             value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int | None):
+            given = field == "window" or value is not None
+            if given and (isinstance(value, bool) or not isinstance(value, int)):
                 raise ValueError(
                     f"The `{field}` of `HillNorms` must be a whole number. Got {value!r}."
                 )
@@ -134,6 +135,7 @@ class HillNorms:
         else:
             return ""
         return (
-            f"The {count} largest gradient norms are equal up to rounding, as after clipping: their "
-            "tail was cut off. Pass the norms that `clip_grad_norm_` returns to `stats.tails.hill`."
+            f"The {count} largest gradient norms are equal up to rounding, as after clipping: "
+            "their tail was cut off. Pass the norms that `clip_grad_norm_` returns to "
+            "`foreshock.stats.tails.hill`."
         )

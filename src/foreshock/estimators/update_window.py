@@ -17,6 +17,7 @@ from foreshock.estimators.update_ring import (
     parts_of,
     sketch_parts,
 )
+from foreshock.estimators.update_series import PARTS, window_series
 from foreshock.probe.groups import Groups, check_groups
 from foreshock.probe.moment import Moment
 from foreshock.stats.window import window_pending, window_spectrum
@@ -39,13 +40,7 @@ WIDEST = 64
 #: Share of rounding in tr G above which every number is flagged: it moves a cosine by as much.
 ROUNDING = 0.01
 
-#: What is read of every part of the model.
-PARTS = ("update/sigma_1", "update/ratio", "update/k_star", "update/rho_1")
-
 SIXTEEN_BITS = (str(torch.float16), str(torch.bfloat16))
-
-XU = "Xu, arXiv:2603.28964; spectral_edge.md"
-OURS = "ours, after Xu, arXiv:2603.28964"
 
 
 @dataclass(eq=False)
@@ -93,15 +88,24 @@ class WindowState:
 
 @dataclass(frozen=True)
 class UpdateWindow:
-    """Singular values, gaps, k* and turning of the last W updates, against noise of equal norms.
+    r"""Singular values, gaps, k* and turning of the last W updates, against noise of equal norms.
 
     An update is the difference of two weight snapshots ``stride`` steps apart (preconditioning,
-    momentum and decay included), in float32, tied weights once, uncentred. k* = argmax σ_j/σ_{j+1}
+    momentum and decay included), in float32 (float64 if a weight is), tied weights once, uncentred.
+    k* = argmax σ_j/σ_{j+1}
     exists for pure noise as well, so a ratio inside the noise band is flagged ``no_edge``
     (`foreshock.stats.window`, with its measured level). Angles are exact and compared with windows
     of noise that share W-1 updates (`foreshock.stats.window_turn`); their first value takes one
     update more. Nothing here announces anything by itself; the level mostly reads the
     autocorrelation of the updates.
+
+    The window begins again, and says why until it is full, when other weights train (by name,
+    shape, type or device) or snapshots come at another distance. All numbers are flagged
+    ``below_precision`` once rounding of the weights, at most s 2^-48 \|θ\|²/3 of an update of s
+    steps in float32, exceeds 1 % of the squared updates; it moves cosines and ρ by that share.
+
+    A state shares its ring with the next one, so that each can be continued once; a second time
+    raises. Copy it (``copy.deepcopy``) to continue it twice.
 
     Cost: one pass over W stored updates a snapshot, with products in float64, and W + 1 float32
     copies of the weights: 3.7 to 4.2 times one read of the ring (10 million weights, W = 10, one
@@ -171,9 +175,7 @@ class UpdateWindow:
                 f"eigenproblem of that size a draw. Got {self.width}; lengthen `stride` instead."
             )
         if self.seed >= LARGEST_SEED:
-            raise ValueError(
-                f"The `seed` of `UpdateWindow` must be below 2^40. Got {self.seed}."
-            )
+            raise ValueError(f"The `seed` of `UpdateWindow` must be below 2^40. Got {self.seed}.")
         if not isinstance(self.memory, Real) or not self.memory >= 0:
             raise ValueError(
                 f"The `memory` of `UpdateWindow` must not be negative. Got {self.memory!r}."
@@ -187,13 +189,17 @@ class UpdateWindow:
     @property
     def series(self) -> tuple[SeriesInfo, ...]:
         """What every measurement writes."""
-        return _series(
-            {
-                "effective": "independent updates of the same norms, in the effective dimension",
-                "norms": "independent updates of the same norms, in as many dimensions as weights",
-                "toeplitz": "noise of the same norms and the same autocorrelation",
-            }[self.null]
-        )
+        noise = {
+            "effective": "independent updates of the same norms, in their effective dimension",
+            "norms": "independent updates of the same norms, in as many dimensions as weights",
+            "toeplitz": "noise of the same norms and the same autocorrelation",
+        }[self.null]
+        if self.null == "norms":
+            level = "2 to 11 % of isotropic noise outside the band, nearly all of other noise"
+            return window_series(noise, level, level)
+        level = "0 to 6 % of noise of any spectrum outside the band, from 67 dimensions up"
+        ratio = "2 to 32 % of noise outside the band, by its spectrum: read the flag"
+        return window_series(noise, level, ratio)
 
     def init(self) -> WindowState:
         """An empty window."""
@@ -337,133 +343,6 @@ class UpdateWindow:
             sentence = _rounded(noise, parts)
             scalars |= {n: _coarse(e, sentence) for n, e in found.items()} if sentence else found
         return Readings(scalars, arrays)
-
-
-def _series(noise: str) -> tuple[SeriesInfo, ...]:
-    """The catalogue's entries; `noise` is the null in words."""
-    svd = "full SVD of the updates"
-    shared = f"two windows of {noise} that share W-1 updates"
-
-    def entry(
-        name: str, title: str, unit: str, null: str, formula: str, oracle: str, source: str
-    ) -> SeriesInfo:
-        full = f"update/{name}"
-        return SeriesInfo(
-            full,
-            title,
-            unit,
-            null,
-            layered=full in PARTS,
-            formula=formula,
-            oracle=oracle,
-            source=source,
-        )
-
-    def array(name: str, title: str, unit: str, null: str, formula: str, oracle: str) -> SeriesInfo:
-        return SeriesInfo(
-            f"update/{name}",
-            title,
-            unit,
-            null,
-            array=True,
-            formula=formula,
-            oracle=oracle,
-            source=XU,
-        )
-
-    walk = "AR(1) walks in the limit of many weights: R 1.10, 1.19, 1.38, 2.25 at ρ .3, .5, .7, .9"
-    return (
-        entry("sigma_1", "largest singular value", "weight", noise, "σ_1 = sqrt λ_1(XX')", svd, XU),
-        entry("sigma_2", "second singular value", "weight", noise, "σ_2 = sqrt λ_2(XX')", svd, XU),
-        *(
-            entry(
-                f"gap_{j}",
-                f"eigenvalue gap {j} over the trace",
-                "1",
-                noise,
-                f"(λ_{j} − λ_{j + 1})/tr G",
-                svd,
-                OURS,
-            )
-            for j in (1, 2, 3)
-        ),
-        entry(
-            "k_star",
-            "position k* of the largest ratio",
-            "1",
-            noise,
-            "argmax_j σ_j/σ_(j+1)",
-            "k* of AR(1) walks: 5, 4, 3, 2, 2, 1, 1 at ρ .02, .1, .3, .5, .7, .9, .97",
-            XU,
-        ),
-        entry(
-            "ratio", "largest ratio of neighbouring σ", "1", noise, "max_j σ_j/σ_(j+1)", walk, XU
-        ),
-        entry(
-            "k_star_weighted",
-            "position of the largest weighted ratio",
-            "1",
-            noise,
-            "argmax_j (σ_j/Σσ)(σ_j/σ_(j+1))",
-            "independent updates: 1 in 81 %, 2 in 16 % of windows of 10",
-            "scripts of Xu, arXiv:2603.28964",
-        ),
-        *(
-            entry(
-                f"rho_{lag}",
-                f"autocorrelation of updates at lag {lag}",
-                "1",
-                "0 ± t/sqrt(p (W − l))",
-                f"mean_i cos(δ_i, δ_(i+{lag}))",
-                "products of the updates; coverage on AR(1) walks of known ρ",
-                OURS,
-            )
-            for lag in (1, 2, 3)
-        ),
-        entry(
-            "effective_rank",
-            "effective rank of the window",
-            "1",
-            noise,
-            "(tr G)²/tr(G²)",
-            svd,
-            OURS,
-        ),
-        entry(
-            "norm", "rms norm of the updates", "weight", "0 at lr = 0", "sqrt(tr G/W)", svd, OURS
-        ),
-        *(
-            entry(
-                f"angle_{k}",
-                f"turn of the span of the first {k} modes",
-                "degree",
-                shared,
-                f"arccos of the least singular value of O[:{k}, :{k}], O_jk = ⟨v_j(t), v_k(t+1)⟩",
-                "modes of a full SVD of both windows, to 1e-12; nested windows of drawn noise",
-                XU,
-            )
-            for k in (1, 2, 3)
-        ),
-        entry(
-            "turning_bound",
-            "change of the window's operator over its gap at k*",
-            "1",
-            shared,
-            "norm_F(ΔC)/(λ_k* − λ_(k*+1)), C = X'X, rows of norm 1",
-            "ΔC formed in the space of the weights",
-            OURS,
-        ),
-        array("spectrum", "all singular values", "weight", noise, "σ_1 ≥ … ≥ σ_W of X", svd),
-        array("ratios", "all ratios of neighbouring σ", "1", noise, "R_j = σ_j/σ_(j+1)", svd),
-        array(
-            "overlap",
-            "overlap of the modes of successive windows",
-            "1",
-            shared,
-            "abs O, O = diag(1/σ) U' B[0:W, 1:W+1] V diag(1/σ′), G' = VΛ'V'",
-            "modes of a full SVD of both windows, to 1e-12",
-        ),
-    )
 
 
 def _rounded(noise: float, parts: Parts) -> str:

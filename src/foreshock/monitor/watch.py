@@ -420,6 +420,12 @@ class Watch:
             error,
         )
         try:
+            self._recorder.flush()
+            text = f"The monitor gave up: {type(error).__name__}: {error}"
+            self.run.event("note", "monitor", {"text": text}, step=self.step)
+        except Exception as second:  # what made it give up, most likely
+            log.debug("nothing could be flushed: %s", second)
+        try:
             self.run.__exit__(type(error), None, None)
         except Exception as second:
             log.error("The run could not be closed either: %s", second)

@@ -47,8 +47,6 @@ def true_label_rank_p(
         >>> true_label_rank_p(np.eye(3)[labels], labels).value < 0.01
         True
     """
-    from scipy.stats import rankdata
-
     scores, targets = checked(logits, labels, "true_label_rank_p")
     if draws < 1:
         raise ValueError(f"The `draws` of `true_label_rank_p` must be at least 1. Got {draws}.")
@@ -59,7 +57,7 @@ def true_label_rank_p(
         )
     if not np.isfinite(scores).all():
         return Estimate.missing("A logit is nan or inf.", n=n)
-    ranks = np.asarray(rankdata(-scores, axis=1)) - 1  # (n, K)
+    ranks = _ranks(scores)  # (n, K)
     if np.ptp(ranks) == 0:
         return Estimate.missing("Every row of logits is constant.", n=n)
     rows = np.arange(n)
@@ -76,6 +74,53 @@ def true_label_rank_p(
     low, high = clopper_pearson(below, draws)
     p = (1 + below) / (1 + draws)
     return Estimate(p, min(low, p), max(high, p), n=n, null=(0.025, 0.975))
+
+
+def shuffled_moments(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
+    r"""Mean and variance of Σ_i S[i, y_π(i)] over all permutations π of the labels, exactly.
+
+    With class shares w_k, row means r_i = Σ_k w_k S_ik, column means c_k and g = Σ_k w_k c_k
+    (Hoeffding 1951): mean n g, variance n/(n-1) Σ_i Σ_k w_k (S_ik - r_i - c_k + g)^2.
+
+    Args:
+        scores: (n, K) S.
+        labels: (n,) Integers 0..K-1, n >= 2.
+
+    Returns:
+        Mean and variance.
+
+    References:
+        Hoeffding, Ann. Math. Stat. 22 (1951) 558.
+
+    Examples:
+        Two examples, one of each class: the sum is 3 or 7.
+
+        >>> shuffled_moments([[1.0, 4.0], [3.0, 2.0]], [0, 1])
+        (5.0, 4.0)
+    """
+    values, targets = checked(scores, labels, "shuffled_moments")
+    n = len(values)
+    share = np.bincount(targets, minlength=values.shape[1]) / n
+    rows, columns = values @ share, values.mean(0)
+    grand = float(columns @ share)
+    left = values - rows[:, None] - columns + grand
+    return n * grand, n / (n - 1) * float(((left**2) @ share).sum())
+
+
+def _ranks(scores: np.ndarray) -> np.ndarray:
+    """Rank of every entry in its row, 0 for the largest; ties share their mean."""
+    # `scipy.stats.rankdata` does the same, but loading it takes half a second, in a training loop.
+    place = np.arange(scores.shape[1])
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ordered = np.take_along_axis(scores, order, axis=1)
+    edge = np.ones((len(scores), 1), dtype=bool)
+    changes = ordered[:, 1:] != ordered[:, :-1]
+    first = np.maximum.accumulate(np.where(np.hstack([edge, changes]), place, 0), axis=1)
+    stops = np.where(np.hstack([changes, edge]), place, len(place))
+    last = np.minimum.accumulate(stops[:, ::-1], axis=1)[:, ::-1]
+    ranks = np.empty(scores.shape)
+    np.put_along_axis(ranks, order, (first + last) / 2, axis=1)
+    return ranks
 
 
 def checked(logits: ArrayLike, labels: ArrayLike, function: str) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from foreshock.stats.intervals import Z95, jackknife_se, t_quantile
-from foreshock.stats.permutation import checked
+from foreshock.stats.permutation import checked, shuffled_moments
 from foreshock.types import Estimate, Flag
 
 Array = NDArray[np.float64]
@@ -21,7 +21,7 @@ SMALLEST_N = 8
 LAMBDA_GRID = tuple(float(x) for x in np.logspace(-6, 2, 9))
 
 
-def heldout_signal(logits: ArrayLike, labels: ArrayLike) -> Estimate:
+def heldout_signal(logits: ArrayLike, labels: ArrayLike, *, standardise: bool = False) -> Estimate:
     r"""How far the true labels' logits stand above 0, in standard errors of pure chance.
 
     Rows of the logits are centred to Z (a shift of a row changes no prediction); then
@@ -36,18 +36,24 @@ def heldout_signal(logits: ArrayLike, labels: ArrayLike) -> Estimate:
     **Uncertainty.** Delete-one jackknife of mean/rms in closed form, t_{n-1} quantile. It says what
     another held-out set of this size would read, which is not the null: where the signal is strong
     it is wider or narrower than +- 1.96.
-    **Not seen.** Unbalanced classes together with a bias of
-    the logits give z != 0 without any knowledge of single examples; `true_label_rank_p` is exact
-    there. Leakage (a commutative table cut at random) reads as knowledge, which it is.
+
+    **Null.** Unbalanced classes together with a bias of the logits towards the frequent ones give a
+    large z without any knowledge of single examples. So the null is the band of z over permutations
+    of these labels, whose mean and variance are exact (`shuffled_moments`; about +- 1.96 where
+    classes are balanced), and a z inside a band that such a bias has moved away from 0 is flagged.
+    Leakage (a commutative table cut at random) reads as knowledge, which it is.
 
     **Cost.** O(nK).
 
     Args:
         logits: (n, K) Held-out logits, n >= 8, K >= 2.
         labels: (n,) Integers 0..K-1.
+        standardise: Whether to take z by the mean and standard deviation over permutations of the
+            labels instead of 0 and rms: mean 0 and variance 1 exactly, whatever the imbalance.
 
     Returns:
-        z, null (-1.96, 1.96); flagged `unresolved` when its interval contains 0. Missing for n < 8,
+        z with the permutation band as null; flagged `unresolved` when its interval contains 0, or
+        when it is inside a null band whose middle is beyond +- 1. Missing for n < 8,
         K < 2, logits that are not finite, or constant in every row. Shapes or labels that do not
         fit raise `ValueError`.
 
@@ -83,6 +89,14 @@ def heldout_signal(logits: ArrayLike, labels: ArrayLike) -> Estimate:
     power = np.einsum("ij,ij->i", centred, centred) / classes  # (n,)
     hits, powers = float(hit.sum()), float(power.sum())
     value = hits / math.sqrt(powers)  # = sqrt(n) mean / rms
+    mean, variance = shuffled_moments(centred, targets)
+    middle, chance = mean / math.sqrt(powers), math.sqrt(max(variance, 0.0) / powers)
+    if chance < 1e-12:  # rounding of what is exactly 0
+        sentence = "All rows of logits are alike, or all labels: permuting them changes nothing."
+        if standardise:
+            return Estimate.missing(sentence, n=n)
+        null = (middle, middle)
+        return Estimate(value, n=n, flags=Flag.UNRESOLVED, reason=sentence, null=null)
     rest = (powers - power) / (n - 1)
     if rest.min() <= 1e-12 * powers / n:  # all power in one row: the others have no scale
         return Estimate(
@@ -90,20 +104,24 @@ def heldout_signal(logits: ArrayLike, labels: ArrayLike) -> Estimate:
             n=n,
             flags=Flag.UNRESOLVED,
             reason="All but one row of logits is constant.",
-            null=(-Z95, Z95),
+            null=(middle - Z95 * chance, middle + Z95 * chance),
         )
     without = (hits - hit) / (n - 1) / np.sqrt(rest)
     spread = t_quantile(n - 1) * math.sqrt(n) * float(jackknife_se(without))
-    unresolved = value - spread <= 0 <= value + spread
-    return Estimate(
-        value,
-        value - spread,
-        value + spread,
-        n=n,
-        flags=Flag.UNRESOLVED if unresolved else Flag.NONE,
-        reason="The interval of the signal contains 0." if unresolved else "",
-        null=(-Z95, Z95),
-    )
+    null = (middle - Z95 * chance, middle + Z95 * chance)
+    if standardise:
+        value, spread = (value - middle) / chance, spread / chance
+        middle, null = 0.0, (-Z95, Z95)
+    reason = ""
+    if value - spread <= 0 <= value + spread:
+        reason = "The interval of the signal contains 0."
+    elif abs(middle) > 1 and null[0] <= value <= null[1]:
+        reason = (
+            f"Logits that only favour the frequent classes would give z = {middle:.1f}: no "
+            "knowledge of single examples shows."
+        )
+    flags = Flag.UNRESOLVED if reason else Flag.NONE
+    return Estimate(value, value - spread, value + spread, n, flags, reason, null)
 
 
 def ridge_readout(

@@ -172,7 +172,11 @@ def stable_comparison(samples: ArrayLike) -> dict[str, Estimate]:
 
     All are centred at the median, and fitted by maximum likelihood; the stable index between .7
     and 2, Student's degrees of freedom freely. Stable and Student-t are not nested (they share
-    only the Cauchy and normal laws); the normal law is the stable one at α = 2.
+    only the Cauchy and normal laws). The normal law *is* the stable one at α = 2, so Vuong's
+    interval does not hold there: the stable law never fits worse (the ratio is floored at 0), and
+    the ratio counts as resolved only if it also exceeds what one free index gains by chance,
+    χ²_1(.95)/(2n). Resolved in none of 300 normal samples (n = 100 and 400), in .43 of stable 1.8
+    (n = 400).
 
     **Cost.** .1 s at n = 1,000: 3 ms for each index that the fit tries. Not for every step.
 

@@ -13,6 +13,8 @@ space of time indices, whose eigenvectors stand still in a stationary process wh
 **Null.** Successive windows share W-1 of W updates, so modes of pure noise turn by less than 90
 degrees, the first one least. Each angle carries the band that the null of the window
 (`foreshock.stats.window_null`) gives for W+1 updates of these norms; read the excess over it.
+Measured: 1 to 6 % of pure noise lies outside, whatever its spectrum, down to p = 67; up to 10 % at
+p = 6.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from foreshock.stats.window import SMALLEST_WIDTH, check_gram, spoiled
-from foreshock.stats.window_null import NULLS, Null, null_grams
+from foreshock.stats.window_null import NULLS, Null, band, null_grams
 from foreshock.types import Estimate, Flag, Readings
 
 Array = NDArray[np.float64]
@@ -152,7 +154,13 @@ def window_turn(
     before = found.before > floor * found.before[0]
     after = found.after > floor * found.after[0]
     noise = null_grams(
-        cosines[1:, 1:], norms, null=null, parameters=parameters, draws=draws, seed=seed
+        cosines[1:, 1:],
+        norms,
+        null=null,
+        parameters=parameters,
+        sketch=sketch,
+        draws=draws,
+        seed=seed,
     )
     null_found = mode_overlaps(noise)
     usable = int(min(before.sum(), after.sum()))
@@ -168,7 +176,7 @@ def window_turn(
             continue
         value = float(principal_angles(found.products, k)[-1])
         scalars[name] = _number(
-            value, principal_angles(null_found.products, k)[:, -1], sketch, n=width
+            value, principal_angles(null_found.products, k)[..., -1], sketch, n=width
         )
     last = max(int(after.sum()), 1)  # a precision above 1/W leaves nothing at all
     ratios = found.after[: last - 1] / found.after[1:last]
@@ -190,6 +198,8 @@ def window_turn(
 def _bound(cosines: Array, noise: Array, k: int, precision: float, sketch: int | None) -> Estimate:
     """‖ΔC‖_F over the gap below eigenvalue k (from 0) of the later window, rows of norm 1."""
     width = len(cosines) - 1
+    laws, draws = noise.shape[:2]
+    noise = noise.reshape(laws * draws, width + 1, width + 1)
     norms = np.sqrt(np.einsum("dii->di", noise))
     null_cosines = noise / (norms[:, :, None] * norms[:, None, :])
     both = np.concatenate([cosines[None], null_cosines])
@@ -200,14 +210,13 @@ def _bound(cosines: Array, noise: Array, k: int, precision: float, sketch: int |
         return Estimate.missing(
             "Updates of equal norm have no gap at k*: it came from their norms alone.", n=width
         )
-    band = change / np.maximum(gap, np.finfo(np.float64).tiny)
-    return _number(float(band[0]), band[1:], sketch, n=width)
+    bound = change / np.maximum(gap, np.finfo(np.float64).tiny)
+    return _number(float(bound[0]), bound[1:].reshape(laws, draws), sketch, n=width)
 
 
-def _number(value: float, band: Array, sketch: int | None, *, n: int) -> Estimate:
+def _number(value: float, noise: Array, sketch: int | None, *, n: int) -> Estimate:
     """A number without error and the band of its null; no interval is claimed for a sketch."""
-    low, high = np.quantile(band, [0.025, 0.975])
-    null = (float(low), float(high))
+    null = band(noise)
     if sketch is None:
         return Estimate(value, value, value, n=n, null=null)
     reason = f"From a sketch of {sketch} dimensions; no interval is given."
