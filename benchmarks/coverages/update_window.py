@@ -1,8 +1,8 @@
 """Coverage of the intervals of `foreshock.stats.window`: autocorrelation, and sketched spectra.
 
 ρ_l: AR(1) walks of W = 10 updates in 2,000 dimensions whose noise has the spectrum j^-a, truth ρ^l.
-Bands: independent updates of noise with the spectrum j^-a in 20,000 directions; the share inside the
-band of the null, whatever the spectrum.
+Bands: independent updates of noise with the spectrum j^-a in 20,000 directions; the share inside
+the band of the null.
 Sketches: windows in 20,000 dimensions, truth from the exact Gram, one sketch (another seed) a case.
 """
 
@@ -84,7 +84,8 @@ def bands(cases: int, seed: int) -> list[Cell]:
                     inside = one.null[0] <= one.value <= one.null[1]
                     held[name] = held.get(name, 0) + inside
         for name, count in held.items():
-            low, why = 0.92, "the wider of two extremes of the noise"
+            # Half the cases: a share of .95 has a standard error of 1.4 % at 250.
+            low, why = 0.90, "the wider of two extremes of the noise"
             if name == "update/ratio" and exponent > 0:
                 low, why = 0.6, "band of isotropic noise; the sign test decides beyond it"
             setting = f"band, noise with p_eff {p:.0f}"

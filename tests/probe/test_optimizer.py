@@ -107,13 +107,19 @@ def test_the_step_is_the_first_moment_over_the_metric(name: str) -> None:
 def test_before_the_first_step_there_is_no_metric(name: str) -> None:
     model = Pair()
     optimizer = METRICS[name](model.parameters())
-    if name == "adagrad":  # its state, zeros, is there from the start, and P = ε is right
-        metric, _ = OptimizerView(optimizer, ModelView(model)).preconditioner()
-        assert metric is not None and metric[1].item() == EPS
-        return
     found, sentence = OptimizerView(optimizer, ModelView(model)).preconditioner()
     assert found is None
     assert f"{type(optimizer).__name__} has made no step yet" in sentence
+
+
+def test_a_parameter_without_a_gradient_does_not_hide_the_metric_of_the_others() -> None:
+    model = nn.Sequential(nn.Linear(2, 1), nn.Linear(2, 1))  # the second is never called
+    optimizer = optim.AdamW(model.parameters(), lr=RATE)
+    model[0](torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    metric, sentence = OptimizerView(optimizer, ModelView(model)).preconditioner()
+    assert metric is not None and sentence == ""
+    assert metric[2].eq(1).all() and not metric[0].eq(1).any()
 
 
 def test_before_the_first_step_sgd_has_one() -> None:

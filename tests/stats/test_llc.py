@@ -107,3 +107,12 @@ def test_flags_say_why(
 def test_one_chain_has_no_interval() -> None:
     with pytest.raises(ValueError, match="2 chains"):
         llc_summary(np.ones((1, 9)), 0.0, 1.0, np.zeros((1, 9)))
+
+
+def test_chains_too_short_for_a_flat_direction_say_so() -> None:
+    """They agree with each other, and have not reached where they are going: R-hat is blind to it."""
+    x = np.random.default_rng(0).gamma(1.0, 1.0, (4, 200))
+    short = llc_summary(x, 0.0, 1.0, np.zeros_like(x), relaxations=0.5)["llc/lambda"]
+    long = llc_summary(x, 0.0, 1.0, np.zeros_like(x), relaxations=5.0)["llc/lambda"]
+    assert Flag.NOT_CONVERGED in short.flags and "0.5 relaxation times" in short.reason
+    assert not long.flags and (short.low, short.high) == (long.low, long.high)

@@ -76,6 +76,8 @@ class OptimizerView:
         running maximum of v under ``amsgrad``. RMSprop: √v + ε (centred: √(v − g²) + ε). Adagrad:
         √Σg² + ε. The state is that of the optimizer's last step.
 
+        A parameter that never had a gradient has no state, and 1.
+
         Returns:
             One float64 tensor of the parameter's shape a parameter and an empty sentence; or
             ``None`` and why there is none (an unknown optimizer, or no step made yet).
@@ -84,16 +86,17 @@ class OptimizerView:
         if name not in DIAGONAL:
             known = ", ".join(sorted(DIAGONAL))
             return None, f"{name} is not one of the optimizers with a diagonal metric ({known})."
+        if name != "SGD" and not any(float(s.get("step", 1)) > 0 for s in self.state if s):
+            return None, f"{name} has made no step yet, so its metric does not exist."
         found = []
         for parameter, settings, state in zip(
             self._view.live_parameters, self.settings, self.state, strict=True
         ):
             ones = torch.ones_like(parameter, dtype=torch.float64)
-            if name == "SGD" or not settings:
+            # One that the optimizer does not train, or that never had a gradient, does not move.
+            if name == "SGD" or not settings or not state:
                 found.append(ones)
                 continue
-            if not state:
-                return None, f"{name} has made no step yet, so its metric does not exist."
             found.append(_diagonal(name, settings, state).reshape(parameter.shape))
         return tuple(found), ""
 

@@ -13,6 +13,8 @@ from foreshock.types import Estimate, Flag
 Array = NDArray[np.float64]
 
 #: Split R-hat above which the chains are said to disagree; 1.01 needs thousands of draws.
+#: Relaxation times that the chains must last: after 3 a flat direction is at 95 % of its variance.
+LEAST_RELAXATIONS = 3.0
 LARGEST_R_HAT = 1.2
 #: Acceptance below which the step is taken to be unstable rather than the weights to be many.
 LEAST_ACCEPTANCE = 0.01
@@ -134,7 +136,12 @@ def effective_draws(chains: ArrayLike) -> float:
 
 
 def llc_summary(
-    losses: ArrayLike, initial: float, n_beta: float, log_ratios: ArrayLike
+    losses: ArrayLike,
+    initial: float,
+    n_beta: float,
+    log_ratios: ArrayLike,
+    *,
+    relaxations: float = math.inf,
 ) -> dict[str, Estimate]:
     r"""λ^ = nβ (mean loss of the chains − loss at their start), and the health of the sampler.
 
@@ -142,7 +149,9 @@ def llc_summary(
     the data. It holds what longer chains of this γ, nβ and step would read; that this differs from
     the learning coefficient of the model (finite nβ, γ, step: see `llc_quadratic`) is outside it.
 
-    Flags: `not_converged` where split R-hat exceeds 1.2, the acceptance is below 1 % (a step that
+    Flags: `not_converged` where the chains are shorter than 3 relaxation times of a flat direction
+    (the loss they have not reached yet is missing from λ^, and no comparison of the chains shows
+    it), split R-hat exceeds 1.2, the acceptance is below 1 % (a step that
     is unstable in some direction, with few weights) or the estimate lies below 0 (the start is no
     minimum of this loss, and λ is not defined there); `unresolved` where the interval holds 0.
 
@@ -153,6 +162,8 @@ def llc_summary(
         log_ratios: (C, T) Log of the Metropolis ratio of every move, for the acceptance an adjusted
             sampler would have. Near 1: the step is short enough; it falls with the number of
             weights long before the bias of the step matters.
+        relaxations: Length of the chains, burn-in included, in relaxation times of a direction
+            without curvature: moves · step · γ/2.
 
     Returns:
         ``llc/lambda``, ``llc/r_hat``, ``llc/ess``, ``llc/acceptance``; all missing where a chain
@@ -189,6 +200,12 @@ def llc_summary(
     ratios = np.asarray(log_ratios, dtype=np.float64)
     accepted = float(np.exp(np.minimum(ratios, 0.0)).mean())
     flags, reasons = Flag.NONE, []
+    if relaxations < LEAST_RELAXATIONS:
+        flags |= Flag.NOT_CONVERGED
+        reasons.append(
+            f"The chains last {relaxations:.2g} relaxation times of a flat direction, so flat ones "
+            "are missing; take more `burn_in` and `draws`, or a larger `gamma`."
+        )
     if not accepted >= LEAST_ACCEPTANCE:  # nan as well
         flags |= Flag.NOT_CONVERGED
         reasons.append(f"A Metropolis test would accept {accepted:.2g} of the moves.")

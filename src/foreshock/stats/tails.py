@@ -211,8 +211,8 @@ def hill_null(
     r"""What Hill's estimator reads on n norms of N(0, I_d), where no tail is heavy: 95 % band.
 
     The isotropic Gaussian is the *lightest* case: an anisotropic covariance acts like a smaller d,
-    so pass the effective dimension tr(S)^2/tr(S^2) where it is known. d = 1 is the heaviest: no
-    covariance of a Gaussian reads lower.
+    so pass the effective dimension tr(S)^2/tr(S^2) where it is known. d = 1 is the heaviest: with
+    more directions or a mean it read higher in all that was simulated.
 
     Only the k+1 largest of n are drawn: sums of exponentials give the ordered tail probabilities
     (Rényi), and the inverse of the chi law turns them into norms. O(draws k), whatever n is.

@@ -63,7 +63,8 @@ def noise_tails(samples: ArrayLike) -> dict[str, Estimate]:
       the block estimator at m = 2 within a coordinate; 1/α is unbiased at every n. This is the
       index of sums of one batch.
     - ``clt``: the same one doubling later, from sums of 2 to sums of 4 differences; needs 8
-      batches. Equal to ``block`` for a stable law, nearer to 2 otherwise.
+      batches. Equal to ``block`` for a stable law; nearer to 2 for most others, but further from it
+      for a few large values among many small ones.
     - ``finite_variance``: 0, "looks like a stable law with α < 2", if the interval of ``clt`` lies
       below 2, the excess 1/α − 1/2 kept more than .8 of itself from ``block`` to ``clt`` (one-sided
       2.5 %, paired over coordinates: a stable law keeps all, Student-t with 3 degrees of freedom
@@ -83,14 +84,14 @@ def noise_tails(samples: ArrayLike) -> dict[str, Estimate]:
     coordinates (coverage 97 % or more). It is wide enough for Gaussian noise of any rank (99 %),
     but **not for heavy-tailed noise whose coordinates depend on each other**: 8 batches then show
     few of the large values and the indices read high. At α = 1.5, 8 x 512, coverage of
-    ``log_moment``, ``block``, ``clt``: one amplitude a batch .57-.65; rank 4 .85, .99, .95; rank 16
-    .69, .92, .84; rank 64 .65, .75, .61; rank 256 .63, .67, .63. Such draws look like dependent
-    Gaussian ones, so all four are flagged unresolved where the mean squared correlation (debiased)
-    exceeds .01, as it does in small networks; the null still holds there. ``clt`` has too few
-    batches for a jackknife: its interval is that of ``block`` times the ratio of their spreads.
+    ``log_moment``, ``block``, ``clt``: one amplitude a batch .59, .65, .57; 16 directions .67, .87,
+    .80; 256 directions .65, .71, .66. Such draws look like dependent Gaussian ones, so all four are
+    flagged unresolved where the mean squared correlation (debiased) exceeds .01, as it does in
+    small networks; the null still holds there. ``clt`` has too few batches for a jackknife: its
+    interval is that of ``block`` times the ratio of their spreads.
 
     The interval of ``mcculloch`` is for what standardised coordinates read with n batches, not for
-    α: it holds α in 18 % of draws at α = 2 and 67 % at 1.5 (8 x 512, independent).
+    α: it holds α in 19 % of draws at α = 2 and 69 % at 1.5 (8 x 512, independent).
 
     **Null.** Gaussian noise with the same scales and as much dependence: centre and spread of one
     coordinate are simulated once for this n, and m coordinates with mean squared correlation r²

@@ -207,7 +207,8 @@ def window_spectrum(
     ratio could be the largest. Measured coverage 95 to 98 %; ratio 97 to 99 %. A
     ratio within that error of 1 is `no_edge`.
 
-    **Cost.** 2 `draws` eigenproblems of W x W: COSTLINE
+    **Cost.** 2 `draws` eigenproblems of W x W: 4 to 5 ms at W = 10 and 199 draws, 16 at 30, 62
+    at 64, in 3, 26 and 120 MB with `window_turn`; under ``"toeplitz"`` 6, 26 and 105 ms.
 
     Args:
         gram: (W, W) Gram of the uncentred updates in order of time, in float64, W >= 3.

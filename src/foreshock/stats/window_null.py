@@ -26,7 +26,7 @@ That costs width, σ_1 and gap_1 most: 2 to 5 times that of the Wishart band.
     turning_bound              5 %     3 %     2 %   1 %   1 %
     k*, weighted k*          0-1 %     0 %     0 % 0-1 %   0 %
     ρ_1, ρ_2, ρ_3            2-4 %   3-5 %   3-5 % 2-6 %   4 %
-    ratio                      4 %     4 %    17 %  32 %   8 %
+    ratio                      4 %     4 %    17 %  32 %  13 %
 
 The ratio carries the Wishart band alone, since that decides first; the sign test below decides
 last. ``"toeplitz"`` has the same levels (200 windows: at most 6 %, ratio 2 to 26 %). ``"norms"``
