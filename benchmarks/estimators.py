@@ -41,7 +41,8 @@ def peer_rows() -> list[dict[str, Any]]:
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["pip failed"]
             return [{"what": "peers", "peer": "installation", "fails": lines[-1][:160]}]
-        path = os.pathsep.join([folder, str(Path(__file__).parents[1])])
+        root = Path(__file__).parents[1]
+        path = os.pathsep.join([folder, str(root), str(root / "src")])
         environment = {**os.environ, "PYTHONPATH": path}
         done = subprocess.run(
             [sys.executable, str(PARTS / "peers.py")],

@@ -146,9 +146,37 @@ def by_vmap() -> Callable[[], Any]:
     return call
 
 
+def agreement() -> dict:
+    """Our λ_max against curvlinops and eigsh, both to 1e-6, on the same batch and weights."""
+    from curvlinops import HessianLinearOperator
+    from scipy.sparse.linalg import eigsh
+
+    from foreshock.estimators import lambda_max
+    from foreshock.probe.view import ModelView
+
+    model, x, y = mlp()
+    params = [p for p in model.parameters() if p.requires_grad]
+    loss = nn.CrossEntropyLoss()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        operator = HessianLinearOperator(
+            model, loss, params, [(x, y)], check_deterministic=False
+        ).to_scipy()
+        theirs = float(eigsh(operator, k=1, which="LA", tol=1e-6, return_eigenvectors=False)[0])
+    _, ours = lambda_max(
+        ModelView(model), lambda m, batch: loss(m(batch[0]), batch[1]), (x, y), tolerance=1e-6
+    )
+    return {
+        "what": "λ_max agrees",
+        "peer": "curvlinops + eigsh, both tol 1e-6",
+        "relative_difference": abs(ours.value - theirs) / theirs,
+    }
+
+
 def rows() -> list[dict]:
     """Every peer that can be had."""
     return [
+        agreement(),
         row("curvlinops + eigsh, tol 1e-2", "λ_max", by_curvlinops),
         row("PyHessian, tol 1e-2", "λ_max", by_pyhessian, rounds=3),
         row("BackPACK BatchL2Grad (whole step)", "per-example norms", by_backpack),

@@ -193,3 +193,17 @@ def test_module_entry_point() -> None:
         [sys.executable, "-m", "foreshock", "--version"], capture_output=True, text=True
     )
     assert done.returncode == 0 and done.stdout.strip()
+
+
+def test_observables_are_listed_from_the_code(capsys: pytest.CaptureFixture[str]) -> None:
+    from foreshock.monitor.presets import BY_NAME
+
+    assert main(["observables"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in BY_NAME) and "by name only" in text
+    assert main(["observables", "ntk", "--json"]) == 0
+    (ntk,) = json.loads(capsys.readouterr().out)
+    assert ntk["name"] == "ntk" and "research" in ntk["presets"]
+    assert all(s["formula"] and s["oracle"] and s["null"] for s in ntk["series"])
+    assert main(["observables", "fortune"]) == 2
+    assert "There is no observable 'fortune'" in capsys.readouterr().err

@@ -343,6 +343,8 @@ def test_every_number_is_flagged_once_rounding_is_a_share_of_the_updates() -> No
     reason = near["update/rho_1"].reason
     # bound: 500 · 2^-48/3 over 500 · 1e-14 = .118, with |θ|² and |δ|² as drawn
     assert "up to 0.1" in reason and "Rounding of the weights" in reason
+    still = rounded_walk(torch.float32, 0.0)["update/norm"]
+    assert still.reason == "Update 1 of the window is exactly zero."
     truth = rounded_walk(torch.float64, 1e-7)
     # what rounding adds to tr G lies within its bounds, a quarter of the .118 to all of it
     excess = (near["update/norm"].value / truth["update/norm"].value) ** 2 - 1

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "demo": ("demo", "train a network that groks beside its random-label twin, write a report"),
     "run": ("experiment", "run an experiment, such as grokking, with the monitor attached"),
+    "observables": ("catalogue", "list what can be measured: formula, null, oracle, cost"),
     "ls": ("runs", "list the runs in a folder"),
     "report": ("runs", "write the offline HTML report of a run, or of a run and its twin"),
     "replay": ("runs", "run detectors over a recorded run"),

@@ -60,7 +60,7 @@ def damping(outputs: Outputs, theta: Tensor, *, relative: float = 1e-3) -> float
     """A damping ε = ``relative`` · tr(JJ')/N to be chosen once, at the first record, and kept.
 
     Args:
-        outputs: f, ``(d,) -> (N,)``.
+        outputs: f, ``(d,) -> (N,)``, called with float64 weights.
         theta: Weights ``(d,)``.
         relative: Share of the mean eigenvalue of JJ'.
 
@@ -90,8 +90,8 @@ def sectional_curvature(
     """Sectional curvature K(u, v) of the damped metric J'J + εI at the weights.
 
     Args:
-        outputs: f, ``(d,) -> (N,)``, twice differentiable by `torch.func.jvp`; such as the first
-            result of `model_outputs`.
+        outputs: f, ``(d,) -> (N,)``, called with float64 weights and twice differentiable by
+            `torch.func.jvp`; such as the first result of `model_outputs`.
         theta: Weights ``(d,)``.
         u: A direction ``(d,)``, of any length.
         v: Another. K depends on the plane of the two only.
@@ -142,7 +142,7 @@ def slice_curvature(
     the sheet in the graph (f, sqrt(ε) θ), as for `sectional_curvature`.
 
     Args:
-        outputs: f, ``(d,) -> (N,)``.
+        outputs: f, ``(d,) -> (N,)``, called with float64 weights.
         theta: Weights ``(d,)``.
         u: A direction ``(d,)``.
         v: Another.
@@ -182,7 +182,7 @@ def step_curvature(
 
     Args:
         curvature: K, in 1/output², at these weights and with this ε.
-        outputs: f, ``(d,) -> (N,)``.
+        outputs: f, ``(d,) -> (N,)``, called with float64 weights.
         theta: Weights ``(d,)``.
         step: Δθ ``(d,)``, such as the update.
         epsilon: ε >= 0 of the metric.

@@ -320,8 +320,10 @@ class UpdateWindow:
             # Every step rounds each weight by at most half a unit in the last place, whose mean
             # square is between 1/12 and 1/3 of (unit times the weight)²: an update of s steps
             # holds noise of at most s unit² |θ|²/3, however exact the difference of snapshots.
-            mean_square = max(float(np.trace(gram)) / self.width, 1e-300)
-            noise = state.spacing * parts.unit**2 * float(weight) / (3 * mean_square)
+            mean_square = float(np.trace(gram)) / self.width
+            noise = 0.0  # weights that stand still have no rounding either
+            if mean_square > 0:
+                noise = state.spacing * parts.unit**2 * float(weight) / (3 * mean_square)
             settings: dict[str, Any] = {
                 "null": self.null,
                 "parameters": sum(parts.shape),

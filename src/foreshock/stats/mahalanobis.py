@@ -131,7 +131,8 @@ def snr_in_noise_metric(
     n = 8 and 93 % at n = 20. Radial Student-t4: ridge 97-100 %, diagonal 69-100 %, as E 1/v is
     larger than the Gaussian one and the sum reads high. Skewed noise
     biases the diagonal form downwards at small n, below 0 even: exponential noise with a truth of
-    18 reads -3.6 at n = 7, 1.8 at n = 8 and 15.8 at n = 20; take 16 batches or more. The null band is the plain jackknife's.
+    18 reads -3.6 at n = 7, 1.8 at n = 8 and 15.8 at n = 20; take 16 batches or more.
+    The null band is the plain jackknife's.
 
     Args:
         grams: (folds, n, n), as for `standardised_products`.
