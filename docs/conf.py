@@ -51,15 +51,12 @@ def observables() -> str:
         needs = ", ".join(f"`{need}`" for need in sorted(observable.needs)) or "nothing"
         where = ", ".join(f"`{preset}`" for preset in presets)
         rows = [
-            f"| {series_name(s)} | {cell(s.title)} | {cell(s.formula)} | {cell(s.unit)} "
-            f"| {cell(s.null)} | {cell(s.oracle)} | {cell(s.source)} |"
+            f"| {series_name(s)}<br>{cell(s.title)}, {unit_text(s.unit)} | {cell(s.formula)}"
+            f"<br>*When nothing happens:* {cell(s.null)}<br>*Tested against:* {cell(s.oracle)}"
+            f"<br>*Source:* {cell(s.source)} |"
             for s in observable.series
         ]
-        head = [
-            "| series | what | formula | unit | reads, when nothing happens | tested against "
-            "| source |",
-            "|-|-|-|-|-|-|-|",
-        ]
+        head = ["| series | formula, null, oracle, source |", "|:-|:-|"]
         sections += [
             f"## `{observable.name}`",
             first_sentence(observable),
@@ -69,6 +66,11 @@ def observables() -> str:
             "\n".join([*head, *rows]),
         ]
     return "\n\n".join(sections or ["This version has no observables."]) + "\n"
+
+
+def unit_text(unit: str) -> str:
+    """A unit in words: a pure number says so."""
+    return "pure number" if unit in ("1", "") else f"in {cell(unit)}"
 
 
 def series_name(series: Any) -> str:
