@@ -119,7 +119,12 @@ def settings() -> dict[str, Setting]:
 
     batches = [(x[i : i + 256], y[i : i + 256]) for i in range(0, 2048, 256)]
     held = (torch.randn(1024, 784), torch.randint(10, (1024,)))
-    wide_probe = Probe(loss=cross_entropy, batches=batches, heldout=held)
+
+    def size(m: Any, batch: Any) -> torch.Tensor:
+        return m(batch[0]).square().mean()
+
+    losses = {"label": cross_entropy, "size": size}
+    wide_probe = Probe(loss=cross_entropy, batches=batches, heldout=held, losses=losses)
     return {
         "p59 (44 k weights, batch 512)": (
             model,

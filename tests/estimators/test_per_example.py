@@ -244,9 +244,8 @@ def live(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[PerExample, Te
     """One ordinary forward and backward pass under the mode, in training mode."""
     model.train()
     named = list(model.named_parameters())
-    mode = PerExample(
-        [p for _, p in named], [n for n, _ in named], len(batch[0]), list(model.named_buffers())
-    )
+    names, buffers = [n for n, _ in named], list(model.named_buffers())
+    mode = PerExample([p for _, p in named], names, len(batch[0]), buffers, batch)
     with mode:
         value = loss(model, batch)
     value.backward()

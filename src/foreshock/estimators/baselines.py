@@ -52,7 +52,7 @@ class FeatureAlignment:
     examples: int = 128
     name: str = "feature_alignment"
     needs: frozenset[str] = frozenset({"probe", "heldout", "train"})
-    price: float = 10.0
+    price: float = 4.0
     stride: int = 0
 
     def __post_init__(self) -> None:

@@ -73,7 +73,7 @@ class Geometry:
     seed: int = 0
     name: str = "geometry"
     needs: frozenset[str] = frozenset({"probe", "inputs", "update"})
-    price: float = 150.0
+    price: float = 300.0
     stride: int = 0
 
     def __post_init__(self) -> None:

@@ -264,8 +264,8 @@ class LocalLearningCoefficient:
 
     @property
     def price(self) -> float:
-        """Gradients of all probe batches, some four steps each: more examples than in a batch."""
-        return 4.0 * (self.chains * (self.burn_in + self.draws) + 3 * ITERATIONS)
+        """Gradients of all probe batches, some six steps each: more examples than in a batch."""
+        return 6.0 * (self.chains * (self.burn_in + self.draws) + 3 * ITERATIONS)
 
     @property
     def series(self) -> tuple[SeriesInfo, ...]:

@@ -25,8 +25,13 @@ NOTHING_HEARD = (
 )
 NOT_FINITE = (
     "A per-example gradient contains nan or inf, or a parameter is also used outside the model's "
-    "forward pass, where nobody listened."
+    "forward pass (a penalty in the loss), where nobody listened."
 )
+ALTERED = (
+    "What the optimizer uses is not one factor times the gradient of this step's backward passes: "
+    "`.grad` was changed, clipped in part, or not set to zero before them."
+)
+ZERO = "All gradients of this step are zero: does no example count (ignored targets)?"
 HEADS = "Per-example norms are taken parameter by parameter and cannot be cut into heads."
 
 
@@ -89,10 +94,25 @@ def from_examples(
     rows: dict[str, NormRow] = {}
     if usable:
         pairs = [norms.total(members[part]) for part in usable]
-        host = torch.stack([torch.stack([small.mean(), big]) for small, big in pairs]).tolist()
-        rows = {p: NormRow(a, b, 1, norms.n) for p, (a, b) in zip(usable, host, strict=True)}
+        none = torch.zeros((), dtype=torch.float64, device=norms.squares.device)
+        changed = [
+            none if norms.altered is None else norms.altered[members[part]].any().double()
+            for part in usable
+        ]
+        host = torch.stack(
+            [
+                torch.stack([small.mean(), big, other])
+                for (small, big), other in zip(pairs, changed, strict=True)
+            ]
+        ).tolist()
+        for part, (small, big, other) in zip(usable, host, strict=True):
+            rows[part] = NormRow(small, big, 1, norms.n)
+            if other:
+                whys[part] = ALTERED
+            elif small == 0.0:
+                whys[part] = ZERO
     for part, row in rows.items():
-        if not row.usable:
+        if part not in whys and not row.usable:
             whys[part] = (
                 "One example has no variance: measure with a batch of at least 2."
                 if norms.n < 2

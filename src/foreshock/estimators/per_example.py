@@ -17,7 +17,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from foreshock.estimators import per_example_operands as ops
-from foreshock.estimators.per_example_hearing import Hearing
+from foreshock.estimators.per_example_follow import CONSTANT, INSIDE
+from foreshock.estimators.per_example_hearing import Hearing, forms
 from foreshock.estimators.per_example_operations import Call, move, rule_of
 from foreshock.probe.examples import ExampleNorms
 from foreshock.probe.quiet import quiet
@@ -28,10 +29,19 @@ COUPLED = (
     "{name} normalises with the statistics of the batch, so examples have no gradients of their "
     "own. Use the source 'probe' (evaluation mode) or 'accumulation'."
 )
+MIXED = (
+    "The operation '{name}' joins tensors that hold their examples in different places, or cannot "
+    "be followed, so an example may take part in the loss of another. Use the source 'probe' or "
+    "'accumulation'."
+)
 SECOND = (
     "Multi-head attention has its examples in another dimension than dimension 0 of the model's "
     "input. Build it with batch_first=True."
 )
+
+
+#: Called most often, and of no consequence.
+SILENT = {getattr(Tensor, n).__get__ for n in ("shape", "dtype", "device", "requires_grad", "ndim")}
 
 
 class PerExample(TorchFunctionMode):
@@ -56,7 +66,8 @@ class PerExample(TorchFunctionMode):
         parameters: Trainable parameters, as the forward pass uses them.
         names: Their names.
         n: How many examples: length of dimension 0.
-        buffers: Tensors of the model that hold no examples, by name.
+        buffers: Frozen parameters and buffers by name, for sentences.
+        given: What the model is given: its tensors of n rows hold the examples.
 
     Attributes:
         heard: What was heard so far.
@@ -68,9 +79,11 @@ class PerExample(TorchFunctionMode):
         names: Sequence[str],
         n: int,
         buffers: Sequence[tuple[str, Tensor]] = (),
+        given: Any = (),
     ) -> None:
         super().__init__()
-        self.heard = Hearing(parameters, n, [b for _, b in buffers])
+        self.heard = Hearing(parameters, n)
+        self.heard.marks.start(given)
         self._owners = {id(b): name for name, b in buffers}
         self._owners |= {id(p): name for p, name in zip(parameters, names, strict=True)}
 
@@ -81,10 +94,12 @@ class PerExample(TorchFunctionMode):
         if torch.compiler.is_compiling():
             return func(*args, **kwargs)
         heard = self.heard
-        if func is ops.ATTENTION and not heard.inside_attention:
+        if func is ops.ATTENTION and not heard.inside_attention and not heard.trouble:
             return self._attention(*args, **kwargs)
         out = func(*args, **kwargs)
-        if isinstance(out, (Tensor, tuple, list)) and not heard.trouble:
+        if heard.trouble or type(out) is torch.Size or func in SILENT:
+            return out
+        if isinstance(out, (Tensor, tuple, list)) or func is Tensor.__setitem__:
             try:
                 self._notice(Call(func, args, kwargs, out))
             except Exception as error:  # never into the user's forward pass
@@ -92,63 +107,77 @@ class PerExample(TorchFunctionMode):
                 heard.refuse(f"{name} could not be followed ({type(error).__name__}: {error}).")
         return out
 
-    def _attention(self, query: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def _attention(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kw: Any) -> Any:
         """Multi-head attention lays its tensors out as (position, example, feature)."""
         heard = self.heard
-        if query.dim() != 3 or query.shape[1] != heard.n:
+        marks = [heard.marks.of(t) for t in (query, key, value)]
+        if not all(t.dim() == 3 and t.shape[1] == heard.n for t in (query, key, value)) or not (
+            set(marks) <= {1, CONSTANT} and 1 in marks
+        ):
             heard.refuse(SECOND)
-        elif len(query) == heard.n > 1 and id(query) not in heard.moved:
-            heard.refuse(SECOND)  # equal lengths, and nobody carried the examples over
+        for tensor, mark in zip((query, key, value), marks, strict=True):
+            if mark == 1:
+                heard.marks.put(tensor, INSIDE)
         heard.inside_attention = True
         try:
             with self:
-                out = ops.ATTENTION_INSIDE(query, *args, **kwargs)
+                out = ops.ATTENTION_INSIDE(query, key, value, *args, **kw)
         finally:
             heard.inside_attention = False
-        if id(query) in heard.moved:
-            heard.moved[id(out[0])] = out[0]
+            for tensor, mark in zip((query, key, value), marks, strict=True):
+                heard.marks.put(tensor, mark)
+        heard.marks.put(out[0], 1)
+        if out[1] is not None:
+            heard.marks.put(out[1], 0)
         return out
 
     def _notice(self, call: Call) -> None:
         """One call: does it read examples, parameters, both?"""
-        heard, func, fixed = self.heard, call.func, self.heard.fixed
-        read = _tensors((*call.args, *call.kwargs.values()))
+        heard, func, marks = self.heard, call.func, self.heard.marks
+        if func is Tensor.__setitem__:
+            call = call._replace(out=call.args[0])
         made = _tensors(call.out if isinstance(call.out, (tuple, list)) else [call.out])
-        # A movement may be told another tensor's shape or type; only what it moves counts.
-        like = bool(read) and (func in ops.INJECTIVE or func in ops.REPEATING)
-        moving = read[:1] if like and func is not Tensor.__getitem__ else read
-        constant = all(id(t) in fixed for t in moving)
-        if constant:
-            fixed.update((id(o), o) for o in made)
+        if not made:
+            return
+        read = _tensors((*call.args, *call.kwargs.values()))
+        if heard.inside_attention:
+            carried = any(marks.carries(t) for t in read)
+            for out in made:
+                marks.put(out, INSIDE if carried else CONSTANT)
         else:
-            if made and id(made[0]) in fixed and id(made[0]) not in heard.operands:
-                del fixed[id(made[0])]  # examples were written into it
-            self._follow_moves(func, read, made)
+            coupled = marks.follow(call, read, made)
+            if coupled:
+                heard.refuse(MIXED.format(name=coupled), Flag.COUPLED_EXAMPLES)
+                return
         if func is functional.batch_norm:
             self._batch_norm(call)
         operands = [o for t in read if (o := heard.operand(t)) is not None]
-        if not operands or not made:
+        if not operands:
             return
+        # A movement may be told another tensor's shape or type; only what it moves counts.
+        like = func in ops.INJECTIVE or func in ops.REPEATING
+        moving = read[:1] if like and func is not Tensor.__getitem__ else read
+        constant = not any(marks.carries(t) for t in moving)
+        name = getattr(func, "__name__", str(func))
         if not torch.is_grad_enabled():
             if constant:
                 move(heard, call)
             else:
                 heard.hidden.update(o.index for o in operands)
         elif any(o.requires_grad for o in made):
-            rule = move if constant else rule_of(func)
+            if constant:
+                if not move(heard, call):
+                    heard.miss(operands, self._without_examples(name, read))
+                return
+            rule = rule_of(func)
             if rule is None or not rule(heard, call):
-                heard.miss(operands, getattr(func, "__name__", str(func)))
+                heard.miss(operands, name)
 
-    def _follow_moves(self, func: Any, read: list[Tensor], made: list[Tensor]) -> None:
-        """Where two dimensions are as long as the batch, remember which one holds the examples."""
-        heard, n = self.heard, self.heard.n
-        if not made or heard.inside_attention:
-            return
-        moved = bool(heard.moved) and any(id(t) in heard.moved for t in read)
-        if func in ops.MOVES and read[0].dim() > 1 and n > 1 and len(read[0]) == n == len(made[0]):
-            moved ^= read[0].stride(0) != made[0].stride(0)
-        if moved:
-            heard.moved.update((id(o), o) for o in made)
+    def _without_examples(self, name: str, read: list[Tensor]) -> str:
+        lost = next((why for t in read if (why := self.heard.marks.why(t))), "")
+        if lost:
+            return f"{name}, after '{lost}' lost track of which rows are one example"
+        return f"{name} without examples"
 
     def _batch_norm(self, call: Call) -> None:
         given = call.given("input running_mean running_var weight bias training")
@@ -175,6 +204,7 @@ def assemble(
     passes: Sequence[tuple[Tensor, dict[int, str]]],
     mean_squares: Tensor,
     scale: Tensor | float = 1.0,
+    altered: Tensor | None = None,
 ) -> ExampleNorms:
     """The examples of one or several backward passes as one sample.
 
@@ -183,6 +213,7 @@ def assemble(
         passes: What `Hearing.norms` gave for each.
         mean_squares: Squared norm of the summed gradient, by parameter.
         scale: Factor on all gradients, such as one over the loss scale.
+        altered: Which parameters' gradients were changed after the backward pass.
 
     Returns:
         Norms of n ∂L_i, n the number of examples of all passes.
@@ -210,6 +241,7 @@ def assemble(
         covered,
         Flag.NONE,
         reason,
+        altered,
     )
 
 
@@ -240,7 +272,7 @@ def per_example_norms(view: ModelView, loss: Callable[..., Tensor], batch: Any) 
         return ExampleNorms.refused(names, sizes, "The batch holds no tensor, so no examples.")
     with quiet(view.seed):
         leaves = view.leaves()
-        mode = PerExample(leaves, names, n)
+        mode = PerExample(leaves, names, n, given=batch)
         try:
             with mode:
                 value = view.loss(leaves, loss, batch)
@@ -253,7 +285,8 @@ def per_example_norms(view: ModelView, loss: Callable[..., Tensor], batch: Any) 
             return ExampleNorms.refused(names, sizes, mode.heard.trouble, mode.heard.flags)
         for index, gradient in enumerate(found):
             if gradient is not None:
-                mode.heard.gradient(index, gradient)
+                size = squared_norm(gradient).sqrt()
+                mode.heard.gradient(index, gradient, forms(gradient), size)
         taken = mode.heard.norms([g is not None for g in found])
     zero = torch.zeros((), dtype=torch.float64, device=leaves[0].device)
     mean = [zero if g is None else squared_norm(g) for g in found]

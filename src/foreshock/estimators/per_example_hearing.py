@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from foreshock.estimators.per_example_follow import CONSTANT, INSIDE, LOST, MERGED, Marks
 from foreshock.estimators.per_example_operands import Operand
 from foreshock.estimators.per_example_rules import (
     PORTION,
@@ -53,37 +55,37 @@ class Hearing:
     Args:
         parameters: Trainable parameters, as the forward pass uses them.
         n: How many examples.
-        fixed: Other tensors that hold no examples.
 
     Attributes:
         trouble: Why there can be no numbers at all; empty otherwise.
         flags: Flags of the trouble.
         started: Whether an error has arrived.
         inside_attention: Whether tensors are laid out as (position, example, feature).
+        marks: Where tensors have their examples.
+        on_start: Called with this when the first error arrives.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], n: int, fixed: Sequence[Tensor]) -> None:
+    def __init__(self, parameters: Sequence[Tensor], n: int) -> None:
         self.n = n
         self.flags = Flag.NONE
         self.trouble = ""
         self.started = False
         self.inside_attention = False
         self._parameters = list(parameters)
-        # Tensors without examples, held so that no other takes over their identity.
-        self.fixed: dict[int, Tensor] = {id(t): t for t in (*fixed, *parameters)}
+        self.marks = Marks(n)
+        for parameter in parameters:
+            self.marks.put(parameter, CONSTANT)
+        self.on_start: Callable[[Hearing], None] | None = None
+        #: What became of parameters, held so that nothing else takes over its identity.
+        self.held: list[Tensor] = []
         self.operands = {id(p): Operand(i, p.shape) for i, p in enumerate(parameters)}
-        #: Tensors whose examples are elsewhere than in dimension 0, of equal length.
-        self.moved: dict[int, Tensor] = {}
         #: Parameters read by code that runs without a graph.
         self.hidden: set[int] = set()
-        #: Parameters that are looked up by tokens: often read again where nobody listens.
-        self.tables: set[int] = set()
         self._uses = [0] * len(self._parameters)
         self._uncovered: dict[int, str] = {}
         self._found: dict[int, Tensor] = {}
         self._pending: dict[int, list[tuple[Part, Term]]] = {}
         self._expected: dict[int, Tensor] = {}
-        self._unchecked: set[int] = set()
         self._arrived: dict[int, tuple[Tensor, Tensor]] = {}
 
     def refuse(self, reason: str, flags: Flag = Flag.UNRESOLVED) -> None:
@@ -96,15 +98,33 @@ class Hearing:
             if operand is not None:
                 self._uncovered.setdefault(operand.index, why)
 
-    def elsewhere(self, operands: Sequence[Operand | None]) -> bool:
+    def elsewhere(self, operands: Sequence[Operand | None], name: str, tensor: Tensor) -> bool:
         """An operation is understood, but not where its examples are."""
-        self.miss(operands, MOVED)
+        mark, why = self.marks.of(tensor), self.marks.why(tensor)
+        if mark == LOST:
+            origin = f"'{why}'" if why else "code that cannot be listened to"
+            self.miss(operands, f"{name}, after {origin} lost track of which rows are one example")
+        elif mark == CONSTANT:
+            self.miss(operands, f"{name} with a tensor that was not made of the model's input")
+        else:
+            self.miss(operands, f"{name}, {MOVED}")
         return True
+
+    def hold(self, tensor: Tensor, operand: Operand) -> None:
+        """A tensor is what became of a parameter."""
+        self.operands[id(tensor)] = operand
+        self.held.append(tensor)
+
+    def begin(self) -> None:
+        """An error has arrived."""
+        if not self.started:
+            self.started = True
+            if self.on_start is not None:
+                self.on_start(self)
 
     def forget(self) -> None:
         """Let go of the forward pass, which is over; what its hooks need they hold themselves."""
-        self.fixed = {id(p): p for p in self._parameters}
-        self.operands, self.moved = {}, {}
+        self.marks, self.operands, self.held = Marks(self.n), {}, []
 
     # ------------------------------------------------------------------ forward
 
@@ -112,29 +132,37 @@ class Hearing:
         """What a tensor stands for, if it is a parameter or was made of one alone."""
         return self.operands.get(id(tensor))
 
-    def rows(self, tensor: Tensor, *, features: int) -> Callable[[Tensor], Tensor] | None:
+    def rows(
+        self, tensor: Tensor, *, features: int, merged: bool = False
+    ) -> Callable[[Tensor], Tensor] | None:
         """How to bring the examples of a tensor to the front.
 
         Args:
             tensor: What an operation reads or makes.
             features: How many of its last dimensions cannot hold the examples.
+            merged: Whether dimension 0 may also hold several rows of an example.
 
         Returns:
             A function of tensors laid out alike; ``None`` where the examples are not known.
         """
+        mark, n = self.marks.of(tensor), self.n
         if self.inside_attention:
-            n = self.n
-            if tensor.dim() < 2 or tensor.shape[:-1].numel() % n:
+            if mark != INSIDE or tensor.dim() < 2 or tensor.shape[:-1].numel() % n:
                 return None
             return lambda t: t.reshape(-1, n, t.shape[-1]).transpose(0, 1)
-        ok = tensor.dim() > features and len(tensor) == self.n and id(tensor) not in self.moved
-        return (lambda t: t) if ok and id(tensor) not in self.fixed else None
+        if tensor.dim() <= features:
+            return None
+        if mark == MERGED and merged:
+            return lambda t: t.reshape(n, -1, *t.shape[1:])
+        return (lambda t: t) if mark == 0 else None
 
     def listen(
         self,
         out: Tensor,
         rows: Callable[[Tensor], Tensor],
         parts: Sequence[Part],
+        *,
+        linear: bool = False,
     ) -> bool:
         """Hang a hook on the output of an operation.
 
@@ -142,6 +170,7 @@ class Hearing:
             out: The output.
             rows: How to bring its examples to the front.
             parts: How each operand gets its gradient.
+            linear: Whether the output may be a view of what was computed.
 
         Returns:
             True: the operation is understood.
@@ -149,9 +178,10 @@ class Hearing:
         for part in parts:
             self._uses[part.operand.index] += 1
         fired: list[bool] = []
+        shape = out.shape
 
         def hook(error: Tensor) -> None:
-            self.started = True
+            self.begin()
             if self.trouble:
                 return
             if fired or error.requires_grad:
@@ -160,11 +190,15 @@ class Hearing:
             fired.append(True)
             try:
                 with _plainly(error.device):
-                    self._arrive(parts, rows(error.detach()))
+                    self._arrive(parts, rows(error.detach().reshape(shape)))
             except Exception as trouble:  # never into the user's backward pass
                 self.refuse(f"A norm could not be taken ({type(trouble).__name__}: {trouble}).")
 
-        out.register_hook(hook)
+        # A product at several positions is a view. Where it is written to in place (an activation)
+        # its own hook never fires, and that of what it is a view of does.
+        base = out._base if linear else None
+        target = out if base is None or base.is_leaf or base.numel() != out.numel() else base
+        target.register_hook(hook)
         return True
 
     # ------------------------------------------------------------------ backward
@@ -175,47 +209,50 @@ class Hearing:
             if index in self._uncovered:
                 continue
             term = _wide(part.make(error))
-            self._expect(part.operand, term)
+            self._expect(part, term)
+            if index in self._uncovered:
+                continue
             if self._uses[index] == 1 and part.operand.injective:
                 self._found[index] = squares(term)
             else:
                 self._pending.setdefault(index, []).append((part, term))
 
-    def _expect(self, operand: Operand, term: Term) -> None:
-        """What the gradient of a table should look like from two sides, if nothing is missed."""
-        if operand.index not in self.tables:
+    def _expect(self, part: Part, term: Term) -> None:
+        """What the gradient of a parameter should look like from two sides, if nothing is missed.
+
+        See `forms`; they are linear, so those of the examples add up to those of the gradient.
+        """
+        operand, index = part.operand, part.operand.index
+        if operand.whole:
+            seen = _forms_of_term(operand, term)
+        elif isinstance(term, Outer) and term.groups > 1:
+            self.miss([operand], "a convolution with a part of it")
             return
-        if not isinstance(term, Outer) or not operand.whole:
-            self._unchecked.add(operand.index)
-            return
-        left, right = term.left, term.right
-        waves_left = _waves(operand.shape[0 if operand.plain else 1], right)
-        waves_right = _waves(right.shape[-1], right)
-        along = waves_left[left] if term.sparse else left @ waves_left
-        seen = (along * (right @ waves_right)).sum((0, 1))
-        index = operand.index
+        else:
+            found = []
+            for test in _tests(operand.shape, term):
+                for step in operand.steps:
+                    test = step(test)
+                found.append(_along(test, term))
+            seen = torch.stack(found)
         self._expected[index] = self._expected[index] + seen if index in self._expected else seen
 
-    def gradient(self, index: int, gradient: Tensor) -> None:
-        """Compare what was heard of a parameter with its gradient, once that is there.
+    def gradient(self, index: int, gradient: Tensor, seen: Tensor, size: Tensor) -> None:
+        """Keep what arrived of a parameter, to compare it with what was heard.
 
-        For tables of embeddings: two bilinear forms of the gradient have to agree with those of the
-        terms. Where they do not, the table is also used where nobody listened (a loss that reads
+        Two bilinear forms of the gradient have to agree with those of the terms. Where they do not,
+        the parameter is also used where nobody listened (a penalty in the loss, a loss that reads
         it), and its norms are nan.
 
         Args:
             index: Which parameter.
             gradient: Its gradient of this backward pass.
+            seen: Its `forms`.
+            size: Its norm.
         """
-        if index not in self._expected or index in self._unchecked:
-            return
-        with _plainly(gradient.device):
-            matrix = gradient.to(self._expected[index].dtype).flatten(1)
-            rows, columns = (_waves(length, matrix) for length in matrix.shape)
-            seen = (rows * (matrix @ columns)).sum(0)
-            # A gradient in 16 bits was itself rounded.
-            narrow = gradient.dtype in (torch.float16, torch.bfloat16)
-            self._arrived[index] = (seen, matrix.norm() * (5 if narrow else 1))
+        # A gradient in 16 bits was itself rounded.
+        narrow = gradient.dtype in (torch.float16, torch.bfloat16)
+        self._arrived[index] = (seen, size * 5 if narrow else size)
 
     def _missed_silently(self, index: int) -> Tensor:
         """Whether a gradient is not the sum of the terms that were heard."""
@@ -266,10 +303,62 @@ def stacked(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     return torch.stack(list(tensors), dim).double()
 
 
-def _waves(length: int, like: Tensor) -> Tensor:
+def forms(gradient: Tensor) -> Tensor:
+    """Two bilinear forms of a gradient as a matrix of ``len(gradient)`` rows, ``(2,)``."""
+    matrix = gradient.reshape(len(gradient) if gradient.dim() else 1, -1)
+    if matrix.dtype in (torch.float16, torch.bfloat16):
+        matrix = matrix.float()
+    rows, columns = (_waves(length, matrix.dtype, matrix.device) for length in matrix.shape)
+    return (rows * (matrix @ columns)).sum(0)
+
+
+def _forms_of_term(operand: Operand, term: Term) -> Tensor:
+    """The same two forms of Σ_i of per-example gradients."""
+    if isinstance(term, Rows):
+        total = term.values.sum(0)
+        if not operand.plain:
+            return forms(total.reshape(operand.shape[::-1]).T)
+        return forms(total.reshape(operand.shape))
+    left, right, groups = term.left, term.right, term.groups
+    dtype, device = right.dtype, right.device
+    # The forms are the same for a matrix and its transpose.
+    waves_left = _waves(term.height * groups, dtype, device)
+    waves_right = _waves(right.shape[-1], dtype, device)
+    if term.sparse:
+        along = waves_left[left]
+    elif groups == 1:
+        along = left @ waves_left
+    else:
+        blocks = waves_left.unflatten(0, (groups, -1))
+        along = (left.unflatten(0, (-1, groups)) @ blocks).flatten(0, 1)
+    return (along * (right @ waves_right)).sum((0, 1))
+
+
+def _tests(shape: torch.Size, term: Term) -> list[Tensor]:
+    """The two matrices whose inner product with a gradient are its `forms`."""
+    like = term.values if isinstance(term, Rows) else term.right
+    length = shape[0] if shape else 1
+    rows = _waves(length, like.dtype, like.device)
+    columns = _waves(shape.numel() // max(1, length), like.dtype, like.device)
+    return [torch.outer(rows[:, k], columns[:, k]).reshape(shape) for k in (0, 1)]
+
+
+def _along(test: Tensor, term: Term) -> Tensor:
+    """Inner product of Σ_i of per-example gradients with a tensor."""
+    if isinstance(term, Rows):
+        values = term.values
+        own = test.numel() == values.numel() != values.shape[1]
+        return ((values if own else values.sum(0)) * test.reshape(-1, values.shape[1])).sum()
+    matrix = test.reshape(term.height, -1)
+    left = matrix[term.left] if term.sparse else term.left @ matrix
+    return (left * term.right).sum()
+
+
+@lru_cache(maxsize=256)
+def _waves(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Two fixed vectors that nothing in a model is orthogonal to, ``(length, 2)``."""
-    place = torch.arange(length, dtype=torch.float64, device=like.device)
-    return torch.stack([torch.cos(place), torch.sin(place)], 1).to(like.dtype)
+    place = torch.arange(1, length + 1, dtype=torch.float64, device=device)
+    return torch.stack([torch.cos(place), torch.sin(place)], 1).to(dtype)
 
 
 @contextmanager

@@ -59,12 +59,11 @@ def move(heard: Hearing, call: Call) -> bool:
     if call.func is functional.embedding:
         given = call.given("input weight padding_idx max_norm norm_type scale_grad_by_freq")
         operand, places = heard.operand(given["weight"]), given["input"]
-        fixed = id(places) in heard.fixed and id(places) not in heard.operands
+        fixed = not heard.marks.carries(places)
         if operand is None or not fixed or _embedding_is_odd(given):
             return False
         once = len(places.unique()) == places.numel()
-        heard.operands[id(out)] = operand.after(ops.lookup(places), injective=once)
-        heard.fixed[id(out)] = out
+        heard.hold(out, operand.after(ops.lookup(places), injective=once))
         return True
     operand = heard.operand(args[0]) if args else None
     if operand is None or not (call.func in ops.INJECTIVE or call.func in ops.REPEATING):
@@ -80,7 +79,7 @@ def move(heard: Hearing, call: Call) -> bool:
         )
         step = ops.movement(call.func, args, call.kwargs, piece)
         turns = call.func in ops.TRANSPOSES
-        heard.operands[id(made)] = operand.after(step, injective=once, transposes=turns)
+        heard.hold(made, operand.after(step, injective=once, transposes=turns))
     return True
 
 
@@ -91,17 +90,17 @@ def linear(heard: Hearing, call: Call) -> bool:
     if given["weight"].dim() != 2:
         return False
     weight, bias = heard.operand(given["weight"]), heard.operand(given.get("bias"))
-    rows = heard.rows(x, features=1)
+    rows = heard.rows(x, features=1, merged=True)
     if id(x) in heard.operands:
         return False
     if rows is None:
-        return heard.elsewhere([weight, bias])
+        return heard.elsewhere([weight, bias], "linear", x)
     parts: list[Part] = []
     if weight is not None:
         parts.append(Part(weight, lambda e: Outer(_flat_rows(e), _flat_rows(rows(x), e))))
     if bias is not None:
         parts.append(Part(bias, lambda e: Rows(_summed(e))))
-    return heard.listen(call.out, rows, parts)
+    return heard.listen(call.out, rows, parts, linear=True)
 
 
 def matmul(heard: Hearing, call: Call) -> bool:
@@ -112,17 +111,17 @@ def matmul(heard: Hearing, call: Call) -> bool:
     bias = heard.operand(args[0]) if call.func in ops.ADDMM else None
     x, matrix = args[-2:]
     weight = heard.operand(matrix)
-    rows = heard.rows(x, features=1)
+    rows = heard.rows(x, features=1, merged=True)
     if id(x) in heard.operands or matrix.dim() != 2 or (bias and len(args[0].shape) != 1):
         return False
     if rows is None:
-        return heard.elsewhere([weight, bias])
+        return heard.elsewhere([weight, bias], "matmul", x)
     parts: list[Part] = []
     if weight is not None:
         parts.append(Part(weight, lambda e: Outer(_flat_rows(rows(x), e), _flat_rows(e))))
     if bias is not None:
         parts.append(Part(bias, lambda e: Rows(_summed(e))))
-    return heard.listen(call.out, rows, parts)
+    return heard.listen(call.out, rows, parts, linear=True)
 
 
 def embedding(heard: Hearing, call: Call) -> bool:
@@ -139,10 +138,9 @@ def embedding(heard: Hearing, call: Call) -> bool:
         return False
     if _embedding_is_odd({**given, "padding_idx": None}):
         return False
-    rows, padding = heard.rows(tokens, features=0), given.get("padding_idx")
+    rows, padding = heard.rows(tokens, features=0, merged=True), given.get("padding_idx")
     if rows is None:
-        return heard.elsewhere([weight])
-    heard.tables.add(weight.index)
+        return heard.elsewhere([weight], "embedding", tokens)
     height = len(table)
 
     def make(e: Tensor) -> Term:
@@ -165,7 +163,7 @@ def convolution(heard: Hearing, call: Call) -> bool:
     if id(x) in heard.operands:
         return False
     if rows is None:
-        return heard.elsewhere([weight, bias])
+        return heard.elsewhere([weight, bias], "a convolution", x)
     stride, dilation = (_tuple(given.get(k, 1), dims) for k in ("stride", "dilation"))
     padding = given.get("padding", 0)
     if not isinstance(padding, str):
@@ -203,7 +201,7 @@ def normalisation(heard: Hearing, call: Call) -> bool:
     if id(x) in heard.operands:
         return False
     if rows is None:
-        return heard.elsewhere([weight, bias])
+        return heard.elsewhere([weight, bias], "a normalisation", x)
     bare = {k: v for k, v in given.items() if k not in ("weight", "bias")}
     by_channel = call.func in (functional.batch_norm, functional.group_norm)
 
@@ -235,7 +233,7 @@ def elementwise(heard: Hearing, call: Call) -> bool:
     if operand is None or heard.inside_attention:
         return False
     if rows is None:
-        return heard.elsewhere([operand])
+        return heard.elsewhere([operand], call.func.__name__, x)
     own_rows = used.dim() == out.dim() and len(used) == heard.n and heard.n > 1
     negative = call.func in ops.SUBTRACT and (at == 1) != (call.func in ops.REVERSED)
     lead, shape = out.dim() - used.dim(), used.shape
@@ -260,7 +258,7 @@ def concatenation(heard: Hearing, call: Call) -> bool:
     if dim == 0 or heard.inside_attention:
         return False
     if rows is None:
-        return heard.elsewhere([heard.operand(t) for t in joined])
+        return heard.elsewhere([heard.operand(t) for t in joined], "cat", call.out)
     parts: list[Part] = []
     start = 0
     for tensor in joined:

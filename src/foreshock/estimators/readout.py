@@ -71,7 +71,7 @@ class HeldoutSignal:
 
     name: str = "heldout_signal"
     needs: frozenset[str] = frozenset({"probe", "heldout", "train"})
-    price: float = 1.0
+    price: float = 3.0
     stride: int = 0
 
     @property
@@ -167,7 +167,7 @@ class RidgeSignal:
     examples: int = 2048
     name: str = "ridge_signal"
     needs: frozenset[str] = frozenset({"probe", "heldout", "train"})
-    price: float = 6.0
+    price: float = 8.0
     stride: int = 0
 
     @property

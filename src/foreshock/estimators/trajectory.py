@@ -122,7 +122,7 @@ class Trajectory:
     seed: int = 0
     name: str = "trajectory"
     needs: frozenset[str] = frozenset()
-    price: float = 5.0
+    price: float = 1.0
 
     def __post_init__(self) -> None:
         for field, least in (("width", 3), ("stride", 1), ("draws", 39), ("sketch", 1024)):

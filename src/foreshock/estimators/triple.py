@@ -102,7 +102,7 @@ class Triple:
     seed: int = 0
     name: str = "triple"
     needs: frozenset[str] = frozenset({"probe", "batch", "inputs"})
-    price: float = 60.0
+    price: float = 100.0
     stride: int = 0
 
     def __post_init__(self) -> None:

@@ -153,7 +153,7 @@ class UpdateWindow:
     seed: int = 0
     name: str = "update_window"
     needs: frozenset[str] = frozenset()
-    price: float = 0.5
+    price: float = 3.0
 
     def __post_init__(self) -> None:
         bounds = (

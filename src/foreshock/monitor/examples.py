@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 from torch.utils.hooks import RemovableHandle
 
 from foreshock.estimators.per_example import PerExample, assemble
-from foreshock.estimators.per_example_hearing import Hearing, stacked
+from foreshock.estimators.per_example_hearing import Hearing, forms, stacked
 from foreshock.probe.examples import ExampleNorms
 from foreshock.probe.view import ModelView, batch_size, unwrap
 from foreshock.types import Flag
@@ -20,22 +25,43 @@ ENTANGLED = (
     "The model was called several times before one backward pass, so it is not known which rows "
     "are one example."
 )
+FROZEN = "Parameters were frozen or unfrozen during this step."
+UNEQUAL = (
+    "The backward passes of this step had different numbers of examples {sizes}, and how the loss "
+    "weights them is not known."
+)
+GIVEN_UP = "{kind}: {error}: the per-example norms of this step were given up."
+#: Part of a parameter's gradient that may differ from one factor times what was heard, and of its
+#: norm. In 16 bits a scaled gradient is rounded again.
+DIFFERENCE, NORMS = {True: 0.05, False: 0.02}, {True: 0.02, False: 0.002}
+
+
+class Arrived(NamedTuple):
+    """One parameter's gradients of this step."""
+
+    forms: Tensor
+    norm: Tensor
 
 
 class Examples:
     """Listens to the model's forward passes, and to their backward passes, on steps that ask.
 
-    Only while armed are there hooks: one before and one after the model's forward (between them a
-    `PerExample` mode notices what reads a parameter), and one on each parameter for the gradient of
-    the batch. All return nothing, so training is bitwise as it was; nothing is kept after the step.
+    Only while armed are there hooks: two global ones around module calls, which pass over all
+    modules but the model (hooks on the model itself would be copied and pickled with it), and one
+    on each parameter for the gradient of the batch. Between the former a `PerExample` mode notices
+    what reads a parameter. All return nothing, so training is bitwise as it was; nothing is kept
+    after the step, nor of a forward pass whose graph is gone. Nothing raises: an error is the
+    reason why there are no norms.
+
     On an armed step the inputs of layers inside activation checkpoints are kept until the backward
     pass, so a non-reentrant checkpoint saves no memory there; a reentrant one runs without a graph,
     so its parameters are not covered. Compiled models are left alone (a mode would break their
     graph): `take` then gives ``None``, and observables use one extra eager pass on the probe. So
     it does where the user calls parts of the model instead of the model.
 
-    Several forward and backward passes in a step (accumulation) are one sample. Under data
-    parallelism the examples are those of this rank.
+    Several forward and backward passes in a step (accumulation) are one sample if they have equal
+    numbers of examples. Under data parallelism the examples are those of this rank, and whether the
+    optimizer uses what was heard is not checked.
 
     Args:
         view: The live weights.
@@ -47,16 +73,22 @@ class Examples:
         self._model = model
         self._live = unwrap(model)
         self._handles: list[RemovableHandle] = []
+        self._keyed = 0
         self._reset()
 
     def _reset(self) -> None:
         self._armed = False
+        self._parameters: list[nn.Parameter] = []
+        self._trouble = ""
         self._open: PerExample | None = None
         self._depth = 0
+        #: Passes that no error has reached yet: alive as long as their graph.
+        self._quiet: list[weakref.ref[Hearing]] = []
         self._passes: list[Hearing] = []
-        self._waiting: list[Hearing] = []
+        #: By pass: those before it that no error had reached when it began.
+        self._waiting: dict[int, list[weakref.ref[Hearing]]] = {}
         self._present: dict[int, set[int]] = {}
-        self._totals: dict[int, Tensor] = {}
+        self._totals: dict[int, Arrived] = {}
 
     @property
     def compiled(self) -> bool:
@@ -72,39 +104,63 @@ class Examples:
         if not wanted or self.compiled:
             return
         self._armed = True
-        self._handles = [
-            self._live.register_forward_pre_hook(self._before, with_kwargs=True),
-            self._live.register_forward_hook(self._after, always_call=True),
-        ]
+        self._parameters = list(self._view.live_parameters)
+        before = register_module_forward_pre_hook(self._before)
+        # Global hooks are told keyword arguments where the module lists their number.
+        self._keyed = before.id
+        self._live._forward_pre_hooks_with_kwargs[before.id] = True
+        self._handles = [before, register_module_forward_hook(self._after, always_call=True)]
         self._handles += [
             parameter.register_hook(partial(self._arrived, index))
-            for index, parameter in enumerate(self._view.live_parameters)
+            for index, parameter in enumerate(self._parameters)
         ]
 
     def remove(self) -> None:
         """Unhook and forget."""
         for handle in self._handles:
             handle.remove()
+        self._live._forward_pre_hooks_with_kwargs.pop(self._keyed, None)
         self._handles = []
         self._reset()
 
-    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _give_up(self, error: Exception) -> None:
+        self._trouble = GIVEN_UP.format(kind=type(error).__name__, error=error)
+
+    # ------------------------------------------------------------------ hooks
+
+    def _before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+    ) -> None:
         # Compiled code would take the mode into its graph; a replica is another module.
-        if torch.compiler.is_compiling() or module is not self._live:
+        if torch.compiler.is_compiling() or module is not self._live or torch.jit.is_tracing():
             return
-        if self._open is not None:
-            self._depth += 1
+        try:
+            if self._open is not None:
+                self._depth += 1
+            elif self._armed:
+                self._begin((args, dict(kwargs or {})))
+        except Exception as error:
+            self._give_up(error)
+
+    def _begin(self, given: Any) -> None:
+        n = batch_size(given)
+        if not n or not torch.is_grad_enabled() or self._trouble:
             return
-        n = batch_size((args, dict(kwargs)))
-        if not n or not torch.is_grad_enabled():
+        if not self._same():
+            self._trouble = FROZEN
             return
-        view = self._view
         fixed = [(name, p) for name, p in self._live.named_parameters() if not p.requires_grad]
         fixed += list(self._live.named_buffers())
-        self._open = PerExample(view.live_parameters, view.names, n, fixed)
-        self._waiting += [p for p in self._passes if not p.started]
-        self._passes.append(self._open.heard)
-        self._open.__enter__()
+        mode = PerExample(self._parameters, self._view.names, n, fixed, given)
+        mode.heard.on_start = self._started
+        mode.__enter__()
+        self._open = mode
+
+    def _same(self) -> bool:
+        live = self._view.live_parameters
+        return len(live) == len(self._parameters) and all(
+            a is b for a, b in zip(live, self._parameters, strict=True)
+        )
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
         if torch.compiler.is_compiling() or module is not self._live or self._open is None:
@@ -114,28 +170,59 @@ class Examples:
             return
         mode, self._open = self._open, None
         mode.__exit__(None, None, None)
-        mode.heard.forget()
+        try:
+            heard = mode.heard
+            heard.forget()
+            self._quiet = [one for one in self._quiet if one() is not None]
+            self._waiting[id(heard)] = list(self._quiet)
+            self._quiet.append(weakref.ref(heard))
+            if heard.trouble:  # perhaps nothing of it was listened to, so nothing would start it
+                for tensor in _tensors(output):
+                    if tensor.requires_grad:
+                        tensor.register_hook(partial(_start, heard))
+        except Exception as error:
+            self._give_up(error)
+
+    def _started(self, heard: Hearing) -> None:
+        """The first error of a pass arrived."""
+        self._passes.append(heard)
+        waiting = self._waiting.get(id(heard), [])
+        self._waiting[id(heard)] = waiting
+        self._quiet = [one for one in self._quiet if one() is not heard]
 
     def _arrived(self, index: int, gradient: Tensor) -> None:
         """The gradient of one backward pass, before it is added to ``.grad``."""
-        started = [i for i, one in enumerate(self._passes) if one.started]
-        latest = started[-1] if started else -1
-        self._present.setdefault(latest, set()).add(index)
-        with torch.no_grad():
-            gradient = gradient.detach()
-            if gradient.is_sparse:
-                gradient = gradient.to_dense()
-            if started:
-                self._passes[latest].gradient(index, gradient)
-            held = self._view.live_parameters[index].grad if index in self._totals else None
-            if held is not None:  # an earlier pass of this step
-                gradient = gradient + held
-            self._totals[index] = _norms([gradient])[0]
+        try:
+            latest = len(self._passes) - 1
+            self._present.setdefault(latest, set()).add(index)
+            with torch.no_grad():
+                self._keep(index, gradient.detach(), latest)
+        except Exception as error:
+            self._give_up(error)
+
+    def _keep(self, index: int, gradient: Tensor, latest: int) -> None:
+        if gradient.is_sparse:
+            gradient = gradient.to_dense()
+        seen = forms(gradient)
+        norm = _norms([gradient])[0]
+        if latest >= 0:
+            self._passes[latest].gradient(index, gradient, seen, norm)
+        earlier = self._totals.get(index)
+        if earlier is not None:  # an earlier pass of this step
+            seen = seen + earlier.forms
+            held = self._parameters[index].grad
+            if held is not None:
+                norm = _norms([gradient + held])[0]
+        self._totals[index] = Arrived(seen, norm)
+
+    # ------------------------------------------------------------------ reading out
 
     def take(self, gradients: Sequence[Tensor | None]) -> ExampleNorms | None:
         """The norms of this step, scaled to the gradient that the optimizer uses.
 
-        The factor undoes a loss scale and follows a clipping by norm; with several ranks it is 1.
+        The factor undoes a loss scale and follows a clipping by the norm of the whole; a gradient
+        that was changed otherwise is ``altered``. With several ranks the factor is 1. Parameters
+        that the optimizer uses no gradient of count as zero.
 
         Args:
             gradients: What the optimizer is about to use.
@@ -147,43 +234,119 @@ class Examples:
         if not self._armed:
             return None
         try:
-            return self._taken(gradients)
+            if not self._same() or len(gradients) != len(self._parameters):
+                return self._refused(FROZEN)
+            with torch.no_grad():
+                return self._taken(gradients)
+        except Exception as error:
+            self._give_up(error)
+            return self._refused(self._trouble)
         finally:
             self.remove()
 
+    def _refused(self, reason: str, flags: Flag = Flag.UNRESOLVED) -> ExampleNorms:
+        sizes = [p.numel() for p in self._view.live_parameters]
+        return ExampleNorms.refused(self._view.names, sizes, reason, flags)
+
     def _taken(self, gradients: Sequence[Tensor | None]) -> ExampleNorms | None:
-        live, names = self._view.live_parameters, self._view.names
-        sizes = [p.numel() for p in live]
-        passes = [(i, one) for i, one in enumerate(self._passes) if one.started or one.trouble]
-        trouble, flags = "", Flag.UNRESOLVED
-        for _, one in passes:
-            if one.trouble:
-                trouble, flags = one.trouble, one.flags
-        if any(one.started for one in self._waiting):
-            trouble = ENTANGLED
+        passes = self._passes
+        if self._trouble:
+            return self._refused(self._trouble)
         if all(g is None for g in gradients):
-            trouble = "No parameter has a gradient at this step."
-        if trouble:
-            return ExampleNorms.refused(names, sizes, trouble, flags)
+            return self._refused("No parameter has a gradient at this step.")
+        for one in passes:
+            if one.trouble:
+                return self._refused(one.trouble, one.flags)
+        if self._entangled():
+            return self._refused(ENTANGLED)
         if not passes:
             return None
+        counts = [one.n for one in passes]
+        if len(set(counts)) > 1:
+            return self._refused(UNEQUAL.format(sizes=tuple(counts)))
+        live = self._parameters
         outside = self._present.get(-1, set())
         taken = []
-        for i, one in passes:
+        for i, one in enumerate(passes):
             present = self._present.get(i, set()) | outside
             taken.append(one.norms([index in present for index in range(len(live))]))
-        zero = torch.zeros((), device=live[0].device)
-        totals = stacked([self._totals.get(i, zero) for i in range(len(live))]).square()
-        return assemble(self._view, taken, totals, self._factor(totals, gradients))
+        norms, factor, altered = self._compare(gradients)
+        unused = torch.tensor([g is None for g in gradients], device=norms.device)
+        if any(g is None for g in gradients):
+            taken = [
+                (torch.where(unused, 0.0, squares), missed)
+                for squares, missed in taken
+            ]
+            for _, missed in taken:
+                for index, g in enumerate(gradients):
+                    if g is None:
+                        missed.pop(index, None)
+            norms = torch.where(unused, 0.0, norms)
+        taken = [
+            (torch.where(altered, torch.nan, squares), missed) for squares, missed in taken
+        ]
+        return assemble(self._view, taken, norms.square(), factor, altered)
 
-    def _factor(self, totals: Tensor, gradients: Sequence[Tensor | None]) -> Tensor | float:
+    def _entangled(self) -> bool:
+        """Whether two passes were both under way before the first of them was walked back."""
+        started = {id(one) for one in self._passes}
+        waiting = [w() for one in self._passes for w in self._waiting.get(id(one), [])]
+        return any(id(one) in started for one in waiting if one is not None)
+
+    def _compare(self, gradients: Sequence[Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
+        """What was heard against what the optimizer uses.
+
+        Args:
+            gradients: What the optimizer is about to use.
+
+        Returns:
+            The norm of each parameter's gradient as it was heard, the factor between the two, and
+            which parameters are not at that factor.
+        """
+        present = [(i, _dense(g)) for i, g in enumerate(gradients) if g is not None]
+        zero = torch.zeros((), device=present[0][1].device)
+        both = zero.expand(2)
+        totals = [self._totals.get(i, Arrived(both, zero)) for i in range(len(gradients))]
+        heard = stacked([t.norm for t in totals])
+        at = [i for i, _ in present]
+        used_norms, heard_norms = stacked(_norms([g for _, g in present])), heard[at]
+        size = heard_norms.square().sum()
+        factor = torch.where(size > 0, used_norms.square().sum() / size, 1.0).sqrt()
+        altered = torch.zeros(len(gradients), dtype=torch.bool, device=zero.device)
         ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
         if ranks and torch.distributed.get_world_size() > 1:
-            return 1.0
-        present = _norms([g for g in gradients if g is not None])
-        used = stacked(present).square().sum()
-        heard = totals.sum()
-        return torch.where(heard > 0, used / heard, torch.ones_like(heard)).sqrt()
+            return heard, torch.ones_like(factor), altered
+        used = stacked([forms(g) for _, g in present])
+        expected = factor * stacked([totals[i].forms for i in at])
+        narrow = any(g.dtype in (torch.float16, torch.bfloat16) for _, g in present)
+        scale = factor * heard_norms
+        least = 1e-6 * factor * size.sqrt()  # a parameter whose gradient is rounding alone
+        far = ((used - expected).abs() > DIFFERENCE[narrow] * scale.unsqueeze(1) + least).any(1)
+        far |= (used_norms - scale).abs() > NORMS[narrow] * scale + least
+        altered[at] = far
+        return heard, factor, altered
+
+
+def _start(heard: Hearing, error: Tensor) -> None:
+    heard.begin()
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor.to_dense() if tensor.is_sparse else tensor
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """The tensors of what a model returned."""
+    if isinstance(output, Tensor):
+        yield output
+        return
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    elif not isinstance(output, (tuple, list)):
+        output = list(getattr(output, "__dict__", {}).values())
+    for one in output:
+        if isinstance(one, (Tensor, Mapping, tuple, list)):
+            yield from _tensors(one)
 
 
 def _norms(tensors: list[Tensor]) -> Sequence[Tensor]:

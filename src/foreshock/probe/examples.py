@@ -30,6 +30,8 @@ class ExampleNorms:
         covered: Which parameters the numbers hold for.
         flags: Why there are none, as flags.
         reason: What is not covered and why, in a sentence; empty if everything is.
+        altered: Of which parameters the optimizer uses something else than one factor times the
+            gradient that was heard, ``(parameters,)`` on the device; their squares do not count.
 
     Examples:
         >>> norms = ExampleNorms.refused(["w"], [3], "The step made no backward pass.")
@@ -44,6 +46,7 @@ class ExampleNorms:
     covered: tuple[bool, ...]
     flags: Flag = Flag.NONE
     reason: str = ""
+    altered: Tensor | None = None
 
     @property
     def n(self) -> int:
