@@ -207,7 +207,7 @@ def _cell(
 
 
 def cells(cases: int = 2000, seed: int = 0) -> list[Cell]:
-    """The grid as lines of the common table: the snr interval, cell by cell.
+    """The grid as lines of the common table, cell by cell.
 
     Args:
         cases: Simulated cases a cell.
@@ -222,4 +222,25 @@ def cells(cases: int = 2000, seed: int = 0) -> list[Cell]:
             high, why = 1.0, f"U is skewed and bounded below; width {row.width:.2f} of the oracle's"
         setting = f"n={row.n} d_eff={row.d_eff:g} {row.law} {row.direction} C={row.snr:g}"
         found.append(Cell("grad/snr", setting, row.cases, row.coverage, low, high, why))
+        if row.law == "t4":
+            low, high, why = 0.8, 1.0, "V has infinite variance"
+        else:
+            low, high, why = 0.92, 1.0, "conservative at small C"
+        found.append(Cell("grad/signal", setting, row.cases, row.coverage_signal, low, high, why))
+        if row.law == "gauss":
+            high, why = 0.99, "the floor of its variance is that of Gaussian noise"
+        found.append(Cell("grad/noise", setting, row.cases, row.coverage_noise, low, high, why))
+    few = run(min(cases, 200), seed, sizes=(8, 20), d_effs=(21.0,), slow=min(cases, 200))
+    found += [
+        Cell(
+            "grad/p_align",
+            f"n={row.n} d_eff={row.d_eff:g} {row.law} {row.direction} C={row.snr:g}",
+            min(cases, 200),
+            row.coverage_align,
+            0.92,
+            1.0,
+            "Clopper-Pearson joined with a jackknife of dependent signs",
+        )
+        for row in few
+    ]
     return found

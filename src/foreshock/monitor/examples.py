@@ -86,7 +86,8 @@ class Examples:
         self._quiet: list[weakref.ref[Hearing]] = []
         self._passes: list[Hearing] = []
         #: By pass: those before it that no error had reached when it began.
-        self._waiting: dict[int, list[weakref.ref[Hearing]]] = {}
+        self._waiting: weakref.WeakKeyDictionary[Hearing, list[weakref.ref[Hearing]]]
+        self._waiting = weakref.WeakKeyDictionary()
         self._present: dict[int, set[int]] = {}
         self._totals: dict[int, Arrived] = {}
 
@@ -174,8 +175,9 @@ class Examples:
             heard = mode.heard
             heard.forget()
             self._quiet = [one for one in self._quiet if one() is not None]
-            self._waiting[id(heard)] = list(self._quiet)
-            self._quiet.append(weakref.ref(heard))
+            self._waiting[heard] = list(self._quiet)
+            if not heard.started:
+                self._quiet.append(weakref.ref(heard))
             if heard.trouble:  # perhaps nothing of it was listened to, so nothing would start it
                 for tensor in _tensors(output):
                     if tensor.requires_grad:
@@ -186,8 +188,6 @@ class Examples:
     def _started(self, heard: Hearing) -> None:
         """The first error of a pass arrived."""
         self._passes.append(heard)
-        waiting = self._waiting.get(id(heard), [])
-        self._waiting[id(heard)] = waiting
         self._quiet = [one for one in self._quiet if one() is not heard]
 
     def _arrived(self, index: int, gradient: Tensor) -> None:
@@ -290,7 +290,7 @@ class Examples:
     def _entangled(self) -> bool:
         """Whether two passes were both under way before the first of them was walked back."""
         started = {id(one) for one in self._passes}
-        waiting = [w() for one in self._passes for w in self._waiting.get(id(one), [])]
+        waiting = [w() for one in self._passes for w in self._waiting.get(one, [])]
         return any(id(one) in started for one in waiting if one is not None)
 
     def _compare(self, gradients: Sequence[Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:

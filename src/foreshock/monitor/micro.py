@@ -17,12 +17,19 @@ class MicroBatches:
 
     Tensor hooks see the gradient of one backward pass before it is added to ``.grad`` (under data
     parallelism: before the average over ranks). They return nothing, so training is as it was, and
-    cost one Python call a parameter while not armed.
+    cost one Python call a parameter while not armed. Nothing raises: where parameters were frozen
+    or unfrozen since `arm`, or a gradient could not be copied, there are no micro-batches.
+
+    Attributes:
+        uneven: Whether there were none since parameters took part in different numbers of passes,
+            or were frozen, unfrozen or replaced within the step.
+        total: Plain sum of this step's backward passes, until the next call of `take`.
     """
 
     def __init__(self, view: ModelView) -> None:
         self._view = view
         self._armed = False
+        self._broken = False
         self._hooked: list[int] = []
         self._handles: list[RemovableHandle] = []
         self._seen: list[list[Tensor]] = []
@@ -31,8 +38,12 @@ class MicroBatches:
         self.arm(False)
 
     def _hook(self, index: int, gradient: Tensor) -> None:
-        if self._armed:
+        if not self._armed:
+            return
+        try:
             self._seen[index].append(gradient.detach().clone())
+        except Exception:  # never into the user's backward pass
+            self._armed, self._broken = False, True
 
     def arm(self, wanted: bool) -> None:
         """Start collecting for the coming step, or stop."""
@@ -42,7 +53,7 @@ class MicroBatches:
                 handle.remove()
             self._handles = [p.register_hook(partial(self._hook, i)) for i, p in enumerate(live)]
             self._hooked = [id(p) for p in live]
-        self._armed = wanted
+        self._armed, self._broken = wanted, False
         self._seen = [[] for _ in live]
 
     def take(self, gradients: Sequence[Tensor | None]) -> tuple[tuple[Tensor, ...], ...]:
@@ -55,17 +66,19 @@ class MicroBatches:
             gradients: What the optimizer is about to use.
 
         Returns:
-            k gradients; none when parameters took part in different numbers of passes, which
-            ``uneven`` then says. A parameter that took part in none has zeros. Their plain sum is
+            k gradients; none when parameters took part in different numbers of passes or were
+            (un)frozen within the step, which ``uneven`` then says. A parameter that took part in none has zeros. Their plain sum is
             left in ``total`` until the next call.
         """
         self.total = ()
         counts = {len(column) for column in self._seen} - {0}
-        self.uneven = len(counts) > 1
-        if not self._armed or len(counts) != 1:
+        live = self._view.live_parameters
+        wanted = self._armed or self._broken
+        changed = [id(p) for p in live] != self._hooked or len(gradients) != len(live)
+        self.uneven = len(counts) > 1 or (wanted and (changed or self._broken))
+        if not self._armed or self.uneven or not counts:
             return ()
         k = counts.pop()
-        live = self._view.live_parameters
         columns = [
             column or [torch.zeros_like(p)] * k for column, p in zip(self._seen, live, strict=True)
         ]
