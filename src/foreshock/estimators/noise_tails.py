@@ -108,7 +108,7 @@ class NoiseTails:
     seed: int = 0
     name: str = "noise_tails"
     needs: frozenset[str] = frozenset({"probe"})
-    price: float = 10.0
+    price: float = 100.0
     stride: int = 0
 
     def __post_init__(self) -> None:

@@ -358,7 +358,8 @@ def _along(test: Tensor, term: Term) -> Tensor:
 def _waves(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Two fixed vectors that nothing in a model is orthogonal to, ``(length, 2)``."""
     place = torch.arange(1, length + 1, dtype=torch.float64, device=device)
-    return torch.stack([torch.cos(place), torch.sin(place)], 1).to(dtype)
+    # Columns that are contiguous: a product with them is several times faster.
+    return torch.stack([torch.cos(place), torch.sin(place)]).to(dtype).T
 
 
 @contextmanager
