@@ -66,8 +66,9 @@ def grid(setting: Setting, rounds: int) -> list[dict]:
             )
 
             start = time.perf_counter()
-            state, _ = observable.update(state, moment)
+            state, readings = observable.update(state, moment)
             took = time.perf_counter() - start
+            useful = any(e.value == e.value for e in readings.scalars.values())
             if index == 0:
                 first = took
             else:
@@ -81,6 +82,7 @@ def grid(setting: Setting, rounds: int) -> list[dict]:
                 "steps": statistics.median(own) / base,
                 "first_steps": first / base,
                 "step_ms": 1e3 * base,
+                "refuses": not useful,
             }
         )
     return rows
@@ -153,6 +155,7 @@ def main() -> None:
             print(
                 f"  {row['observable']:<16} {row['ms']:>8.2f} ms = {row['steps']:>6.2f} steps"
                 f"   (first: {row['first_steps']:.1f})"
+                + ("   says that it cannot be measured here" if row["refuses"] else "")
             )
 
 

@@ -1,6 +1,8 @@
-"""The same quantities by other libraries, under the protocol of our own rows.
+"""The same quantities by other libraries, on an MLP of the shape of our own rows.
 
-Run with a folder of peers on ``PYTHONPATH``; prints JSON. A peer that fails says how.
+At its initialisation, on Gaussian inputs and random labels, with weights that do not move and plain
+SGD as the step: kinder to the peers' iterations than a training run. Run with a folder of peers on
+``PYTHONPATH``; prints JSON. A peer that fails says how.
 """
 
 from __future__ import annotations

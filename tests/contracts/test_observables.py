@@ -77,7 +77,8 @@ def moment(model: nn.Module, probe: Probe, step: int = 0, *, seed: int = 0, n: i
 
 def fingerprint(readings: Readings) -> dict[str, Any]:
     """Comparable even where nan."""
-    return {k: repr(v) for k, v in readings.scalars.items()}
+    arrays = {k: (v.dtype.str, v.shape, v.tobytes()) for k, v in readings.arrays.items()}
+    return {k: repr(v) for k, v in readings.scalars.items()} | arrays
 
 
 def check(observable: Observable, readings: Readings) -> None:

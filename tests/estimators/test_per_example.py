@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from foreshock.estimators import GradientNoise, per_example_rules
 from foreshock.estimators.per_example import PerExample, per_example_norms
+from foreshock.estimators.per_example_hearing import form, plainly
 from foreshock.estimators.per_example_rules import Outer, squares, summed_squares
 from foreshock.probe import Probe
 from foreshock.probe.moment import Moment
@@ -240,15 +241,166 @@ def test_frozen_parameters_are_left_out() -> None:
     check(model, words(6, 4), 1e-4)
 
 
+class Way(nn.Module):
+    """A layer before and one after something that may move examples, and a table of constants."""
+
+    def __init__(self, way: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.way = way
+        self.a, self.b = nn.Linear(5, 5), nn.Linear(5, 5)
+        self.pick, self.scale = nn.Embedding(6, 5), nn.Parameter(torch.randn(5))
+        self.cell = nn.GRU(5, 5, batch_first=True)
+        self.register_buffer("rows", torch.randn(6, 5))
+        self.frozen = nn.Parameter(torch.randn(6, 5), requires_grad=False)
+        self.register_buffer("weights", torch.rand(6, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.way(self, x)
+
+
+LOOSE = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
+#: (n, positions, features) of equal n and positions: how a layer is used, and whether that is told.
+WAYS: dict[str, tuple[Callable[[Any, Tensor], Tensor], bool]] = {
+    "stack over positions": (
+        lambda m, x: m.a(torch.stack([x[:, t] for t in range(6)])).tanh().mean(0),
+        False,
+    ),
+    "stack of unbound": (lambda m, x: m.a(torch.stack(x.unbind(1))).tanh().transpose(0, 1), False),
+    "einsum turns": (lambda m, x: m.a(torch.einsum("btd->tbd", x)).tanh().sum(0), False),
+    "cat and view": (
+        lambda m, x: m.a(torch.cat([x[:, t] for t in range(6)]).view(6, 6, 5)).tanh().sum(0),
+        False,
+    ),
+    "swapaxes": (lambda m, x: m.a(x.swapaxes(0, 1)).tanh().sum(0), False),
+    "permute": (lambda m, x: m.a(x.permute(1, 0, 2)).tanh().movedim(0, 1), False),
+    "constants from outside": (lambda m, x: (x + m.a(LOOSE)).tanh(), False),
+    "constants of the buffer": (lambda m, x: (x + m.a(m.rows)).tanh(), False),
+    "a frozen table": (lambda m, x: (x + m.a(m.frozen)).tanh(), False),
+    "new constants": (
+        lambda m, x: (x + m.a(x.new_ones(6, 5) * torch.arange(6)[:, None])).tanh(),
+        False,
+    ),
+    "rows of examples": (lambda m, x: torch.stack([m.a(e) for e in x]), False),
+    "shuffled": (lambda m, x: m.a(m.a(x).tanh()[torch.tensor([1, 2, 3, 4, 5, 0])]), False),
+    "flipped": (lambda m, x: m.a(m.a(x).tanh().flip(0)), False),
+    "running sums": (lambda m, x: m.a(x.cumsum(0)), False),
+    "sorted": (lambda m, x: m.a(x.sort(0).values), False),
+    "there and back": (lambda m, x: m.a(torch.stack(m.b(x).unbind(1)).transpose(0, 1)), True),
+    "mixed by heads": (
+        lambda m, x: m.a(m.b(x).view(6, 6, 1, 5).transpose(1, 2).reshape(6, 6, 5)),
+        True,
+    ),
+    "last position": (lambda m, x: m.a(m.b(x)[:, -1]), True),
+    "einsum of rows": (lambda m, x: m.a(torch.einsum("btd,bsd->bts", m.b(x), x)[..., :5]), True),
+    "flattened": (lambda m, x: m.a(m.b(x.reshape(-1, 5)).tanh()).view(6, 6, 5), True),
+    "in place": (lambda m, x: m.a(torch.relu_(m.b(x))), True),
+    "in place, subtracted": (lambda m, x: m.b(x).sub_(m.scale).tanh(), True),
+    "lookup at fixed places": (
+        lambda m, x: x + m.pick(torch.ones_like(x[0, :, 0]).cumsum(0).long() - 1),
+        True,
+    ),
+    "minus the batch's mean input": (lambda m, x: m.a(x - x.mean(0)), True),
+    "written position by position": (lambda m, x: m.a(written(m.b(x))), True),
+    "attention by hand": (lambda m, x: attended(m, x), True),
+    "scaled by a buffer": (lambda m, x: m.a(m.b(x) * m.weights), True),
+    "after a recurrent layer": (lambda m, x: m.a(m.cell(x)[0].detach() + m.b(x)), True),
+}
+
+
+def attended(m: Any, x: Tensor) -> Tensor:
+    """The bias of the keys has gradient 0 but for rounding, which must not look like a mistake."""
+    q, k = (layer(x).view(6, 6, 1, 5).transpose(1, 2) for layer in (m.a, m.b))
+    return ((q @ k.transpose(-1, -2)).softmax(-1) @ x.unsqueeze(1)).transpose(1, 2).flatten(2)
+
+
+def written(h: Tensor) -> Tensor:
+    out = torch.zeros(6, 6, 5)
+    for t in range(6):
+        out[:, 5 - t] = h[:, t]
+    return out
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_what_is_covered_is_right_where_lengths_coincide(name: str) -> None:
+    """n = positions = rows of every table: only following the examples tells them apart."""
+    way, known = WAYS[name]
+    model = made(lambda: Way(way))
+    x = torch.randn(6, 6, 5, generator=torch.Generator().manual_seed(0))
+
+    def each(m: Any, x: Tensor) -> Tensor:
+        return m(x).flatten(1).sin().sum(1)
+
+    norms = per_example_norms(ModelView(model), lambda m, x: each(m, x).mean(), x)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    used = torch.autograd.grad(each(model, x).sum(), parameters, allow_unused=True)
+    rows = []
+    for part in each(model, x):
+        found = torch.autograd.grad(
+            part, parameters, retain_graph=True, materialize_grads=True, allow_unused=True
+        )
+        rows.append(torch.stack([g.double().square().sum() for g in found]))
+    truth = torch.stack(rows)
+    held = torch.tensor([norms.covered[i] for i in range(len(used))])
+    assert norms.n == 6
+    torch.testing.assert_close(norms.squares[:, held], truth[:, held], rtol=1e-4, atol=1e-8)
+    ours = [i for i, g in enumerate(used) if g is not None]
+    assert all(norms.covered[i] for i in ours) == known
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda m, x: (h := m.a(x)) - h.mean(0),
+        lambda m, x: (h := m.a(x)) + h.flip(0),
+        lambda m, x: (h := m.a(x)) + h.transpose(0, 1),
+        lambda m, x: m.a(x).softmax(0),
+        lambda m, x: (h := m.a(x).mean(1)) + torch.softmax(h @ h.T, -1) @ h,
+    ],
+)
+def test_examples_that_take_part_in_each_other_are_refused(join: Any) -> None:
+    model = made(lambda: Way(join))
+    x = torch.randn(6, 6, 5, generator=torch.Generator().manual_seed(0))
+    norms = per_example_norms(ModelView(model), lambda m, x: m(x).sin().mean(), x)
+    assert norms.n == 0 and norms.flags == Flag.COUPLED_EXAMPLES
+    assert "may take part in the loss of another" in norms.reason
+
+
+@pytest.mark.parametrize("how", ["sliced", "expanded", "grouped", "tied"])
+def test_a_second_use_in_the_loss_is_noticed(how: str) -> None:
+    """A penalty on one weight of each kind: its norms are nan, those of the others are right."""
+    index = {"sliced": "packed", "expanded": "token", "grouped": "grouped.weight", "tied": "embed"}
+    make, batch = COVERED["convolutions" if how == "grouped" else "language"]
+    model = made(make).train()
+    if how == "grouped":
+        model.norm.eval()
+    named = [(n, p) for n, p in model.named_parameters()]
+    mode = PerExample([p for _, p in named], [n for n, _ in named], len(batch[0]), given=batch)
+    with mode:
+        value = loss(model, batch)
+    chosen = [i for i, (n, _) in enumerate(named) if n.startswith(index[how])]
+    found = torch.autograd.grad(
+        value + 0.1 * named[chosen[0]][1].square().sum(), [p for _, p in named]
+    )
+    for i, g in enumerate(found):
+        mode.heard.gradient(i, g, form(g), g.norm())
+    squared, missed = mode.heard.norms([True] * len(named))
+    assert missed == {}
+    assert squared.isnan().any(0).nonzero().flatten().tolist() == chosen[:1]
+
+
 def live(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[PerExample, Tensor, list[str]]:
     """One ordinary forward and backward pass under the mode, in training mode."""
     model.train()
     named = list(model.named_parameters())
-    names, buffers = [n for n, _ in named], list(model.named_buffers())
+    names, buffers = [n for n, _ in named], model.named_buffers
     mode = PerExample([p for _, p in named], names, len(batch[0]), buffers, batch)
     with mode:
         value = loss(model, batch)
     value.backward()
+    for index, (_, p) in enumerate(named):
+        if p.grad is not None:
+            with plainly(p.device):
+                mode.heard.gradient(index, p.grad, form(p.grad), p.grad.norm())
     found, missed = mode.heard.norms([p.grad is not None for _, p in named])
     return mode, found, [f"{named[i][0]}: {why}" for i, why in sorted(missed.items())]
 

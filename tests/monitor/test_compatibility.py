@@ -21,9 +21,11 @@ import foreshock as fs
 from foreshock.estimators import (
     Geometry,
     LocalLearningCoefficient,
+    PublishedEdge,
     Trajectory,
     UpdateWindow,
     catalogue,
+    published_catalogue,
 )
 from foreshock.probe import Probe
 from tests.cases import CLASSES, CNN, Transformer
@@ -37,6 +39,7 @@ EXPECTED = {
     "grad/critical_": "formula for SGD without momentum",
     "grad/fdt": "of the 16 measurements",
     "tails/hill": "is not full yet",
+    "published/": "returns nothing before 100 gradient norms",
     "trajectory/correlation_dimension": "needs at least 20 updates",
     "features/alignment": "does not end in a torch.nn.Linear",
     "readout/ridge_signal": "needs a model whose last layer is",
@@ -154,14 +157,18 @@ def run(situation: str, folder: Path | None, *, compiled: bool = False) -> dict[
 
 
 def members() -> list[Any]:
-    """Everything that is ours; windows short enough to fill."""
+    """Everything there is; windows short enough to fill."""
     short = {
         "update_window": UpdateWindow(width=5, stride=1),
         "trajectory": Trajectory(width=3, stride=1),
         "geometry": Geometry(examples=4),
         "llc": LocalLearningCoefficient(chains=2, burn_in=4, draws=8),
     }
-    return [short.get(one.name, one) for one in catalogue()]
+    published = {"published_edge": PublishedEdge(width=4, stride=1)}
+    return [
+        *(short.get(one.name, one) for one in catalogue()),
+        *(published.get(one.name, one) for one in published_catalogue()),
+    ]
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import io
 import json
 import math
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +24,14 @@ from torch.utils.checkpoint import checkpoint
 
 import foreshock as fs
 from foreshock.estimators import GradientNoise
+from foreshock.estimators.norm_rows import ALTERED, NOT_FINITE, ZERO
 from foreshock.estimators.per_example import per_example_norms
-from foreshock.monitor.examples import ENTANGLED, Examples
+from foreshock.monitor import examples as listening
+from foreshock.monitor.examples import ENTANGLED, FROZEN, Examples, Inert
+from foreshock.monitor.micro import MicroBatches
 from foreshock.monitor.presets import choose
 from foreshock.probe.examples import ExampleNorms
+from foreshock.probe.moment import Moment
 from foreshock.probe.view import ModelView
 from foreshock.types import Flag
 from tests.cases import CASES, Case, loss
@@ -128,6 +136,242 @@ def test_two_forward_passes_before_one_backward_pass_are_refused() -> None:
 
     norms = hear(mlp(), pairs)
     assert norms is not None and norms.n == 0 and norms.reason == ENTANGLED
+
+
+def test_a_pass_that_nobody_walks_back_does_not_entangle_another() -> None:
+    def look_between(model: nn.Module) -> None:
+        value = loss(model, (INPUTS, LABELS))
+        model(2 * INPUTS).sum().item()  # begun later, with a graph, never walked back
+        value.backward()
+
+    same(hear(mlp(), look_between), reference())
+
+
+def test_nothing_is_kept_of_passes_without_a_backward_pass() -> None:
+    model = mlp()
+    examples = Examples(ModelView(model), model)
+    examples.arm(True)
+    outputs = weakref.WeakSet(model(INPUTS) for _ in range(60))
+    gc.collect()
+    alive = [one for one in examples._quiet if one() is not None]
+    assert len(outputs) == 0 and len(alive) == 0 and not examples._passes
+    model(INPUTS)
+    assert len(examples._quiet) == 1
+    examples.remove()
+
+
+def frozen_at(place: str) -> Callable[[nn.Module], None]:
+    def step(model: nn.Module) -> None:
+        first = next(model.parameters())
+        if place == "before the forward pass":
+            first.requires_grad_(False)
+        value = loss(model, (INPUTS, LABELS))
+        if place == "after it":
+            first.requires_grad_(False)
+        value.backward()
+        if place == "after the first of two":
+            first.requires_grad_(False)
+            loss(model, (INPUTS, LABELS)).backward()
+
+    return step
+
+
+@pytest.mark.parametrize("place", ["before the forward pass", "after it", "after the first of two"])
+def test_freezing_within_a_step_is_refused_and_never_raises(place: str) -> None:
+    model = mlp()
+    norms = hear(model, frozen_at(place))
+    assert norms is not None and norms.n == 0 and norms.reason == FROZEN
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    same(hear(model, whole), reference())
+
+
+def test_micro_batches_of_a_step_with_freezing_are_none() -> None:
+    model = mlp()
+    micro = MicroBatches(ModelView(model))
+    micro.arm(True)
+    frozen_at("after the first of two")(model)
+    assert micro.take([p.grad for p in model.parameters() if p.requires_grad]) == ()
+    assert micro.uneven and micro.total == ()
+    micro.arm(True)
+    frozen_at("before the forward pass")(model)
+    assert len(micro.take([p.grad for p in model.parameters() if p.requires_grad])) == 1
+    micro.remove()
+
+
+@pytest.mark.parametrize("where", ["_begin", "_keep", "_compare"])
+def test_an_error_of_ours_becomes_a_reason(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble(*_: Any) -> None:
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(Examples, where, stumble)
+    norms = hear(mlp(), whole)
+    assert norms is not None and norms.n == 0
+    assert norms.reason.startswith("IndexError: list index out of range: the per-example norms")
+
+
+def penalty(model: nn.Module) -> None:
+    (
+        loss(model, (INPUTS, LABELS)) + 0.1 * sum(p.pow(2).sum() for p in model.parameters())
+    ).backward()
+
+
+def decay(model: nn.Module) -> None:
+    whole(model)
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        parameter.grad.add_(parameter.detach(), alpha=0.3)
+
+
+def stale(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 0.01)
+    whole(model)
+
+
+def clip_one_layer(model: nn.Module) -> None:
+    whole(model)
+    nn.utils.clip_grad_norm_(model.head.parameters(), 1e-3)
+
+
+def turn(model: nn.Module) -> None:
+    whole(model)  # every norm stays as it is
+    for parameter in model.head.parameters():
+        assert parameter.grad is not None
+        parameter.grad.neg_()
+
+
+def clip_values(model: nn.Module) -> None:
+    whole(model)
+    nn.utils.clip_grad_value_(model.parameters(), 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("step", "sentence"),
+    [
+        (penalty, NOT_FINITE),
+        (decay, ALTERED),
+        (stale, ALTERED),
+        (clip_one_layer, ALTERED),
+        (clip_values, ALTERED),
+        (turn, ALTERED),
+        (lambda model: (0 * model(INPUTS)).sum().backward(), ZERO),
+    ],
+)
+def test_a_gradient_that_was_not_heard_leaves_no_number(
+    step: Callable[[nn.Module], None], sentence: str
+) -> None:
+    """Without the check every one of these is finite and wrong, except the last, which is 0."""
+    model = mlp()
+    view, observable = ModelView(model), GradientNoise("examples")
+    clean = Moment(0, view, (None,) * len(view.names), (0.1,), examples=hear(model, whole))
+    state = observable.init()
+    for _ in range(20):
+        state, readings = observable.update(state, clean)
+    assert state is not None and len(state.rows[""]) == 20
+    moment = Moment(0, view, (None,) * len(view.names), (0.1,), examples=hear(model, step))
+    state, readings = observable.update(state, moment)
+    assert readings.scalars["grad/noise"].reason == sentence
+    # A gradient from elsewhere may have been overlooked before: the block begins anew.
+    assert len(state.rows.get("", ())) == (20 if sentence == ZERO else 0)
+
+
+def test_unequal_passes_are_refused_and_equal_ones_are_not() -> None:
+    def unequal(model: nn.Module) -> None:
+        for part in (slice(0, 8), slice(8, 12)):
+            (loss(model, (INPUTS[part], LABELS[part])) / 2).backward()
+
+    norms = hear(mlp(), unequal)
+    assert norms is not None and norms.n == 0 and "(8, 4)" in norms.reason
+
+
+def test_a_parameter_whose_gradient_is_dropped_counts_as_zero() -> None:
+    def drop(model: nn.Module) -> None:
+        whole(model)
+        next(model.parameters()).grad = None
+
+    norms, exact = hear(mlp(), drop), reference()
+    assert norms is not None and norms.coverage == 1.0
+    assert (norms.squares[:, 0] == 0).all() and norms.mean_squares[0] == 0
+    torch.testing.assert_close(norms.squares[:, 1:], exact.squares[:, 1:], rtol=1e-4, atol=1e-12)
+
+
+def test_keyword_arguments_are_heard() -> None:
+    class Keyed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = mlp()
+
+        def forward(self, *, inputs: Tensor) -> Tensor:
+            return self.inner(inputs)
+
+    def step(model: nn.Module) -> None:
+        functional.cross_entropy(model(inputs=INPUTS), LABELS).backward()
+
+    same(hear(Keyed(), step), reference())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_copies_and_exports_of_an_armed_model_carry_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listening, "_somebody_compiles", lambda: False)
+    model = mlp()
+    examples = Examples(ModelView(model), model)
+    bare = len(io.BytesIO(_saved(model)).getvalue())
+    examples.arm(True)
+    twin = copy.deepcopy(model)
+    assert not twin._forward_hooks and not twin._forward_pre_hooks
+    assert all(not p._backward_hooks for p in twin.parameters())
+    twin(INPUTS).sum().backward()
+    assert len(_saved(model)) <= bare + 200  # one number of a hook at most
+    torch.jit.script(model)
+    torch.jit.trace(model, INPUTS)
+    assert not examples._passes and not examples._quiet
+    model.zero_grad()
+    whole(model)
+    same(examples.take([p.grad for p in model.parameters()]), reference())
+    assert not torch.nn.modules.module._global_forward_pre_hooks
+    assert not torch.nn.modules.module._global_forward_hooks
+    assert not model._forward_pre_hooks_with_kwargs
+
+
+def test_hooks_on_the_module_are_inert_in_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where something was compiled, global hooks would make compiled models warn."""
+    monkeypatch.setattr(listening, "_somebody_compiles", lambda: True)
+    model = mlp()
+    examples = Examples(ModelView(model), model)
+    examples.arm(True)
+    assert len(model._forward_pre_hooks) == len(model._forward_hooks) == 1
+    file = io.BytesIO(_saved(model))
+    for twin in (copy.deepcopy(model), torch.load(file, weights_only=False)):
+        twin(INPUTS).sum().backward()
+        assert not any(isinstance(h, Inert) for h in twin._forward_hooks.values())
+    assert not examples._passes and not examples._quiet
+    model.zero_grad()
+    whole(model)
+    same(examples.take([p.grad for p in model.parameters()]), reference())
+    assert not model._forward_pre_hooks and not model._forward_hooks
+
+
+def _saved(model: nn.Module) -> bytes:
+    file = io.BytesIO()
+    torch.save(model, file)
+    return file.getvalue()
+
+
+def test_another_compiled_model_is_left_alone() -> None:
+    """A teacher compiled without graph breaks runs before, while and after the student is heard."""
+    teacher = torch.compile(mlp(), backend="eager", fullgraph=True)
+    model = mlp()
+    examples = Examples(ModelView(model), model)
+    assert listening._somebody_compiles()
+    expected = teacher(INPUTS)
+    examples.arm(True)
+    assert torch.equal(teacher(INPUTS), expected)
+    whole(model)
+    same(examples.take([p.grad for p in model.parameters()]), reference())
+    assert torch.equal(teacher(INPUTS), expected)
 
 
 def test_two_backward_passes_through_one_graph_are_refused() -> None:

@@ -52,22 +52,25 @@ def observables(names: Names = (), json: bool = False) -> int:
     out = console()
     if not names:
         table = Table(box=None, pad_edge=False)
-        for column in ("observable", "steps", "series", "needs", "presets"):
-            table.add_column(column, justify="right" if column in ("steps", "series") else "left")
+        for column in ("observable", "first", "series", "needs", "presets"):
+            table.add_column(column, justify="right" if column in ("first", "series") else "left")
         for row in shown:
             price, needs = f"{row['price']:g}", ", ".join(row["needs"]) or "nothing"
             presets = ", ".join(row["presets"]) or "by name only"
             table.add_row(row["name"], price, str(len(row["series"])), needs, presets)
         out.print(table)
-        out.print("\nsteps: assumed cost in training steps, until it is measured.")
+        out.print(
+            "\nfirst: assumed cost of the first measurement in training steps, until it is "
+            "measured; later ones are often cheaper."
+        )
         return 0
     for row in shown:
         out.print(f"{row['name']}: {row['summary']}\n")
-        table = Table(box=None, pad_edge=False)
-        for column in ("series", "formula", "unit", "when nothing happens", "tested against"):
-            table.add_column(column, overflow="fold")
         for info in row["series"]:
-            name = info["name"] + ("@part" if info["layered"] else "")
-            table.add_row(name, info["formula"], info["unit"], info["null"], info["oracle"])
-        out.print(table)
+            unit = "pure number" if info["unit"] in ("1", "") else info["unit"]
+            name = info["name"] + (" and @part" if info["layered"] else "")
+            out.print(f"{name}: {info['title']} ({unit})")
+            out.print(f"    = {info['formula']}")
+            out.print(f"    when nothing happens: {info['null']}")
+            out.print(f"    tested against: {info['oracle']}\n")
     return 0

@@ -2,7 +2,8 @@
 
 ``gradient_gram`` turns n batch gradients into the n x n matrix of their dot products, which is all
 that the estimates and their intervals need (`foreshock.stats.gram`). Two sources feed it: extra
-backward passes on the probe's batches, and the micro-batches of gradient accumulation.
+backward passes on the probe's batches, and the micro-batches of gradient accumulation. Two more know
+norms only: per-example norms within the step's own backward pass, and data-parallel ranks.
 """
 
 from __future__ import annotations
@@ -205,6 +206,20 @@ class GradientNoise:
     noise V, C = U/V at the batch size of the probe, B_simple = V·B/U, p_published = C/(1+C) (the
     published formula; the probability it is named after is `p_align`). U is unbiased and may be
     negative. "C = 1" says no more than "the batch size equals the noise scale".
+
+    **Examples.** With ``source="examples"`` an example is one row of dimension 0 of what the model
+    is given, and its gradient what flows back through that row. The rows are followed through the
+    forward pass; a parameter used where that cannot be done is named and the number is missing.
+    Gradients from elsewhere are not part of any example, so where there are some the number is
+    missing too, and the block begins anew: a penalty in the loss, ``.grad`` changed by hand or not
+    set to zero, clipping by value or of a part. One factor for all parameters is followed: clipping
+    by the norm of the whole, a loss scale. Under data parallelism the latter is not checked.
+
+    **Unequal passes.** Batches that are weighted alike but differ in size have different noise.
+    The backward passes of a step must have equal numbers of examples: with ``"examples"`` a step
+    where they do not is missing. With ``"accumulation"`` and ``"ranks"`` the sizes are unknown, so
+    **nothing flags** unequal ones (a short last micro-batch, token counts that vary), and signal
+    and noise are then wrong.
 
     Args:
         source: ``"probe"`` takes one extra backward pass a probe batch, in evaluation mode, at

@@ -53,6 +53,10 @@ class NormBlock:
         new = {name: (*old.get(name, ()), row)[-BLOCK:] for name, row in rows.items()}
         return NormBlock(kind, {**old, **new})
 
+    def without(self, parts: Sequence[str]) -> NormBlock:
+        """The block, with some parts begun anew."""
+        return NormBlock(self.kind, {n: r for n, r in self.rows.items() if n not in parts})
+
 
 def from_examples(
     block: NormBlock, moment: Moment, parts: Parts
@@ -118,6 +122,8 @@ def from_examples(
                 if norms.n < 2
                 else NOT_FINITE
             )
+    # One step with a gradient from elsewhere tells of others where it was not noticed.
+    block = block.without([part for part in rows if whys.get(part) in (ALTERED, NOT_FINITE)])
     block = block.add(kind, {part: row for part, row in rows.items() if part not in whys})
     out: dict[str, Estimate] = {}
     for part in members:

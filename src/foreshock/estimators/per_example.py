@@ -8,7 +8,7 @@ hook gets the error of that output, and input and error together give every exam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from foreshock.estimators import per_example_operands as ops
 from foreshock.estimators.per_example_follow import CONSTANT, INSIDE
-from foreshock.estimators.per_example_hearing import Hearing, forms
+from foreshock.estimators.per_example_hearing import Hearing, form
 from foreshock.estimators.per_example_operations import Call, move, rule_of
 from foreshock.probe.examples import ExampleNorms
 from foreshock.probe.quiet import quiet
@@ -56,17 +56,21 @@ class PerExample(TorchFunctionMode):
     parameters that are transposed, sliced, expanded or looked up at fixed positions first.
     Weights used several times are added before they are squared. All else is named.
 
-    **Checked**: two bilinear forms of the gradient of each embedding against those of what was
-    heard. Where they differ, it is *also* used outside the forward pass (a chunked loss that reads
-    it), and its norms are nan. **Not seen**: such a second use of other parameters, and examples
-    that are coupled other than by batch norm (a contrastive loss): what then counts as g_i is what
-    flows through row i.
+    **Followed**: where the examples are, from the model's input on
+    (`foreshock.estimators.per_example_follow`). A parameter that meets a tensor whose examples are
+    not in dimension 0, or are lost, is named; joining tensors whose examples are in different
+    places is refused.
+
+    **Checked**: a bilinear form of each gradient against that of what was heard. Where they differ
+    the parameter is *also* used outside the forward pass (a penalty in the loss, a chunked loss
+    that reads it), and its norms are nan. **Not seen**: examples that are coupled in the loss (a
+    contrastive one): what then counts as g_i is what flows through row i.
 
     Args:
         parameters: Trainable parameters, as the forward pass uses them.
         names: Their names.
         n: How many examples: length of dimension 0.
-        buffers: Frozen parameters and buffers by name, for sentences.
+        buffers: Gives names and buffers of the model, for sentences.
         given: What the model is given: its tensors of n rows hold the examples.
 
     Attributes:
@@ -78,14 +82,14 @@ class PerExample(TorchFunctionMode):
         parameters: Sequence[Tensor],
         names: Sequence[str],
         n: int,
-        buffers: Sequence[tuple[str, Tensor]] = (),
+        buffers: Callable[[], Iterable[tuple[str, Tensor]]] = tuple,
         given: Any = (),
     ) -> None:
         super().__init__()
         self.heard = Hearing(parameters, n)
         self.heard.marks.start(given)
-        self._owners = {id(b): name for name, b in buffers}
-        self._owners |= {id(p): name for p, name in zip(parameters, names, strict=True)}
+        self._owners = {id(p): name for p, name in zip(parameters, names, strict=True)}
+        self._buffers = buffers
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -183,7 +187,8 @@ class PerExample(TorchFunctionMode):
         given = call.given("input running_mean running_var weight bias training")
         if given.get("training"):
             known = [given.get(k) for k in ("weight", "bias", "running_mean")]
-            owner = next((self._owners[id(t)] for t in known if id(t) in self._owners), "")
+            owners = self._owners | {id(b): name for name, b in self._buffers()}
+            owner = next((owners[id(t)] for t in known if id(t) in owners), "")
             name = owner.rpartition(".")[0] or "a batch normalisation"
             self.heard.refuse(COUPLED.format(name=name), Flag.COUPLED_EXAMPLES)
 
@@ -286,7 +291,7 @@ def per_example_norms(view: ModelView, loss: Callable[..., Tensor], batch: Any) 
         for index, gradient in enumerate(found):
             if gradient is not None:
                 size = squared_norm(gradient).sqrt()
-                mode.heard.gradient(index, gradient, forms(gradient), size)
+                mode.heard.gradient(index, gradient, form(gradient), size)
         taken = mode.heard.norms([g is not None for g in found])
     zero = torch.zeros((), dtype=torch.float64, device=leaves[0].device)
     mean = [zero if g is None else squared_norm(g) for g in found]

@@ -42,11 +42,9 @@ class Marks:
         self._table[id(tensor)] = (weakref.ref(tensor), mark, why)
 
     def of(self, tensor: Tensor) -> int:
-        """Where the examples of a tensor are.
-
-        One that nobody has seen and that has a graph came from code that cannot be listened to, so
-        its examples are lost. Without a graph it is a constant to all parameters.
-        """
+        """Where the examples of a tensor are, as a mark."""
+        # One that nobody has seen and that has a graph came from code that cannot be listened to,
+        # so its examples are lost. Without a graph it is a constant to all parameters.
         entry = self._table.get(id(tensor))
         if entry is not None and entry[0]() is tensor:
             return entry[1]
@@ -325,7 +323,9 @@ def _summed(tensor: Tensor, mark: int, call: Any, out: Tensor) -> int:
     if not isinstance(equation, str) or "->" not in equation or "." in equation or mark < 0:
         return LOST
     before, after = equation.replace(" ", "").split("->")
-    letters = {terms[mark] for terms, o in zip(before.split(","), operands) if o is tensor}
+    letters = {
+        terms[mark] for terms, o in zip(before.split(","), operands, strict=True) if o is tensor
+    }
     if len(letters) != 1:
         return LOST
     return after.find(letters.pop()) if letters & set(after) else LOST
@@ -453,7 +453,7 @@ def _fill() -> None:
         PLACES.update(dict.fromkeys(_each(names), place))
     for name in ("T", "mT"):
         PLACES[getattr(Tensor, name).__get__] = _moved
-    PLACES[Tensor.data.__get__] = _elementwise
+    PLACES[vars(torch._C.TensorBase)["data"].__get__] = _elementwise
     # With indices: the same function behind another name.
     for name in ("max_pool1d", "max_pool2d", "max_pool3d"):
         PLACES[getattr(functional, f"{name}_with_indices")] = _IMAGE

@@ -53,7 +53,6 @@ SERIES = (
     ),
     series("sigma_steady", "steady σ_k*", "√(W/h) |G|", SOURCE, unit="√loss"),
 )
-WINDOW = tuple(info.name for info in SERIES[:11])
 
 
 @dataclass(frozen=True)

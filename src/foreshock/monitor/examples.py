@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ from torch.nn.modules.module import (
 from torch.utils.hooks import RemovableHandle
 
 from foreshock.estimators.per_example import PerExample, assemble
-from foreshock.estimators.per_example_hearing import Hearing, forms, stacked
+from foreshock.estimators.per_example_hearing import Hearing, form, plainly, stacked
 from foreshock.probe.examples import ExampleNorms
 from foreshock.probe.view import ModelView, batch_size, unwrap
 from foreshock.types import Flag
@@ -39,19 +41,44 @@ DIFFERENCE, NORMS = {True: 0.05, False: 0.02}, {True: 0.02, False: 0.002}
 class Arrived(NamedTuple):
     """One parameter's gradients of this step."""
 
-    forms: Tensor
+    form: Tensor
     norm: Tensor
+
+
+class Inert:
+    """A hook on a module that does nothing in copies of the module, pickled or not.
+
+    Args:
+        method: What it calls, as long as its owner lives.
+    """
+
+    def __init__(self, method: Callable[..., None]) -> None:
+        self._method = weakref.WeakMethod(method)
+
+    def __call__(self, *given: Any) -> None:
+        """Pass on what a hook is given."""
+        method = self._method()
+        if method is not None:
+            method(*given)
+
+    def __deepcopy__(self, memo: Any) -> Callable[..., None]:
+        return nullcontext().__exit__
+
+    def __reduce__(self) -> Any:
+        # Something of the standard library that takes everything and gives nothing.
+        return getattr, (nullcontext(), "__exit__")
 
 
 class Examples:
     """Listens to the model's forward passes, and to their backward passes, on steps that ask.
 
     Only while armed are there hooks: two global ones around module calls, which pass over all
-    modules but the model (hooks on the model itself would be copied and pickled with it), and one
-    on each parameter for the gradient of the batch. Between the former a `PerExample` mode notices
-    what reads a parameter. All return nothing, so training is bitwise as it was; nothing is kept
-    after the step, nor of a forward pass whose graph is gone. Nothing raises: an error is the
-    reason why there are no norms.
+    modules but the model, and one on each parameter for the gradient of the batch. (Hooks on the
+    model would be copied and pickled with it, and cannot be scripted. They are used only where
+    something was compiled in this process, since compiled models warn of global ones; their copies
+    do nothing.) Between the former a `PerExample` mode notices what reads a parameter. All return
+    nothing, so training is bitwise as it was; nothing is kept after the step, nor of a forward pass
+    whose graph is gone. Nothing raises: an error is the reason why there are no norms.
 
     On an armed step the inputs of layers inside activation checkpoints are kept until the backward
     pass, so a non-reentrant checkpoint saves no memory there; a reentrant one runs without a graph,
@@ -106,11 +133,19 @@ class Examples:
             return
         self._armed = True
         self._parameters = list(self._view.live_parameters)
-        before = register_module_forward_pre_hook(self._before)
-        # Global hooks are told keyword arguments where the module lists their number.
-        self._keyed = before.id
-        self._live._forward_pre_hooks_with_kwargs[before.id] = True
-        self._handles = [before, register_module_forward_hook(self._after, always_call=True)]
+        if _somebody_compiles():
+            # Compiled models warn of global hooks.
+            live, before, after = self._live, Inert(self._before), Inert(self._after)
+            self._handles = [
+                live.register_forward_pre_hook(before, with_kwargs=True),
+                live.register_forward_hook(after, always_call=True),
+            ]
+        else:
+            first = register_module_forward_pre_hook(self._before)
+            # Global hooks are told keyword arguments where the module lists their number.
+            self._keyed = first.id
+            self._live._forward_pre_hooks_with_kwargs[first.id] = True
+            self._handles = [first, register_module_forward_hook(self._after, always_call=True)]
         self._handles += [
             parameter.register_hook(partial(self._arrived, index))
             for index, parameter in enumerate(self._parameters)
@@ -150,9 +185,7 @@ class Examples:
         if not self._same():
             self._trouble = FROZEN
             return
-        fixed = [(name, p) for name, p in self._live.named_parameters() if not p.requires_grad]
-        fixed += list(self._live.named_buffers())
-        mode = PerExample(self._parameters, self._view.names, n, fixed, given)
+        mode = PerExample(self._parameters, self._view.names, n, self._live.named_buffers, given)
         mode.heard.on_start = self._started
         mode.__enter__()
         self._open = mode
@@ -195,7 +228,7 @@ class Examples:
         try:
             latest = len(self._passes) - 1
             self._present.setdefault(latest, set()).add(index)
-            with torch.no_grad():
+            with plainly(gradient.device):
                 self._keep(index, gradient.detach(), latest)
         except Exception as error:
             self._give_up(error)
@@ -203,13 +236,13 @@ class Examples:
     def _keep(self, index: int, gradient: Tensor, latest: int) -> None:
         if gradient.is_sparse:
             gradient = gradient.to_dense()
-        seen = forms(gradient)
+        seen = form(gradient)
         norm = _norms([gradient])[0]
         if latest >= 0:
             self._passes[latest].gradient(index, gradient, seen, norm)
         earlier = self._totals.get(index)
         if earlier is not None:  # an earlier pass of this step
-            seen = seen + earlier.forms
+            seen = seen + earlier.form
             held = self._parameters[index].grad
             if held is not None:
                 norm = _norms([gradient + held])[0]
@@ -236,7 +269,7 @@ class Examples:
         try:
             if not self._same() or len(gradients) != len(self._parameters):
                 return self._refused(FROZEN)
-            with torch.no_grad():
+            with plainly(self._parameters[0].device):
                 return self._taken(gradients)
         except Exception as error:
             self._give_up(error)
@@ -271,20 +304,13 @@ class Examples:
             present = self._present.get(i, set()) | outside
             taken.append(one.norms([index in present for index in range(len(live))]))
         norms, factor, altered = self._compare(gradients)
-        unused = torch.tensor([g is None for g in gradients], device=norms.device)
-        if any(g is None for g in gradients):
-            taken = [
-                (torch.where(unused, 0.0, squares), missed)
-                for squares, missed in taken
-            ]
-            for _, missed in taken:
-                for index, g in enumerate(gradients):
-                    if g is None:
-                        missed.pop(index, None)
-            norms = torch.where(unused, 0.0, norms)
-        taken = [
-            (torch.where(altered, torch.nan, squares), missed) for squares, missed in taken
-        ]
+        unused = [index for index, g in enumerate(gradients) if g is None]
+        for at, (squares, missed) in enumerate(taken):
+            squares = torch.where(altered, torch.nan, squares)
+            if unused:
+                squares[:, unused] = 0.0
+            used = {i: why for i, why in missed.items() if gradients[i] is not None}
+            taken[at] = squares, used
         return assemble(self._view, taken, norms.square(), factor, altered)
 
     def _entangled(self) -> bool:
@@ -303,28 +329,38 @@ class Examples:
             The norm of each parameter's gradient as it was heard, the factor between the two, and
             which parameters are not at that factor.
         """
-        present = [(i, _dense(g)) for i, g in enumerate(gradients) if g is not None]
-        zero = torch.zeros((), device=present[0][1].device)
-        both = zero.expand(2)
-        totals = [self._totals.get(i, Arrived(both, zero)) for i in range(len(gradients))]
+        present = [_dense(g) for g in gradients if g is not None]
+        zero = torch.zeros((), device=present[0].device)
+        nothing = Arrived(zero, zero)
+        unused = [g is None for g in gradients]
+        totals = [
+            nothing if empty else self._totals.get(i, nothing) for i, empty in enumerate(unused)
+        ]
         heard = stacked([t.norm for t in totals])
-        at = [i for i, _ in present]
-        used_norms, heard_norms = stacked(_norms([g for _, g in present])), heard[at]
-        size = heard_norms.square().sum()
-        factor = torch.where(size > 0, used_norms.square().sum() / size, 1.0).sqrt()
-        altered = torch.zeros(len(gradients), dtype=torch.bool, device=zero.device)
+        norms, along = iter(_norms(present)), iter([form(g) for g in present])
+        used = stacked([zero if empty else next(norms) for empty in unused])
+        size = heard.square().sum()
+        factor = torch.where(size > 0, used.square().sum() / size, 1.0).sqrt()
         ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
         if ranks and torch.distributed.get_world_size() > 1:
-            return heard, torch.ones_like(factor), altered
-        used = stacked([forms(g) for _, g in present])
-        expected = factor * stacked([totals[i].forms for i in at])
-        narrow = any(g.dtype in (torch.float16, torch.bfloat16) for _, g in present)
-        scale = factor * heard_norms
+            return heard, torch.ones_like(factor), heard < 0
+        narrow = any(g.dtype in (torch.float16, torch.bfloat16) for g in present)
+        scale = factor * heard
         least = 1e-6 * factor * size.sqrt()  # a parameter whose gradient is rounding alone
-        far = ((used - expected).abs() > DIFFERENCE[narrow] * scale.unsqueeze(1) + least).any(1)
-        far |= (used_norms - scale).abs() > NORMS[narrow] * scale + least
-        altered[at] = far
-        return heard, factor, altered
+        seen = stacked([zero if empty else next(along) for empty in unused])
+        expected = factor * stacked([t.form for t in totals])
+        far = (seen - expected).abs() > DIFFERENCE[narrow] * scale + least
+        return heard, factor, far | ((used - scale).abs() > NORMS[narrow] * scale + least)
+
+
+def _somebody_compiles() -> bool:
+    """Whether anything in this process was compiled: dynamo alone is often there for no reason."""
+    frames = sys.modules.get("torch._dynamo.eval_frame")
+    if frames is None:
+        return False
+    backends = getattr(frames, "cached_backends", None)
+    # No compiler at all is listed as ``None`` from the start.
+    return backends is None or any(one is not None for one in backends.values())
 
 
 def _start(heard: Hearing, error: Tensor) -> None:

@@ -67,8 +67,8 @@ class MicroBatches:
 
         Returns:
             k gradients; none when parameters took part in different numbers of passes or were
-            (un)frozen within the step, which ``uneven`` then says. A parameter that took part in none has zeros. Their plain sum is
-            left in ``total`` until the next call.
+            (un)frozen within the step, which ``uneven`` then says. A parameter that took part in
+            none has zeros. Their plain sum is left in ``total`` until the next call.
         """
         self.total = ()
         counts = {len(column) for column in self._seen} - {0}
