@@ -110,7 +110,7 @@ def test_one_chain_has_no_interval() -> None:
 
 
 def test_chains_too_short_for_a_flat_direction_say_so() -> None:
-    """They agree with each other, and have not reached where they are going: R-hat is blind to it."""
+    """They agree with each other and have not reached their place: R-hat is blind to it."""
     x = np.random.default_rng(0).gamma(1.0, 1.0, (4, 200))
     short = llc_summary(x, 0.0, 1.0, np.zeros_like(x), relaxations=0.5)["llc/lambda"]
     long = llc_summary(x, 0.0, 1.0, np.zeros_like(x), relaxations=5.0)["llc/lambda"]

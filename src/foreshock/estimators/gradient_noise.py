@@ -2,8 +2,8 @@
 
 ``gradient_gram`` turns n batch gradients into the n x n matrix of their dot products, which is all
 that the estimates and their intervals need (`foreshock.stats.gram`). Two sources feed it: extra
-backward passes on the probe's batches, and the micro-batches of gradient accumulation. Two more know
-norms only: per-example norms within the step's own backward pass, and data-parallel ranks.
+backward passes on the probe's batches, and the micro-batches of gradient accumulation. Two more
+know norms only: per-example norms within the step's own backward pass, and data-parallel ranks.
 """
 
 from __future__ import annotations
