@@ -130,8 +130,8 @@ def snr_in_noise_metric(
     diagonal form, 97-100 % for the ridge. Where that mean is 1 the diagonal form covered 86 % at
     n = 8 and 93 % at n = 20 (300 cases each, not in the benchmark). Radial Student-t4: ridge
     97-100 %, diagonal 67-100 %, as E 1/v is larger than the Gaussian one and the sum reads high.
-    Skewed noise biases the diagonal form downwards at small n, below 0 even: exponential noise with a truth of
-    18 reads -3.6 at n = 7, 1.8 at n = 8 and 15.8 at n = 20; take 16 batches or more.
+    Skewed noise biases the diagonal form downwards at small n, below 0 even: exponential noise with
+    a truth of 18 reads -3.6 at n = 7, 1.8 at n = 8 and 15.8 at n = 20; take 16 batches or more.
     The null band is the plain jackknife's.
 
     Args:
