@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -32,6 +32,9 @@ MOST = 64
 #: Length of the random vector that is added to a unit start, and of the second Ritz vector. Without
 #: it a start that has converged stays on its eigenvector for ever, whatever overtakes it.
 ADMIXTURE = 0.1
+
+
+EMPTY_GROUP = "The group {name!r} finds no trainable parameter."
 
 
 @dataclass(frozen=True)
@@ -350,22 +353,30 @@ class Curvature:
                 "hessian/lambda_max": top,
                 "hessian/eta_lambda_half": scaled(top, max(moment.learning_rates) / 2),
             }
-            parts = resolve_groups(self.groups, moment.view)  # type: ignore[arg-type]
             states = {}
-            for name, members in parts.items():
-                index = part_index(moment.view, members)
-                if not len(index):
-                    sentence = f"The group {name!r} finds no trainable parameter."
-                    scalars[f"hessian/lambda_max@{name}"] = Estimate.missing(sentence)
+            for name, block in blocks(product, self.groups, moment).items():
+                series = f"hessian/lambda_max@{name}"
+                if block is None:
+                    scalars[series] = Estimate.missing(EMPTY_GROUP.format(name=name))
                     continue
-                block = PartProduct(product, index)
-                states[name], part = track(block, state.groups.get(name), **options)
-                scalars[f"hessian/lambda_max@{name}"] = part
-        return _with_groups(after, states), Readings(scalars)
+                states[name], scalars[series] = track(block, state.groups.get(name), **options)
+        return replace(after, groups=states), Readings(scalars)
 
 
-def _with_groups(state: CurvatureState, groups: dict[str, CurvatureState]) -> CurvatureState:
-    return CurvatureState(state.vectors, state.count, state.checked_at, state.warm, groups)
+def blocks(product: Product, groups: Groups, moment: Moment) -> dict[str, PartProduct | None]:
+    """The diagonal blocks of a matrix over the weights that belong to parts of the model.
+
+    Args:
+        product: The whole matrix.
+        groups: As an observable keeps them.
+        moment: For its view.
+
+    Returns:
+        Name of the part to its block; ``None`` for a part that finds no trainable parameter.
+    """
+    found = resolve_groups(groups, moment.view)  # type: ignore[arg-type]
+    indices = {name: part_index(moment.view, members) for name, members in found.items()}
+    return {name: PartProduct(product, i) if len(i) else None for name, i in indices.items()}
 
 
 def scaled(estimate: Estimate, factor: float) -> Estimate:

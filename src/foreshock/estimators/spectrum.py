@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from foreshock.estimators.curvature import CurvatureState, track
+from foreshock.estimators.curvature import EMPTY_GROUP, CurvatureState, blocks, track
 from foreshock.estimators.hvp import DIFFERENCES, Product
 from foreshock.estimators.lanczos import TOLERANCE, Krylov
 from foreshock.estimators.probe_hessian import check_on, needs_of, probe_product
+from foreshock.probe.groups import Groups, check_groups
 from foreshock.probe.moment import Moment
 from foreshock.probe.quiet import quiet
 from foreshock.stats.intervals import t_quantile
@@ -230,9 +231,11 @@ class Spectrum:
         cold_every: Distance of cold checks of λ_min, in measurements.
         seed: Seed of the random vectors.
         on: ``"batch"``, ``"train"`` or ``"probe"``, as for `Curvature`.
+        groups: Parts of the model of whose diagonal blocks λ_min and trace are taken, too, as
+            ``hessian/trace@part``. Each costs as much as the whole.
 
     Raises:
-        ValueError: If a number is too small or ``on`` is unknown.
+        ValueError: If a number is too small, or ``on`` or ``groups`` is unknown.
 
     References:
         Meyer et al., SOSA 2021 (trace); Ghorbani et al., ICML 2019 (density).
@@ -250,6 +253,7 @@ class Spectrum:
     cold_every: int = 25
     seed: int = 0
     on: Literal["batch", "train", "probe"] = "batch"
+    groups: Groups = None
     name: str = "spectrum"
     price: float = 200.0
     stride: int = 0
@@ -270,6 +274,7 @@ class Spectrum:
         if not self.width > 0:
             raise ValueError(f"The `width` of `Spectrum` must be positive. Got {self.width}.")
         check_on(self.on, "Spectrum")
+        object.__setattr__(self, "groups", check_groups(self.groups, "Spectrum"))
 
     @property
     def needs(self) -> frozenset[str]:
@@ -286,6 +291,7 @@ class Spectrum:
                 "smallest Hessian eigenvalue",
                 unit,
                 "0 at a minimum",
+                layered=self.groups is not None,
                 formula="min eigenvalue of ∇²L on one batch; interval θ ± |Hv − θv|",
                 oracle=oracle,
                 source="Ghorbani et al. 2019",
@@ -295,6 +301,7 @@ class Spectrum:
                 "trace of the Hessian",
                 unit,
                 "0 for a loss linear in the weights",
+                layered=self.groups is not None,
                 formula="tr ∇²L by Hutch++, t interval over its random vectors",
                 oracle=oracle,
                 source="Meyer et al. 2021",
@@ -331,31 +338,39 @@ class Spectrum:
             product = probe_product(moment, self.on)
             generator = torch.Generator(device=product.device)
             generator.manual_seed(self.seed * 1_000_003 + state.count)
-            smallest, minus = track(
-                Negative(product),
-                state.smallest,
-                step=moment.step,
-                cold_every=self.cold_every,
-                tolerance=TOLERANCE,
-                seed=self.seed,
-                to_norm=True,
-            )
-            trace = hutch_plus_plus(product, product.dimension, self.products, generator)
+            options: dict[str, Any] = {
+                "step": moment.step,
+                "cold_every": self.cold_every,
+                "tolerance": TOLERANCE,
+                "seed": self.seed,
+                "to_norm": True,
+            }
+
+            def trace_of(matrix: Product) -> Estimate:
+                trace = hutch_plus_plus(matrix, matrix.dimension, self.products, generator)
+                if matrix.method != "differences" or not math.isfinite(trace.value):
+                    return trace
+                return replace(trace, flags=Flag.BELOW_PRECISION, reason=DIFFERENCES)
+
+            smallest, minus = track(Negative(product), state.smallest, **options)
+            scalars = {"hessian/lambda_min": negated(minus), "hessian/trace": trace_of(product)}
             density = lanczos_quadrature(product, self.starts, self.steps, generator)
-        if product.method == "differences" and math.isfinite(trace.value):
-            trace = Estimate(
-                trace.value,
-                trace.low,
-                trace.high,
-                n=trace.n,
-                flags=Flag.BELOW_PRECISION,
-                reason=DIFFERENCES,
-            )
+            states = {}
+            for name, block in blocks(product, self.groups, moment).items():
+                if block is None:
+                    missing = Estimate.missing(EMPTY_GROUP.format(name=name))
+                    scalars[f"hessian/lambda_min@{name}"] = missing
+                    scalars[f"hessian/trace@{name}"] = missing
+                    continue
+                earlier = state.smallest.groups.get(name)
+                states[name], minus = track(Negative(block), earlier, **options)
+                scalars[f"hessian/lambda_min@{name}"] = negated(minus)
+                scalars[f"hessian/trace@{name}"] = trace_of(block)
         arrays = {}
         if density is not None:
             grid, heights = density.smoothed(self.points, self.width)
             arrays = {"hessian/density": heights, "hessian/density_grid": grid}
-        scalars = {"hessian/lambda_min": negated(minus), "hessian/trace": trace}
+        smallest = replace(smallest, groups=states)
         return SpectrumState(smallest, state.count + 1), Readings(scalars, arrays)
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from foreshock.estimators.curvature import CurvatureState, track
+from foreshock.estimators.curvature import EMPTY_GROUP, CurvatureState, blocks, track
 from foreshock.estimators.hvp import Product
 from foreshock.estimators.lanczos import TOLERANCE
 from foreshock.estimators.probe_hessian import check_on, needs_of, probe_product
+from foreshock.probe.groups import Groups, check_groups
 from foreshock.probe.moment import Moment
 from foreshock.probe.optimizer import OptimizerView
 from foreshock.probe.quiet import quiet
@@ -122,10 +123,12 @@ class Stability:
         seed: Seed of the random starts.
         on: ``"batch"``, ``"train"`` or ``"probe"``, as for `Curvature`.
         tolerance: Relative error at which Lanczos stops.
+        groups: Parts of the model whose own edge is tracked, too, as ``hessian/stability@part``: as
+            if the rest of the weights stood still. Each costs as much as the whole.
 
     Raises:
-        ValueError: If ``cold_every`` is below 1, ``tolerance`` not between 0 and 1, or ``on``
-            unknown.
+        ValueError: If ``cold_every`` is below 1, ``tolerance`` not between 0 and 1, or ``on`` or
+            ``groups`` unknown.
 
     References:
         Cohen et al., ICLR 2021 and arXiv:2207.14484.
@@ -139,6 +142,7 @@ class Stability:
     seed: int = 0
     on: Literal["batch", "train", "probe"] = "batch"
     tolerance: float = TOLERANCE
+    groups: Groups = None
     name: str = "stability"
     price: float = 40.0
     stride: int = 0
@@ -153,6 +157,7 @@ class Stability:
                 f"The `tolerance` of `Stability` must lie between 0 and 1. Got {self.tolerance}."
             )
         check_on(self.on, "Stability")
+        object.__setattr__(self, "groups", check_groups(self.groups, "Stability"))
 
     @property
     def needs(self) -> frozenset[str]:
@@ -168,6 +173,7 @@ class Stability:
                 "nearness to the optimizer's edge (edge: 1)",
                 "1",
                 "the span of two Lanczos starts",
+                layered=self.groups is not None,
                 formula="λ_max(R H R + a), R² = cη/P; unstable above 1",
                 oracle="torch's own optimizers on quadratics just below and above the edge",
                 source="levy.md 2; Cohen et al. 2021, 2022",
@@ -187,12 +193,18 @@ class Stability:
             return state, Readings({"hessian/stability": Estimate.missing(why)})
         with quiet(self.seed):
             product = ScaledProduct(probe_product(moment, self.on), *metric)
-            state, top = track(
-                product,
-                state,
-                step=moment.step,
-                cold_every=self.cold_every,
-                tolerance=self.tolerance,
-                seed=self.seed,
-            )
-        return state, Readings({"hessian/stability": top})
+            options: dict[str, Any] = {
+                "step": moment.step,
+                "cold_every": self.cold_every,
+                "tolerance": self.tolerance,
+                "seed": self.seed,
+            }
+            after, top = track(product, state, **options)
+            scalars, states = {"hessian/stability": top}, {}
+            for name, block in blocks(product, self.groups, moment).items():
+                series = f"hessian/stability@{name}"
+                if block is None:
+                    scalars[series] = Estimate.missing(EMPTY_GROUP.format(name=name))
+                    continue
+                states[name], scalars[series] = track(block, state.groups.get(name), **options)
+        return replace(after, groups=states), Readings(scalars)
