@@ -18,7 +18,7 @@ CLASSES = 8
 def cells(cases: int, seed: int) -> list[Cell]:
     """One cell a quantity, strength and size."""
     rng = np.random.default_rng(seed)
-    out = [*_heldout(cases, rng), *_ridge(cases, rng), *_accuracy(cases, rng)]
+    out = [*_heldout(cases, rng), *_ridge(cases, rng), *_accuracy(cases, rng), *_loss(cases, rng)]
     return [*out, *_rank(cases, rng), *_alignment(cases, rng), *_entropy(cases, rng)]
 
 
@@ -77,6 +77,20 @@ def _accuracy(cases: int, rng: np.random.Generator) -> list[Cell]:
         out.append(
             Cell("readout/probe_accuracy", f"n = {n}, p = {p}", cases, hit, 0.94, 1.0, "exact")
         )
+    return out
+
+
+def _loss(cases: int, rng: np.random.Generator) -> list[Cell]:
+    """Student's t of cross-entropies, which are skewed: many small ones, a few large."""
+    out = []
+    for n, scale in ((265, 1.0), (265, 4.0), (1740, 4.0)):
+        logits = scale * rng.standard_normal((200_000, 10))
+        logits -= logits.max(1, keepdims=True)
+        losses = np.log(np.exp(logits).sum(1)) - logits[:, 0]
+        truth = float(losses.mean())
+        found = [mean_interval(rng.choice(losses, n)) for _ in range(cases)]
+        hit = float(np.mean([e.low <= truth <= e.high for e in found]))
+        out.append(Cell("readout/heldout_loss", f"n = {n}, logits of size {scale:g}", cases, hit))
     return out
 
 

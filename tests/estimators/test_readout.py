@@ -55,6 +55,25 @@ def test_a_model_that_knows_is_heard_and_scale_does_not_matter() -> None:
         other["readout/heldout_signal"].value, rel=1e-5
     )
     assert one["readout/probe_accuracy"].value == 1.0
+    assert one["readout/heldout_accuracy"].value == 1.0
+
+
+def test_the_baselines_are_those_of_torch() -> None:
+    g = torch.Generator().manual_seed(3)
+    x, y = torch.randn(60, 4, generator=g), torch.randint(4, (60,), generator=g)
+    model = nn.Linear(4, 4)
+    found = read(HeldoutSignal(), model, Probe(loss, [(x, y)], heldout=(x, y)))
+    with torch.no_grad():
+        logits = model(x)
+    expected = nn.functional.cross_entropy(logits, y).item()
+    assert found["readout/heldout_loss"].value == pytest.approx(expected, rel=1e-6)
+    hits = (logits.argmax(1) == y).double().mean().item()
+    assert found["readout/heldout_accuracy"].value == pytest.approx(hits)
+    with torch.no_grad():
+        model.weight.mul_(1e5)  # losses of 1e5 nats must not overflow
+    assert read(HeldoutSignal(), model, Probe(loss, [(x, y)], heldout=(x, y)))[
+        "readout/heldout_loss"
+    ].resolved
 
 
 class Hidden(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from foreshock.probe.moment import Moment
 from foreshock.probe.view import labelled
 from foreshock.stats.permutation import true_label_rank_p
 from foreshock.stats.readout import heldout_signal, ridge_readout
-from foreshock.stats.sample import proportion
+from foreshock.stats.sample import mean_interval, proportion
 from foreshock.types import Estimate, Readings, SeriesInfo
 
 #: The permutation p-value is taken on so many examples and draws at most: a few milliseconds.
@@ -59,6 +60,8 @@ class HeldoutSignal:
     ``readout/rank_p`` is the permutation p-value of the mean rank of the true label on the first
     512 held-out examples, from 199 permutations: exact where z is not, at small n, with unbalanced
     classes, on structured tables. It is never below 1/200.
+    ``readout/heldout_accuracy`` and ``readout/heldout_loss`` (mean cross-entropy, in nats) of the
+    same examples are the baselines that the signal must beat.
     ``readout/probe_accuracy`` is the share of training examples the model gets right: rules that
     must wait for memorisation read it.
 
@@ -95,6 +98,24 @@ class HeldoutSignal:
                 formula="(1 + #{permuted mean rank <= observed}) / (1 + permutations)",
                 oracle="all permutations listed at n = 6; uniform over shuffled labels",
                 source="Phipson & Smyth 2010",
+            ),
+            SeriesInfo(
+                "readout/heldout_accuracy",
+                "accuracy on held-out examples",
+                "1",
+                "chance",
+                formula="share of held-out examples whose largest logit is the label's",
+                oracle="counted by hand; Clopper-Pearson interval",
+                source="baseline",
+            ),
+            SeriesInfo(
+                "readout/heldout_loss",
+                "cross-entropy on held-out examples",
+                "nat",
+                "log of the number of classes",
+                formula="mean of log Σ_k exp z_ik − z_i,y_i",
+                oracle="torch.nn.functional.cross_entropy",
+                source="baseline",
             ),
             SeriesInfo(
                 "readout/probe_accuracy",
@@ -136,9 +157,29 @@ class HeldoutSignal:
             accuracy = replace(proportion(int(hits.sum()), len(hits)), null=(1 / k, 1 / k))
         else:
             accuracy = Estimate.missing("The outputs on training examples are not finite.")
+        held, loss = _baselines(scores, wanted)
         return state, Readings(
-            {"readout/heldout_signal": z, "readout/rank_p": p, "readout/probe_accuracy": accuracy}
+            {
+                "readout/heldout_signal": z,
+                "readout/rank_p": p,
+                "readout/heldout_accuracy": held,
+                "readout/heldout_loss": loss,
+                "readout/probe_accuracy": accuracy,
+            }
         )
+
+
+def _baselines(scores: np.ndarray, labels: np.ndarray) -> tuple[Estimate, Estimate]:
+    """Accuracy and cross-entropy of logits ``(n, k)``."""
+    if not len(scores) or not np.isfinite(scores).all():
+        missing = Estimate.missing("The logits of the held-out examples are not finite, or none.")
+        return missing, missing
+    k = scores.shape[1]
+    hits = int((scores.argmax(1) == labels).sum())
+    accuracy = replace(proportion(hits, len(scores)), null=(1 / k, 1 / k))
+    centred = scores - scores.max(1, keepdims=True)  # so that the exponential does not overflow
+    losses = np.log(np.exp(centred).sum(1)) - centred[np.arange(len(scores)), labels]
+    return accuracy, replace(mean_interval(losses), null=(math.log(k), math.log(k)))
 
 
 def _rows(outputs: Tensor) -> Tensor:
