@@ -99,8 +99,9 @@ def signal_noise(
     Returns:
         One `Estimate` per name in `SERIES`. Every one but `grad/noise` and `grad/p_align` is
         flagged `unresolved` when the interval of the signal contains 0. n < 3, a Gram that is not
-        finite, and a zero Gram give missing estimates; identical gradients (a full batch has no
-        noise) an exact signal, zero noise, and an infinite, flagged ratio.
+        finite, and a zero Gram give missing estimates; identical gradients (full
+        batches, or one batch repeated) the squared norm as signal and zero noise, both flagged and
+        without an interval, and an infinite, flagged ratio.
 
     Raises:
         ValueError: If `gram` is not a symmetric square matrix, `batch_size` is not positive, or
@@ -317,13 +318,17 @@ def _all_missing(reason: str, n: int) -> dict[str, Estimate]:
 
 
 def _noiseless(unit: Array, scale: float, batch_size: float | None) -> dict[str, Estimate]:
-    """Identical gradients: the signal is known exactly, ratios to the noise are infinite."""
+    """Identical gradients: full batches, or one batch repeated; nothing here tells them apart."""
     n = len(unit)
-    reason = "The batch gradients are identical: a full batch has no noise to compare with."
+    reason = (
+        "The batch gradients are identical: a full batch has no noise to compare with, and of one "
+        "batch that is repeated the noise is not known."
+    )
     endless = Estimate(math.inf, n=n, flags=Flag.UNRESOLVED, reason=reason)
     out = {name: endless for name in SERIES}
-    out["grad/signal"] = Estimate.exact(scale * float(unit.mean()), n=n)
-    out["grad/noise"] = Estimate(0.0, 0.0, 0.0, n=n, flags=Flag.BELOW_PRECISION, reason=reason)
+    flags, norm = Flag.BELOW_PRECISION, scale * float(unit.mean())
+    out["grad/signal"] = Estimate(norm, n=n, flags=flags, reason=reason)
+    out["grad/noise"] = Estimate(0.0, n=n, flags=flags, reason=reason)
     if batch_size is None:
         out |= _per_example(endless, None)
     else:
