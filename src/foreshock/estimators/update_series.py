@@ -122,7 +122,7 @@ def window_series(noise: str, level: str, ratio: str) -> tuple[SeriesInfo, ...]:
         *(
             entry(
                 f"angle_{k}",
-                f"turn of the span of the first {k} modes",
+                f"turn of the span of the first {k} modes" if k > 1 else "turn of the first mode",
                 "degree",
                 shared,
                 f"arccos of the least singular value of O[:{k}, :{k}], O_jk = ⟨v_j(t), v_k(t+1)⟩",

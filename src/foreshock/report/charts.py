@@ -160,7 +160,7 @@ def family_charts(runs: Sequence[RunData], shown: Sequence[Chart]) -> tuple[Grou
                 _lines(runs, ((name, name),)) or _bundle_lines(bundle),
                 caption=_caption(column, shared=bool(bundle) and len(runs) > 1),
                 log=bool(bundle),
-                missing="Declared, but no value was recorded.",
+                missing="No number was recorded, or arrays that this page does not draw.",
             )
         )
     heats: dict[str, list[HeatMap]] = {}
