@@ -114,6 +114,20 @@ class Estimate:
         return cls(value, value, value, n=n)
 
     @classmethod
+    def plain(cls, value: float) -> Estimate:
+        """A number for which nobody claims an uncertainty: logged by the user, or as published.
+
+        A value that is not finite is kept as it is and flagged.
+
+        Args:
+            value: The number.
+
+        Returns:
+            The estimate, with an interval of ``(nan, nan)``.
+        """
+        return cls(value) if math.isfinite(value) else cls.exact(value)
+
+    @classmethod
     def missing(cls, reason: str, *, flags: Flag = Flag.UNRESOLVED, n: int = 0) -> Estimate:
         """Nothing can be computed, and the sentence that says why."""
         return cls(NAN, n=n, flags=flags, reason=reason)

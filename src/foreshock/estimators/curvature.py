@@ -353,14 +353,35 @@ class Curvature:
                 "hessian/lambda_max": top,
                 "hessian/eta_lambda_half": scaled(top, max(moment.learning_rates) / 2),
             }
-            states = {}
-            for name, block in blocks(product, self.groups, moment).items():
-                series = f"hessian/lambda_max@{name}"
-                if block is None:
-                    scalars[series] = Estimate.missing(EMPTY_GROUP.format(name=name))
-                    continue
-                states[name], scalars[series] = track(block, state.groups.get(name), **options)
-        return replace(after, groups=states), Readings(scalars)
+            found = blocks(product, self.groups, moment)
+            states, parts = track_blocks(found, state.groups, "hessian/lambda_max", options)
+        return replace(after, groups=states), Readings(scalars | parts)
+
+
+def track_blocks(
+    found: Mapping[str, PartProduct | None],
+    states: Mapping[str, CurvatureState],
+    series: str,
+    options: Mapping[str, Any],
+) -> tuple[dict[str, CurvatureState], dict[str, Estimate]]:
+    """`track` for every block, each from its own state.
+
+    Args:
+        found: As `blocks` gives them.
+        states: Of the earlier call, by part.
+        series: Name of the series; parts are written behind its ``@``.
+        options: Of `track`.
+
+    Returns:
+        Next states, and estimates by series.
+    """
+    after, scalars = {}, {}
+    for name, block in found.items():
+        if block is None:
+            scalars[f"{series}@{name}"] = Estimate.missing(EMPTY_GROUP.format(name=name))
+        else:
+            after[name], scalars[f"{series}@{name}"] = track(block, states.get(name), **options)
+    return after, scalars
 
 
 def blocks(product: Product, groups: Groups, moment: Moment) -> dict[str, PartProduct | None]:

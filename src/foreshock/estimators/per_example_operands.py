@@ -43,8 +43,6 @@ INJECTIVE = {
 REPEATING = {T.__getitem__, *_both("expand", "expand_as", "broadcast_to", "repeat", "tile")}
 #: Copies in another type or place, which leave an index as it is.
 CASTS = _both("to", "float", "double", "half", "bfloat16", "type_as", "type", "cuda", "cpu")
-#: May carry the dimension of the examples elsewhere.
-MOVES = {*TRANSPOSES, *_both("permute", "movedim", "moveaxis", "swapdims")}
 
 ADD = {T.__add__, T.__radd__, T.__iadd__, *_both("add", "add_")}
 SUBTRACT = {T.__sub__, T.__rsub__, T.__isub__, *_both("sub", "sub_", "subtract", "rsub")}

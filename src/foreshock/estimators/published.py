@@ -23,7 +23,7 @@ from foreshock.probe.quiet import quiet
 from foreshock.probe.spec import Probe
 from foreshock.probe.view import ModelView
 from foreshock.stats import published as pub
-from foreshock.types import Estimate, SeriesInfo
+from foreshock.types import SeriesInfo
 
 
 def series(name: str, title: str, formula: str, source: str, *, unit: str = "1") -> SeriesInfo:
@@ -37,11 +37,6 @@ def series(name: str, title: str, formula: str, source: str, *, unit: str = "1")
         oracle="literal transcription in tests/published",
         source=source,
     )
-
-
-def plain(value: float) -> Estimate:
-    """A published number: no uncertainty is claimed; what is not finite is flagged."""
-    return Estimate(value) if math.isfinite(value) else Estimate.exact(value)
 
 
 def lambda_power(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from foreshock.estimators.curvature import hessian
-from foreshock.estimators.published import plain, series
+from foreshock.estimators.published import series
 from foreshock.probe.moment import Moment
 from foreshock.probe.quiet import quiet
 from foreshock.stats import published as pub
@@ -156,13 +156,13 @@ class PublishedEdge:
             "23": pub.g_23(sigma),
         }
         out = {
-            "published/k_star_raw": plain(k),
-            "published/k_star_weighted": plain(pub.k_star_weighted(sigma)),
-            "published/g_singular": plain(gaps["singular"]),
-            "published/g_eigenvalue": plain(gaps["eigenvalue"]),
-            "published/g_23": plain(gaps["23"]),
-            "published/alpha_halves": plain(_halves(gram)),
-            "published/bbp_ratio": plain(pub.bbp_ratio(sigma, parameters)),
+            "published/k_star_raw": Estimate.plain(k),
+            "published/k_star_weighted": Estimate.plain(pub.k_star_weighted(sigma)),
+            "published/g_singular": Estimate.plain(gaps["singular"]),
+            "published/g_eigenvalue": Estimate.plain(gaps["eigenvalue"]),
+            "published/g_23": Estimate.plain(gaps["23"]),
+            "published/alpha_halves": Estimate.plain(_halves(gram)),
+            "published/bbp_ratio": Estimate.plain(pub.bbp_ratio(sigma, parameters)),
         }
         if state.gram is None or not np.isfinite(state.gram).all() or not lr:
             missing = Estimate.missing("A change of the Gram needs an earlier window and η > 0.")
@@ -170,9 +170,9 @@ class PublishedEdge:
             return out | {f"published/{name}": missing for name in names}
         before = np.linalg.eigvalsh(state.gram)[::-1]
         change = float(np.linalg.norm(gram - state.gram))
-        out["published/alpha_clip"] = plain(float(pub.alpha_clip(sigma**2, before)[k - 1]))
+        out["published/alpha_clip"] = Estimate.plain(float(pub.alpha_clip(sigma**2, before)[k - 1]))
         for name, gap in gaps.items():
-            out[f"published/a_{name}"] = plain(pub.a_adiabatic(change, lr, gap))
+            out[f"published/a_{name}"] = Estimate.plain(pub.a_adiabatic(change, lr, gap))
         return out
 
     def _flow(
@@ -207,11 +207,11 @@ class PublishedEdge:
         )
         steady = pub.sigma_steady(self.width, bends[i], abs(along[i])) if bends[i] > 0 else math.inf
         out = {
-            "published/krylov_bound": plain(pub.krylov_bound(bends, lr, self.width)),
-            "published/gap_curvature": plain(flow[0]),
-            "published/gap_damping": plain(flow[1]),
-            "published/gap_driving": plain(flow[2]),
-            "published/sigma_steady": plain(steady),
+            "published/krylov_bound": Estimate.plain(pub.krylov_bound(bends, lr, self.width)),
+            "published/gap_curvature": Estimate.plain(flow[0]),
+            "published/gap_damping": Estimate.plain(flow[1]),
+            "published/gap_driving": Estimate.plain(flow[2]),
+            "published/sigma_steady": Estimate.plain(steady),
             "published/mode_importance": Estimate.missing(
                 "It needs an earlier window and `Probe(heldout=...)` that the loss accepts."
             ),
@@ -219,7 +219,9 @@ class PublishedEdge:
         if moment.probe.heldout is not None and math.isfinite(alpha):
             _, held = moment.view.gradient(moment.probe.loss, moment.probe.heldout)
             val = (modes[i] @ torch.cat([g.reshape(-1) for g in held]).double()).item()
-            out["published/mode_importance"] = plain(pub.mode_importance(alpha, along[i], val))
+            out["published/mode_importance"] = Estimate.plain(
+                pub.mode_importance(alpha, along[i], val)
+            )
         return out
 
 

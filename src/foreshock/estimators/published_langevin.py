@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foreshock.estimators.published import consolidation_ratio, lambda_power, plain, series
+from foreshock.estimators.published import consolidation_ratio, lambda_power, series
 from foreshock.probe.moment import Moment
 from foreshock.stats import published as pub
 from foreshock.types import Estimate, Readings
@@ -130,17 +130,17 @@ class PublishedLangevin:
         lr = moment.learning_rates[0]
         size = next((one.size for one in taken if one.size), None)
         found = {
-            "d_langevin": plain(diffusion),
+            "d_langevin": Estimate.plain(diffusion),
             **self._by_weights(count, spread, signal, dimension),
             **self._by_c(c, state.c),
             "d_eff_langevin": (
                 Estimate.missing("The batch size is unknown.")
                 if size is None
-                else plain(pub.d_eff_langevin(lr, noise / dimension, size))
+                else Estimate.plain(pub.d_eff_langevin(lr, noise / dimension, size))
             ),
-            "lambda_power20_langevin": plain(top),
+            "lambda_power20_langevin": Estimate.plain(top),
             "alpha_opt_langevin": (
-                plain(pub.alpha_opt_langevin(diffusion, top))
+                Estimate.plain(pub.alpha_opt_langevin(diffusion, top))
                 if top
                 else Estimate.missing("λ_max is zero.")
             ),
@@ -157,7 +157,10 @@ class PublishedLangevin:
             return {"d_parameters_langevin": missing, "c_parameters_langevin": missing}
         diffusion = spread / (count - 1) / dimension / count
         c = pub.c_langevin(signal, diffusion, dimension)
-        return {"d_parameters_langevin": plain(diffusion), "c_parameters_langevin": plain(c)}
+        return {
+            "d_parameters_langevin": Estimate.plain(diffusion),
+            "c_parameters_langevin": Estimate.plain(c),
+        }
 
     def _by_c(self, c: float, previous: float) -> dict[str, Estimate]:
         """C and what is read off it."""
@@ -165,10 +168,12 @@ class PublishedLangevin:
             missing = Estimate.missing("The gradients are not finite, or have no noise.")
             return dict.fromkeys(("c_langevin", "regime_langevin", "alert_langevin"), missing)
         return {
-            "c_langevin": plain(c),
-            "regime_langevin": plain(float(REGIMES.index(pub.regime_langevin(c, self.tolerance)))),
+            "c_langevin": Estimate.plain(c),
+            "regime_langevin": Estimate.plain(
+                float(REGIMES.index(pub.regime_langevin(c, self.tolerance)))
+            ),
             "alert_langevin": (
-                plain(float(pub.alert_langevin(c, previous)))
+                Estimate.plain(float(pub.alert_langevin(c, previous)))
                 if math.isfinite(previous)
                 else Estimate.missing('"Falling" needs an earlier record.')
             ),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foreshock.estimators.ntk import probe_inputs
-from foreshock.estimators.published import lambda_power, metric_log_det, plain, series
+from foreshock.estimators.published import lambda_power, metric_log_det, series
 from foreshock.probe.moment import Moment
 from foreshock.stats import published as pub
 from foreshock.types import Estimate, Readings
@@ -140,19 +140,19 @@ class PublishedLevy:
         history = [rho] if state.step < 0 else [state.rho, rho]
         rate = pub.drho_levy_code(history) if math.isfinite(rho) else math.nan
         out = {
-            "published/lambda_power5": plain(top),
-            "published/s_levy": plain(s) if lr else Estimate.missing("2/η at η = 0."),
+            "published/lambda_power5": Estimate.plain(top),
+            "published/s_levy": Estimate.plain(s) if lr else Estimate.missing("2/η at η = 0."),
             "published/s_band_levy": (
-                plain(float(BANDS.index(pub.s_band_levy(s))))
+                Estimate.plain(float(BANDS.index(pub.s_band_levy(s))))
                 if math.isfinite(s)
                 else Estimate.missing("S is not finite, or η is zero.")
             ),
-            "published/rho_levy": plain(rho),
-            "published/drho_levy": plain(rate),
+            "published/rho_levy": Estimate.plain(rho),
+            "published/drho_levy": Estimate.plain(rate),
             "published/drho_levy_text": (
                 Estimate.missing("A rate needs an earlier record.")
                 if state.step < 0
-                else plain(pub.drho_levy_text(rho, state.rho, moment.step - state.step))
+                else Estimate.plain(pub.drho_levy_text(rho, state.rho, moment.step - state.step))
             ),
         }
         recent = np.asarray(norms)
@@ -171,12 +171,12 @@ class PublishedLevy:
         text = pub.c_levy_text(norms[-1], float(recent.std()), alpha, dimension)
         parts = pub.components_levy(c, s, rate)
         out |= {
-            "published/hill_levy": plain(alpha),
-            "published/c_levy_code": plain(c),
-            "published/c_levy_text": plain(text),
-            "published/is_critical_levy": plain(float(pub.is_critical_levy(c, s, rate))),
-            "published/phi_levy": plain(pub.phi_levy(c, s, rate)),
+            "published/hill_levy": Estimate.plain(alpha),
+            "published/c_levy_code": Estimate.plain(c),
+            "published/c_levy_text": Estimate.plain(text),
+            "published/is_critical_levy": Estimate.plain(float(pub.is_critical_levy(c, s, rate))),
+            "published/phi_levy": Estimate.plain(pub.phi_levy(c, s, rate)),
         }
         for key, value in parts.items():
-            out[f"published/{key}_levy"] = plain(float(value))
+            out[f"published/{key}_levy"] = Estimate.plain(float(value))
         return {info.name: out[info.name] for info in SERIES}

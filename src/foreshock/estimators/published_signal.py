@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from foreshock.estimators.published import consolidation_ratio, lambda_power, plain, series
+from foreshock.estimators.published import consolidation_ratio, lambda_power, series
 from foreshock.probe.moment import Moment
 from foreshock.stats import published as pub
 from foreshock.types import Estimate, Readings
@@ -138,7 +138,7 @@ class PublishedSignal:
             "type_two_error_signal": pub.type_two_error_signal(p),
             "mutual_information_signal": pub.mutual_information_signal(c),
         }
-        found = {f"published/{name}": plain(float(value)) for name, value in out.items()}
+        found = {f"published/{name}": Estimate.plain(float(value)) for name, value in out.items()}
         found |= self._dimension(moment, p, s)
         return state, Readings({info.name: found[info.name] for info in SERIES})
 
@@ -154,9 +154,9 @@ class PublishedSignal:
         d_h = pub.d_h_signal(len(entries), alpha)
         value = pub.i_signal(p, s, d_h)
         state = (
-            plain(float(I_STATES.index(pub.i_state_signal(value))))
+            Estimate.plain(float(I_STATES.index(pub.i_state_signal(value))))
             if math.isfinite(value)
             else Estimate.missing("S is not finite.")
         )
-        numbers = [plain(alpha), plain(d_h), plain(value), state]
+        numbers = [Estimate.plain(alpha), Estimate.plain(d_h), Estimate.plain(value), state]
         return {f"published/{name}": n for name, n in zip(names, numbers, strict=True)}

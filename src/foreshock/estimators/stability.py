@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from foreshock.estimators.curvature import EMPTY_GROUP, CurvatureState, blocks, track
+from foreshock.estimators.curvature import CurvatureState, blocks, track, track_blocks
 from foreshock.estimators.hvp import Product
 from foreshock.estimators.lanczos import TOLERANCE
 from foreshock.estimators.probe_hessian import check_on, needs_of, probe_product
@@ -200,11 +200,6 @@ class Stability:
                 "seed": self.seed,
             }
             after, top = track(product, state, **options)
-            scalars, states = {"hessian/stability": top}, {}
-            for name, block in blocks(product, self.groups, moment).items():
-                series = f"hessian/stability@{name}"
-                if block is None:
-                    scalars[series] = Estimate.missing(EMPTY_GROUP.format(name=name))
-                    continue
-                states[name], scalars[series] = track(block, state.groups.get(name), **options)
-        return replace(after, groups=states), Readings(scalars)
+            found = blocks(product, self.groups, moment)
+            states, parts = track_blocks(found, state.groups, "hessian/stability", options)
+        return replace(after, groups=states), Readings({"hessian/stability": top} | parts)

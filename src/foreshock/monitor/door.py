@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from foreshock.detectors.judge import Judge
 from foreshock.probe.groups import resolve_groups
 from foreshock.probe.spec import Probe
 from foreshock.probe.view import ModelView, batch_size
-from foreshock.types import Detector, Estimate, Observable, Policy, Sink
+from foreshock.types import Detector, Observable, Policy, Sink
 
 
 def check_schedule(budget: float | None, every: object, dry_run: bool) -> None:
@@ -109,11 +108,6 @@ def check_parts(observables: Sequence[Observable], view: ModelView) -> None:
         for parts in resolve_groups(getattr(observable, "groups", None), view).values():
             for index, group in parts:
                 group.take(view.parameters[index])
-
-
-def logged(value: float) -> Estimate:
-    """A number the user gave: no uncertainty is claimed for it, and nan or infinity is flagged."""
-    return Estimate(value) if math.isfinite(value) else Estimate.exact(value)
 
 
 def taken_at(observable: Observable, probe: Probe | None, view: ModelView) -> str:

@@ -12,7 +12,6 @@ from typing import TypeAlias
 
 from foreshock.detectors.judge import Judge
 from foreshock.detectors.record import alarm_record, detector_record, recorded_alarms
-from foreshock.monitor.door import logged
 from foreshock.store import Run
 from foreshock.types import Alarm, Detector, Estimate, OnAlarm, Policy, Sink
 
@@ -151,7 +150,7 @@ class Recorder:
 
     def _show(self, step: int, rows: Values) -> None:
         """Let sinks, detectors and policies see a complete step."""
-        values = {n: logged(v) if isinstance(v, float) else v for n, v in rows.items()}
+        values = {n: Estimate.plain(v) if isinstance(v, float) else v for n, v in rows.items()}
         for sink in list(self._sinks):
             try:
                 sink.write(step, values)

@@ -350,7 +350,7 @@ class Watch:
             numbers.update(zip(tensors, host, strict=True))
         for name, number in numbers.items():
             if isinstance(number, float) and not (number - number == 0.0):
-                numbers[name] = door.logged(number)
+                numbers[name] = Estimate.plain(number)
                 if self._recorder.once(f"{name} is not finite"):
                     text = f"{name} was {number} for the first time"
                     self.run.event("note", "log", {"text": text}, step=self.step)

@@ -14,8 +14,6 @@ from typing import Any
 
 _VOID = frozenset({"br", "input", "meta", "link", "hr", "wbr"})
 
-Child = "Html | str | int | None | Iterable[Any]"
-
 
 class Html(str):
     """A string that is safe to put into the page as it is."""
