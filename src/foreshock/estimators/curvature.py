@@ -395,7 +395,7 @@ def blocks(product: Product, groups: Groups, moment: Moment) -> dict[str, PartPr
     Returns:
         Name of the part to its block; ``None`` for a part that finds no trainable parameter.
     """
-    found = resolve_groups(groups, moment.view)  # type: ignore[arg-type]
+    found = resolve_groups(groups, moment.view)
     indices = {name: part_index(moment.view, members) for name, members in found.items()}
     return {name: PartProduct(product, i) if len(i) else None for name, i in indices.items()}
 

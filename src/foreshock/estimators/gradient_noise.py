@@ -341,9 +341,7 @@ class GradientNoise:
         return block, Readings(scalars)
 
     def _parts(self, moment: Moment) -> dict[str, list[tuple[int, Group]]]:
-        groups = self.groups
-        assert groups is None or isinstance(groups, (str, tuple))  # `check_groups` made it so
-        return resolve_groups(groups, moment.view)
+        return resolve_groups(self.groups, moment.view)
 
     def _grams(self, gradients: Sequence[Sequence[Tensor]], moment: Moment) -> Tensor:
         if self.groups is None:

@@ -194,7 +194,7 @@ class Ntk:
         assert moment.probe is not None
         grams = parameter_grams(moment.view, moment.probe, inputs, reduction=self.reduction)
         total = torch.stack(grams).sum(0)
-        parts = resolve_groups(check_groups(self.groups, "Ntk"), moment.view)
+        parts = resolve_groups(self.groups, moment.view)
         stacked = [total]
         for members in parts.values():
             stacked.append(sum((grams[i] for i, _ in members), torch.zeros_like(total)))

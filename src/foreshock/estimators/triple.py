@@ -131,8 +131,7 @@ class Triple:
 
     def update(self, state: TripleState, moment: Moment) -> tuple[TripleState, Readings]:
         """Measure at one moment."""
-        groups = check_groups(self.groups, "Triple")
-        parts = resolve_groups(groups, moment.view)
+        parts = resolve_groups(self.groups, moment.view)
         names = tuple(moment.view.names)
         if state.names != names:  # other weights train: another Hessian, and other kernels
             state = TripleState(names=names)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foreshock.probe.groups import Group, resolve_groups
+from foreshock.probe.groups import Group, Groups, resolve_groups
 from foreshock.probe.view import ModelView
 
 #: Columns converted to float64 at a time; measured best of 4 Ki to 128 Ki at ten rows.
@@ -71,7 +71,7 @@ class Parts:
         return torch.float64 if wide else torch.float32
 
 
-def parts_of(view: ModelView, groups: tuple[Group, ...] | str | None) -> Parts:
+def parts_of(view: ModelView, groups: Groups) -> Parts:
     """Cut the trainable weights by group, small neighbours together.
 
     Args:
@@ -231,9 +231,7 @@ def count_sketch(tensors: Sequence[tuple[int, Tensor]], dimensions: int, seed: i
     return out
 
 
-def sketch_parts(
-    view: ModelView, groups: tuple[Group, ...] | str | None, dimensions: int, seed: int
-) -> Tensor:
+def sketch_parts(view: ModelView, groups: Groups, dimensions: int, seed: int) -> Tensor:
     """Sketch of the whole and of every group.
 
     Args:

@@ -104,9 +104,11 @@ class Group:
 
 #: How a user says which parts: nothing, by module, by numbered block, by pattern, or exactly.
 Groups = None | Literal["layer", "block"] | Mapping[str, str] | Sequence[Group]
+#: The same once `check_groups` has seen it: a value that can be hashed.
+Checked = None | Literal["layer", "block"] | tuple[Group, ...]
 
 
-def check_groups(groups: Groups, owner: str) -> tuple[Group, ...] | str | None:
+def check_groups(groups: Groups, owner: str) -> Checked:
     r"""The groups as a value that can be hashed and compared; for ``__post_init__``.
 
     Args:
@@ -123,8 +125,8 @@ def check_groups(groups: Groups, owner: str) -> tuple[Group, ...] | str | None:
         >>> check_groups({"mlp": r"\.mlp\."}, "GradientNoise")[0].name
         'mlp'
     """
-    if groups is None or groups in ("layer", "block"):
-        return groups  # type: ignore[return-value]
+    if groups is None or groups == "layer" or groups == "block":
+        return groups
     if isinstance(groups, Mapping):
         groups = [Group(name, pattern) for name, pattern in groups.items()]
     if (
@@ -147,13 +149,11 @@ def check_groups(groups: Groups, owner: str) -> tuple[Group, ...] | str | None:
     return tuple(groups)
 
 
-def resolve_groups(
-    groups: tuple[Group, ...] | str | None, view: ModelView
-) -> dict[str, list[tuple[int, Group]]]:
+def resolve_groups(groups: Groups, view: ModelView) -> dict[str, list[tuple[int, Group]]]:
     """Which parameters belong to which group, as indices into ``view.parameters``.
 
     Args:
-        groups: As `check_groups` gives them.
+        groups: What an observable was given, or what `check_groups` made of it.
         view: The live weights.
 
     Returns:
@@ -169,14 +169,15 @@ def resolve_groups(
         >>> {name: [i for i, _ in parts] for name, parts in found.items()}
         {'0': [0, 1], '1': [2, 3]}
     """
-    if groups is None:
+    checked = check_groups(groups, "resolve_groups")
+    if checked is None:
         return {}
     names = view.names
-    if isinstance(groups, str):
+    if isinstance(checked, str):
         found: dict[str, list[tuple[int, Group]]] = {}
         parts: dict[str, str] = {}
         for index, name in enumerate(names):
-            owner = _owner(name, groups)
+            owner = _owner(name, checked)
             if owner not in parts:
                 plain, taken = _plain(owner), set(parts.values())
                 more = (f"{plain}~{i}" for i in range(2, len(names) + 2))
@@ -187,7 +188,7 @@ def resolve_groups(
         return found
     return {
         group.name: [(i, group) for i, name in enumerate(names) if re.search(group.pattern, name)]
-        for group in groups
+        for group in checked
     }
 
 
