@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from foreshock.store import Run, list_runs
+from foreshock.store import Comparison, Figure, Run, comparisons, figures, list_runs
 from foreshock.types import Alarm, Flag, Forecast
 
 #: Elements of an array that are still drawn as lines.
@@ -118,6 +118,8 @@ class RunData:
         schedule: Payload of the last ``schedule`` event, empty if there is none.
         bundles: Series of short arrays (spectra), one column an element.
         layered: Series that an observable writes by part of the model, too.
+        figures: Pictures with axes of their own that the run carries.
+        comparisons: Measured numbers beside exact ones.
     """
 
     label: str
@@ -134,6 +136,13 @@ class RunData:
     schedule: Mapping[str, Any]
     bundles: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)
     layered: frozenset[str] = frozenset()
+    figures: tuple[Figure, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+
+    @property
+    def simulated(self) -> bool:
+        """Whether nothing was trained: the run is a world with a known answer."""
+        return self.info.get("kind") == "simulation"
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -209,6 +218,8 @@ def read_run(run: Run, label: str) -> RunData:
         switched_off=tuple(off),
         notes=tuple((int(e.step), str(e.payload.get("text", ""))) for e in by_kind.get("note", [])),
         schedule=schedules[-1].payload if schedules else {},
+        figures=figures(run),
+        comparisons=comparisons(run),
     )
 
 

@@ -94,12 +94,31 @@ def headline(run: RunData, twin: RunData | None) -> str:
     """
     if run.last_step < 0:
         return "No step was recorded."
-    parts = [_opening(run)]
+    parts = [_agreement(run) if run.simulated else _opening(run)]
     if twin is not None:
         parts.append(_twin(run, twin))
     if run.state == "crashed":
         parts.append(f"The run crashed; its last recorded step is {run.last_step:,}.")
     return " ".join(parts)
+
+
+def _agreement(run: RunData) -> str:
+    judged = [item for item in run.comparisons if item.agrees is not None]
+    ours = [item for item in judged if not item.published]
+    if not ours:
+        return "A simulation; none of its numbers was compared with an exact one."
+    off = [item.name for item in ours if not item.agrees]
+    if off:
+        more = " and more" if len(off) > 3 else ""
+        text = f"{len(ours) - len(off)} of {len(ours)} measured numbers agree with the exact ones; "
+        text += f"{_listing(off[:3])}{more} {'differs' if len(off) == 1 else 'differ'}."
+    else:
+        text = f"All {len(ours)} measured numbers agree with the exact ones."
+    if published := [item for item in judged if item.published]:
+        wrong = sum(not item.agrees for item in published)
+        text += f" Of {len(published)} published forms beside them {wrong or 'none'} "
+        text += "differs." if wrong < 2 else "differ."
+    return text
 
 
 def _opening(run: RunData) -> str:

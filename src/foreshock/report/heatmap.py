@@ -98,7 +98,7 @@ def draw(heat: HeatMap) -> Html:
     if not finite.size:
         text = tag("p", "No part has a value that could be computed.", class_="empty")
         return tag("figure", _head(heat), text, class_="chart heat", data_title=heat.title)
-    scale = _Scale.of(finite)
+    scale = Scale.of(finite)
     ends = (min(grid.edges[0] for grid in grids), max(grid.edges[-1] for grid in grids))
     pictures = [
         join(
@@ -164,7 +164,7 @@ class _Grid:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scale:
+class Scale:
     """Edges between the eight colours, chosen from the values of all runs together."""
 
     edges: tuple[float, ...]  # 9 ascending
@@ -173,7 +173,8 @@ class _Scale:
     constant: bool = False
 
     @classmethod
-    def of(cls, values: np.ndarray) -> _Scale:
+    def of(cls, values: np.ndarray) -> Scale:
+        """White in the middle where signs differ, logarithmic over 30-fold ranges, else linear."""
         low, high = float(values.min()), float(values.max())
         if low < 0 < high:
             size = max(-low, high)
@@ -212,7 +213,7 @@ class _Scale:
 
 
 def _picture(
-    heat: HeatMap, grid: _Grid, scale: _Scale, ends: tuple[float, float], label: str
+    heat: HeatMap, grid: _Grid, scale: Scale, ends: tuple[float, float], label: str
 ) -> Html:
     rows = len(grid.values)
     at = WIDTH * (grid.edges - ends[0]) / (ends[1] - ends[0])

@@ -18,6 +18,7 @@ from foreshock.report.heatmap import draw
 from foreshock.report.markup import Html, join, script_json, tag
 from foreshock.report.pack import ARRAY_BYTES, POINTS, Packer
 from foreshock.report.panels import grid, panel, payload
+from foreshock.report.plots import compared, plot
 from foreshock.store import Run
 
 _SCRIPTS = ("uPlot.iife.min.js", "scales.js", "chart.js", "report.js")
@@ -101,19 +102,28 @@ def page(runs: Sequence[RunData]) -> str:
     data = _pack(runs, charts)
     scripts = [_static(name) for name in _SCRIPTS]
     styles = "\n".join(_static(name) for name in _STYLES)
+    figures = _figures(runs)
+    parts = [("figures", figures)] if figures is not None else []
+    # Nothing was trained in a simulation: it has no accuracy, no gradient noise and no overhead.
+    if not runs[0].simulated:
+        parts += [
+            ("alarms", sections.alarms(runs)),
+            ("learning", _learning(learning)),
+            ("signal", _signal(signal)),
+        ]
+    parts.append(("series", _families(groups)))
+    if not runs[0].simulated:
+        parts.append(("cost", sections.cost(runs)))
+    parts.append(("provenance", sections.provenance(runs)))
+    charts_at = "#series" if runs[0].simulated else "#learning"
     body = tag(
         "body",
-        tag("a", "Skip to the charts", href="#learning", class_="skip"),
-        _bar(),
+        tag("a", "Skip to the charts", href=charts_at, class_="skip"),
+        _bar([key for key, _ in parts]),
         tag(
             "main",
             sections.header(runs),
-            sections.alarms(runs),
-            _learning(learning),
-            _signal(signal),
-            _families(groups),
-            sections.cost(runs),
-            sections.provenance(runs),
+            [section for _, section in parts],
             tag("footer", _footer(data)),
         ),
         tag("script", script_json(data), type="application/json", id="data"),
@@ -159,18 +169,21 @@ def _marks(run: RunData) -> list[dict[str, Any]]:
     return marks
 
 
-def _bar() -> Html:
-    links = (
-        ("alarms", "Alarms"),
-        ("learning", "Learning"),
-        ("signal", "Signal and noise"),
-        ("series", "Series"),
-        ("cost", "Cost"),
-        ("provenance", "Provenance"),
-    )
+_LINKS = {
+    "figures": "Figures",
+    "alarms": "Alarms",
+    "learning": "Learning",
+    "signal": "Signal and noise",
+    "series": "Series",
+    "cost": "Cost",
+    "provenance": "Provenance",
+}
+
+
+def _bar(keys: Sequence[str]) -> Html:
     return tag(
         "nav",
-        tag("ul", [tag("li", tag("a", text, href=f"#{key}")) for key, text in links]),
+        tag("ul", [tag("li", tag("a", _LINKS[key], href=f"#{key}")) for key in keys]),
         tag(
             "div",
             tag("button", "Show all steps", type="button", id="reset", hidden=True),
@@ -186,6 +199,21 @@ _HELP = (
     "Drag across a chart to zoom all of them, double-click to see all steps again. With the "
     "keyboard: arrow keys move the cursor, + and − zoom around it, Escape shows all steps."
 )
+
+
+def _figures(runs: Sequence[RunData]) -> Html | None:
+    table = compared(runs)
+    drawn = [
+        join([tag("p", run.label, class_="lead") if len(runs) > 1 else None, plot(figure, key)])
+        for index, run in enumerate(runs)
+        for place, figure in enumerate(run.figures)
+        for key in [f"figure-{index}-{place}"]
+    ]
+    if table is None and not drawn:
+        return None
+    title = "Against the exact answer" if table is not None else "Figures"
+    pictures = tag("div", drawn, class_="grid") if drawn else None
+    return sections.section("figures", title, table, pictures)
 
 
 def _learning(charts: Sequence[Chart]) -> Html:

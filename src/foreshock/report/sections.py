@@ -48,7 +48,7 @@ def header(runs: Sequence[RunData]) -> Html:
         tag("h1", run.name),
         tag("dl", [tag("div", tag("dt", k), tag("dd", v)) for k, v in items], class_="meta"),
         tag("p", facts.headline(run, twin), class_="headline", id="headline"),
-        _timeline(runs),
+        None if run.simulated else _timeline(runs),
         class_="masthead",
     )
 

@@ -16,6 +16,13 @@ from foreshock.store.errors import UnknownSeriesError as UnknownSeriesError
 from foreshock.store.errors import WriteError as WriteError
 from foreshock.store.listing import doctor as doctor
 from foreshock.store.listing import list_runs as list_runs
+from foreshock.store.pictures import Comparison as Comparison
+from foreshock.store.pictures import Curve as Curve
+from foreshock.store.pictures import Field as Field
+from foreshock.store.pictures import Figure as Figure
+from foreshock.store.pictures import comparisons as comparisons
+from foreshock.store.pictures import figures as figures
+from foreshock.store.pictures import record as record
 from foreshock.store.records import Check as Check
 from foreshock.store.records import Counts as Counts
 from foreshock.store.records import Event as Event
