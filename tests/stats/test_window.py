@@ -279,12 +279,20 @@ def test_interval_of_a_sketched_spectrum_is_the_first_order_error() -> None:
     assert one.high - one.value == pytest.approx(half, rel=1e-4)
 
 
+def test_every_number_of_a_sketch_says_so_and_how_well() -> None:
+    gram = (u := walk(0.5, 400, np.random.default_rng(15))) @ u.T
+    for sketch, share in ((4096, "2.2 %"), (1 << 16, "0.54 %")):  # 196/sqrt(2m)
+        for name, one in window_spectrum(gram, sketch=sketch).scalars.items():
+            assert f"{sketch:,} dimensions" in one.reason and share in one.reason, name
+    assert not any("sketch" in one.reason for one in window_spectrum(gram).scalars.values())
+
+
 def test_a_ratio_within_the_error_of_the_sketch_is_no_edge() -> None:
     lags = np.abs(np.subtract.outer(np.arange(10), np.arange(10)))
     gram = 0.1**lags  # R = 1.03, an edge if exact
     assert not window_spectrum(gram).scalars["update/ratio"].flags
     rough = window_spectrum(gram, sketch=4096).scalars["update/ratio"]  # error 3.06 %
-    assert Flag.NO_EDGE in rough.flags and "sketch of 4096" in rough.reason
+    assert Flag.NO_EDGE in rough.flags and "down to a ratio of 1" in rough.reason
     assert not window_spectrum(gram, sketch=1 << 16).scalars["update/ratio"].flags
     many = window_spectrum(gram, sketch=4096).scalars["update/k_star"]
     assert many.low < many.value < many.high  # the position is not resolved, and says so

@@ -176,7 +176,7 @@ class Trajectory:
         parameters = view.parameters
         if sum(p.numel() for p in parameters) <= self.sketch:
             return torch.cat([p.reshape(-1).double() for p in parameters])
-        return count_sketch(list(enumerate(parameters)), self.sketch, self.seed)
+        return count_sketch(parameters, self.sketch, self.seed)
 
     def _pending(self, have: int) -> dict[str, Estimate]:
         """Nothing yet, and for how long."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -179,77 +180,152 @@ def exchange(
     return sums
 
 
-def count_sketch(tensors: Sequence[tuple[int, Tensor]], dimensions: int, seed: int) -> Tensor:
-    r"""CountSketch of a long vector: each weight goes to one of some sums, with a random sign.
-
-    Linear, so the sketch of an update is a difference of sketches. ⟨Sx, Sy⟩ is unbiased for ⟨x, y⟩
-    with variance at most (\|x\|²\|y\|² + ⟨x, y⟩²)/dimensions. Blocks of ``dimensions`` weights
-    share one random cyclic shift: two weights still meet with probability 1/dimensions across
-    blocks, and never within one, so the variance is that of independent hashes or less. Signs and
-    shifts are drawn again each time from the seed; nothing of the size of the weights is kept.
+class Hashing(NamedTuple):
+    """Where a sketch puts every column, and with which sign.
 
     Args:
-        tensors: Pairs (index of the parameter, its values); the index chooses signs and shifts.
+        signs: ``(pages, m)`` float64 ±1, one row for every m blocks.
+        shifts: ``(blocks,)`` Rotation of every block of m columns, distinct within a page.
+        flips: ``(blocks,)`` ±1, one sign for every block.
+    """
+
+    signs: Tensor
+    shifts: np.ndarray
+    flips: np.ndarray
+
+
+def draw_hashing(columns: int, dimensions: int, seed: int, device: torch.device) -> Hashing:
+    """Draw a `Hashing`: a few numbers a block, and one sign vector, whatever the device.
+
+    Args:
+        columns: Length of the vectors to sketch.
+        dimensions: Length of the sketch, m.
+        seed: Seed.
+        device: Where the signs shall lie.
+
+    Returns:
+        The hashing; the same for the same arguments.
+
+    Examples:
+        >>> found = draw_hashing(1000, 64, 0, torch.device("cpu"))
+        >>> len(found.shifts), len(set(found.shifts.tolist())), tuple(found.signs.shape)
+        (16, 16, (1, 64))
+    """
+    # Not a torch generator: on the host it reads 32 bits of its seed only, and a model initialised
+    # with the same ones would be sketched with the bits its own weights were made from.
+    rng = np.random.default_rng([seed, dimensions])
+    blocks = max(-(-columns // dimensions), 1)
+    pages = -(-blocks // dimensions)
+    signs = 2.0 * rng.integers(0, 2, (pages, dimensions)) - 1
+    sizes = [min(dimensions, blocks - page * dimensions) for page in range(pages)]
+    shifts = np.concatenate([rng.choice(dimensions, size, replace=False) for size in sizes])
+    flips = 2 * rng.integers(0, 2, blocks) - 1
+    return Hashing(torch.from_numpy(signs).to(device), shifts, flips)
+
+
+def add_sketch(out: Tensor, start: int, values: Tensor, hashing: Hashing) -> None:
+    """Add the sketch of consecutive columns of a long vector.
+
+    Args:
+        out: ``(m,)`` float64, written in place.
+        start: First column.
+        values: ``(n,)`` Numbers in columns ``start`` to ``start + n``; of any type and device.
+        hashing: From `draw_hashing`.
+    """
+    size, done = len(out), 0
+    buffer = out.new_empty(min(size, len(values)))
+    while done < len(values):
+        block, first = divmod(start + done, size)
+        last = min(size, first + len(values) - done)
+        piece = buffer[: last - first]
+        piece.copy_(values[done : done + last - first])
+        signs = hashing.signs[block // size]
+        shift, flip = int(hashing.shifts[block]), int(hashing.flips[block])
+        turn = min(max(size - shift, first), last)  # columns from here on come round to the front
+        for low, high, place in ((first, turn, shift), (turn, last, shift - size)):
+            if low < high:
+                target = out[low + place : high + place]
+                target.addcmul_(piece[low - first : high - first], signs[low:high], value=flip)
+        done += last - first
+
+
+def count_sketch(tensors: Sequence[Tensor], dimensions: int, seed: int) -> Tensor:
+    r"""CountSketch of a long vector, in one read of it and with no hash of its length.
+
+    The tensors are laid end to end and cut into blocks of m = ``dimensions`` columns. Column j of
+    block b is added to sum (j + r_b) mod m with the sign a_j c_b: one vector of m random signs a
+    for all blocks, which stays in the cache, and for every block a rotation r_b, all distinct, and
+    a sign c_b. In float64, so that the difference of two sketches is the sketch of the update.
+
+    **Unbiased**: ⟨Sx, Sy⟩ = ⟨x, y⟩ + Σ_{b≠b'} c_b c_b' T_bb', for within a block nothing meets, and
+    the signs c of two blocks are independent.
+
+    **Variance** at most (\|x\|²\|y\|² + ⟨x, y⟩²)/(m - 1), as of independent hashes. T_bb' = Σ_j a_j
+    a_{j+s} x_b[j] y_b'[j+s] with s = r_b - r_b' ≠ 0 mod m; terms of other pairs of blocks have
+    other signs c, and those of other j other signs a, so that squares add up:
+    E T² = Σ_j x_b[j]² y_b'[j+s]². s takes every value but 0 equally often, which makes it at most
+    \|x_b\|²\|y_b'\|²/(m-1); sum over b ≠ b', with the products T_bb' T_b'b. (For even m and
+    s = m/2, j and j + s have the same pair of signs; vectors made for it reach twice the bound.)
+    Were rotations not distinct, a would cancel at s = 0, and whole blocks would meet.
+
+    After m blocks, m² columns, rotations repeat with a fresh a.
+
+    **Several vectors at once.** S acts on their span of W dimensions, where it distorts every
+    length by a factor of 1 ± sqrt(W/m) or so; singular values therefore err in proportion to
+    *themselves*, however small beside the largest, by 1/sqrt(2m) (one standard deviation). Less if
+    one block holds much of them; with heavier tails if a few hundred weights hold all of them
+    (5 standard deviations once in 600).
+
+    Args:
+        tensors: Pieces of the vector, in order; of any floating type.
         dimensions: Length of the sketch.
         seed: Seed of the private generator.
 
     Returns:
-        ``(dimensions,)`` float64 on the device.
+        ``(dimensions,)`` float64 on the device of the first.
 
     Examples:
-        >>> x = [(0, torch.ones(10))]
+        >>> x = [torch.ones(10)]
         >>> round(count_sketch(x, 64, 0).square().sum().item(), 6)
         10.0
     """
-    device = tensors[0][1].device if tensors else torch.device("cpu")
+    device = tensors[0].device if tensors else torch.device("cpu")
     out = torch.zeros(dimensions, dtype=torch.float64, device=device)
-    generator = torch.Generator(device)
-    bits = torch.arange(32, dtype=torch.int32, device=device)
-    for index, tensor in tensors:
-        generator.manual_seed((seed << 20) + index)
-        flat = tensor.reshape(-1)
-        blocks = -(-len(flat) // dimensions)
-        # Shifts stay on the host: they choose slices, and cost no transfer there. Their seed is
-        # not that of the signs, or both would be read off the same random words.
-        host = torch.Generator().manual_seed((seed << 20) + index + (1 << 60))
-        shifts = torch.randint(dimensions, (blocks,), generator=host).numpy()
-        for block, shift in enumerate(shifts):
-            values = flat[block * dimensions : (block + 1) * dimensions].double()
-            words = torch.randint(
-                -(2**31),
-                2**31 - 1,
-                (-(-len(values) // 32), 1),
-                generator=generator,
-                dtype=torch.int32,
-                device=device,
-            )
-            signs = ((words >> bits) & 1).reshape(-1)[: len(values)]
-            signed = torch.where(signs.bool(), values, -values)
-            first = min(dimensions - int(shift), len(signed))
-            out[shift : shift + first] += signed[:first]
-            out[: len(signed) - first] += signed[first:]
+    hashing = draw_hashing(sum(t.numel() for t in tensors), dimensions, seed, device)
+    start = 0
+    for tensor in tensors:
+        add_sketch(out, start, tensor.reshape(-1), hashing)
+        start += tensor.numel()
     return out
 
 
-def sketch_parts(view: ModelView, groups: Groups, dimensions: int, seed: int) -> Tensor:
-    """Sketch of the whole and of every group.
+def sketch_parts(parameters: Sequence[Tensor], parts: Parts, dimensions: int, seed: int) -> Tensor:
+    """Sketch of the whole and of every group, in one read of the weights (heads are read again).
 
     Args:
-        view: The live weights.
-        groups: As `check_groups` gives them.
+        parameters: Weights now.
+        parts: From `parts_of`.
         dimensions: Length of a sketch.
         seed: Seed.
 
     Returns:
-        ``(1 + groups, dimensions)`` float64. Products of the groups' sketches add up to those of
-        the whole within the error of a sketch only.
+        ``(1 + groups, dimensions)`` float64. Sketches of groups without overlap add up to that of
+        the whole; their products do so within the error of a sketch only.
     """
-    parameters = view.parameters
-    rows = [count_sketch(list(enumerate(parameters)), dimensions, seed)]
-    for members in resolve_groups(groups, view).values():
-        taken = [(index, group.take(parameters[index])) for index, group in members]
-        rows.append(count_sketch(taken, dimensions, seed).to(rows[0].device))
-    return torch.stack(rows)
+    device = parameters[0].device
+    rows = torch.zeros(parts.assign.shape[1], dimensions, dtype=torch.float64, device=device)
+    hashing = draw_hashing(sum(parts.shape), dimensions, seed, device)
+    for row, members, _ in parts.runs:
+        for index in members:
+            add_sketch(rows[row], parts.starts[index], parameters[index].reshape(-1), hashing)
+    for row, index, group in parts.heads:
+        taken = group.take(parameters[index]).reshape(-1)
+        add_sketch(rows[row], parts.starts[index], taken, hashing)
+    out = torch.zeros(len(parts.assign), dimensions, dtype=torch.float64, device=device)
+    for target, used in zip(out, parts.assign, strict=True):
+        for row in np.flatnonzero(used):
+            target += rows[row]
+    return out
 
 
 def exchange_sketch(ring: Tensor, slot: int, last: Tensor, new: Tensor) -> Tensor:
@@ -264,10 +340,12 @@ def exchange_sketch(ring: Tensor, slot: int, last: Tensor, new: Tensor) -> Tenso
     Returns:
         ``(parts, w + 2)`` as from `exchange`.
     """
-    delta = new - last
-    dots = torch.einsum("wpd,pd->pw", ring, delta)
-    own = delta.square().sum(1, keepdim=True)
-    size = new.square().sum(1, keepdim=True)
-    ring[slot] = delta
-    last.copy_(new)
-    return torch.cat([dots, own, size], 1)
+    sums = []
+    for part, now in enumerate(new):
+        # Part by part, while it is in the cache.
+        delta = now - last[part]
+        own = torch.stack([torch.dot(delta, delta), torch.dot(now, now)])
+        sums.append(torch.cat([ring[:, part] @ delta, own]))
+        ring[slot, part] = delta
+        last[part] = now
+    return torch.stack(sums)

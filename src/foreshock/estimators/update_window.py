@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -25,14 +25,15 @@ from foreshock.stats.window_null import NULLS, Null
 from foreshock.stats.window_turn import TURN_SERIES, window_turn
 from foreshock.types import Estimate, Flag, Readings, SeriesInfo
 
-#: Sketch taken where the ring would not fit: 95 % error of a ratio 1.96/sqrt(2^16) = .8 %, in 6 MB.
+#: Most weights whose updates are kept whole. Here an exact snapshot takes as long as the spectrum,
+#: the turn and their nulls (.85 to 1 times, W = 10, one thread); beyond, it would be most of all.
+EXACT_UP_TO = 2_000_000
+
+#: Sketch taken above: 95 % error of σ .54 %, of a ratio 1.96/sqrt(2^16) = .77 %, in 6 MB.
 AUTO_SKETCH = 1 << 16
 
 #: Below this the error of a ratio exceeds 3 %, more than the edge of a walk with ρ_1 = .1.
 LEAST_SKETCH = 4096
-
-#: Sketches shift the seed by 20 bits, and keep 2^60 for the shifts of the blocks.
-LARGEST_SEED = 1 << 40
 
 #: Wider windows cost much and tell little: the null takes 199 eigenproblems of W x W.
 WIDEST = 64
@@ -92,11 +93,10 @@ class UpdateWindow:
 
     An update is the difference of two weight snapshots ``stride`` steps apart (preconditioning,
     momentum and decay included), in float32 (float64 if a weight is), tied weights once, uncentred.
-    k* = argmax σ_j/σ_{j+1}
-    exists for pure noise as well, so a ratio inside the noise band is flagged ``no_edge``
-    (`foreshock.stats.window`, with its measured level). Angles are exact and compared with windows
-    of noise that share W-1 updates (`foreshock.stats.window_turn`); their first value takes one
-    update more. Nothing here announces anything by itself; the level mostly reads the
+    k* = argmax σ_j/σ_{j+1} exists for pure noise as well, so a ratio inside the noise band is
+    flagged ``no_edge`` (`foreshock.stats.window`, with its measured level). Angles are compared
+    with windows of noise that share W-1 updates (`foreshock.stats.window_turn`); their first value
+    takes one update more. Nothing here announces anything by itself; the level mostly reads the
     autocorrelation of the updates.
 
     The window begins again, and says why until it is full, when other weights train (by name,
@@ -107,13 +107,22 @@ class UpdateWindow:
     A state shares its ring with the next one, so that each can be continued once; a second time
     raises. Copy it (``copy.deepcopy``) to continue it twice.
 
-    Cost: one pass over W stored updates a snapshot, with products in float64, and W + 1 float32
-    copies of the weights: 4.0 to 4.8 times one read of the ring (10 million weights, W = 10, one
-    thread), bound by the conversion to float64 and the products in it. Products summed in float32
-    over 65,536 columns take 2.1 to 2.5 times, but err by 1e-6 of the largest, which hides
-    σ_j < 1e-3 σ_1; over 1,024 columns, 8e-9, they take longer than float64. A sketch keeps W + 1
-    times ``sketch`` float64 numbers instead, at 4.7 to 5.0 times. The spectrum adds .4 times, the
-    turn .8 (4 and 9 ms).
+    **Sketches.** Above two million weights (``exact``) the ring holds CountSketches of 65,536 sums
+    in float64 (`foreshock.estimators.update_ring.count_sketch`) in place of updates. They are
+    linear, so that every σ_j errs by a share of *itself*, .54 % (95 %, 1.96/sqrt(2 m)), however
+    small it is: measured for planted spectra down to 1e-5 σ_1, in 7 structures, at .4 to 1.2 times
+    that. Every interval holds the error and every ``reason`` states it. Cosines err by 1/sqrt(m),
+    .4 %, so that an autocorrelation below that is seen in exact windows only.
+
+    **Cost**, in reads of W = 10 float32 updates of 10 million weights, one thread: a snapshot by
+    default .7 to .95 (one read of the weights; 1.3 to 1.4 in ten layers; some 55 reads of the ring
+    of sketches, which is 76 times smaller), an exact one 4.1 to 5.0, bound by the conversion to
+    float64 and the products in it. A ring in float64 takes 3.5 and twice the memory; products
+    summed in float32 over 65,536 columns take 2.1 to 2.5 but err by 1e-6 of the largest, which
+    hides σ_j < 1e-3 σ_1; over 1,024 columns, 8e-9, they take longer than float64. Spectrum, turn
+    and their nulls add 1.25 to 1.4 once the window is full: 14 ms, whatever the number of weights.
+    Memory: W + 1 copies of the weights, or W + 1 times ``sketch`` float64 numbers, for the whole
+    and for every group.
 
     Args:
         width: Updates in the window, W, at most 64. The null takes 15 ms at 10, 90 at 30, 350 at
@@ -127,14 +136,15 @@ class UpdateWindow:
         null: What ``no_edge`` and the bands refer to: ``"effective"``, ``"norms"`` or
             ``"toeplitz"``, see `foreshock.stats.window_null`.
         sketch: Keep CountSketches of this many dimensions, at least 4096, instead of the updates.
-            ``None`` keeps the updates as long as they fit into ``memory``, else sketches of 65,536.
-        memory: GiB that W + 1 copies of the weights may take; 4 is 97 million in float32.
+            ``None`` keeps updates whole up to ``exact`` weights, else sketches of 65,536.
+        exact: Most weights whose updates are kept whole, at W + 1 copies of them; 0 always
+            sketches, and 10**12 never does.
         seed: Seed of the sketch and of the null.
 
     Raises:
-        ValueError: If ``width`` is not between 3 and 64, ``stride``, ``draws``, ``sketch`` or
-            ``memory`` too small, ``seed`` not between 0 and 2^40, one of them no whole number where
-            it must be, or ``null`` or ``groups`` unknown.
+        ValueError: If ``width`` is not between 3 and 64, ``stride``, ``draws``, ``sketch``,
+            ``exact`` or ``seed`` too small, one of them no whole number, or ``null`` or ``groups``
+            unknown.
 
     Examples:
         >>> UpdateWindow(width=2)
@@ -149,7 +159,7 @@ class UpdateWindow:
     groups: Groups = None
     null: Null = "effective"
     sketch: int | None = None
-    memory: float = 4.0
+    exact: int = EXACT_UP_TO
     seed: int = 0
     name: str = "update_window"
     needs: frozenset[str] = frozenset()
@@ -161,6 +171,7 @@ class UpdateWindow:
             ("stride", 1),
             ("draws", 19),
             ("sketch", LEAST_SKETCH),
+            ("exact", 0),
             ("seed", 0),
         )
         for field, least in bounds:
@@ -179,12 +190,6 @@ class UpdateWindow:
             raise ValueError(
                 f"The `width` of `UpdateWindow` must be at most {WIDEST}: the null takes one "
                 f"eigenproblem of that size a draw. Got {self.width}; lengthen `stride` instead."
-            )
-        if self.seed >= LARGEST_SEED:
-            raise ValueError(f"The `seed` of `UpdateWindow` must be below 2^40. Got {self.seed}.")
-        if not isinstance(self.memory, Real) or not self.memory >= 0:
-            raise ValueError(
-                f"The `memory` of `UpdateWindow` must not be negative. Got {self.memory!r}."
             )
         if self.null not in NULLS:
             raise ValueError(
@@ -211,24 +216,22 @@ class UpdateWindow:
         """An empty window."""
         return WindowState()
 
-    def dimensions(self, weights: int, itemsize: int = 4) -> int | None:
+    def dimensions(self, weights: int) -> int | None:
         """Length of the sketch for that many weights; ``None`` where the updates are kept whole.
 
         Args:
             weights: Number of trainable weights.
-            itemsize: Bytes of one; 8 where updates are kept in float64.
 
         Returns:
             The length, or nothing.
 
         Examples:
-            >>> UpdateWindow().dimensions(10**7), UpdateWindow().dimensions(10**9)
+            >>> UpdateWindow().dimensions(10**6), UpdateWindow().dimensions(10**7)
             (None, 65536)
         """
         if self.sketch is not None:
             return self.sketch
-        fits = itemsize * (self.width + 1) * weights <= self.memory * 2**30
-        return None if fits else AUTO_SKETCH
+        return None if weights <= self.exact else AUTO_SKETCH
 
     def update(self, state: WindowState, moment: Moment) -> tuple[WindowState, Readings]:
         """Take a snapshot, and read the window once it is full.
@@ -247,11 +250,11 @@ class UpdateWindow:
         view = moment.view
         groups: Any = self.groups  # `check_groups` made it a value
         parts = parts_of(view, groups)
-        dimensions = self.dimensions(sum(parts.shape), parts.dtype.itemsize)
+        dimensions = self.dimensions(sum(parts.shape))
         if dimensions is None:
             snapshot = None
         else:
-            snapshot = sketch_parts(view, groups, dimensions, self.seed)
+            snapshot = sketch_parts(view.parameters, parts, dimensions, self.seed)
         gap = moment.step - state.last_step
         note = state.note
         if state.ring is not None and state.weights != parts.weights:
@@ -323,7 +326,10 @@ class UpdateWindow:
             mean_square = float(np.trace(gram)) / self.width
             noise = 0.0  # weights that stand still have no rounding either
             if mean_square > 0:
-                noise = state.spacing * parts.unit**2 * float(weight) / (3 * mean_square)
+                # The sums of a sketch, of so many weights each, round in float64.
+                sums = 0 if dimensions is None else sum(parts.shape) / dimensions
+                relative = state.spacing * parts.unit**2 + sums * 2.0**-106
+                noise = relative * float(weight) / (3 * mean_square)
             settings: dict[str, Any] = {
                 "null": self.null,
                 "parameters": sum(parts.shape),

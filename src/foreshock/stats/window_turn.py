@@ -25,8 +25,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from foreshock.stats.intervals import t_quantile
 from foreshock.stats.window import SMALLEST_WIDTH, check_gram, spoiled
 from foreshock.stats.window_null import NULLS, Null, band, null_grams
+from foreshock.stats.window_sketch import ERRORS, sketch_errors, sketch_sentence
 from foreshock.types import Estimate, Flag, Readings
 
 Array = NDArray[np.float64]
@@ -109,7 +111,9 @@ def window_turn(
     norm 1, with C = X'X the operator in parameter space and ‖ΔC‖_F² = 2 - 2 cos²(newest, oldest)
     exactly. It bounds the sine of that turn (Davis-Kahan) and is free of learning rate and norms,
     but far above it: one update in W leaves, which is no small perturbation. Both are exact for
-    these windows; with a sketched table no interval is given.
+    these windows. Of a sketched table the interval comes from 49 tables with the error of another
+    sketch of it: t standard deviations of an angle, and the range of the bound, each at its own
+    k*. Measured coverage 95 to 99 %.
 
     Args:
         table: (W+1, W+1) Products of W+1 successive updates, oldest first, W >= 3.
@@ -164,6 +168,8 @@ def window_turn(
         seed=seed,
     )
     null_found = mode_overlaps(noise)
+    errors = sketch_errors(cosines * np.outer(norms, norms), sketch, seed)
+    again = mode_overlaps(errors)
     usable = int(min(before.sum(), after.sum()))
     scalars = {}
     for k in (1, 2, 3):
@@ -176,14 +182,23 @@ def window_turn(
             )
             continue
         value = float(principal_angles(found.products, k)[-1])
-        scalars[name] = _number(
-            value, principal_angles(null_found.products, k)[..., -1], sketch, n=width
+        half = 0.0
+        if sketch is not None:
+            moved = principal_angles(again.products, k)[:, -1]
+            half = t_quantile(ERRORS - 1) * float(moved.std(ddof=1))
+        scalars[name] = Estimate(
+            value,
+            value - half,
+            value + half,
+            n=width,
+            reason=sketch_sentence(sketch),
+            null=band(principal_angles(null_found.products, k)[..., -1]),
         )
     last = max(int(after.sum()), 1)  # a precision above 1/W leaves nothing at all
-    ratios = found.after[: last - 1] / found.after[1:last]
+    k_star, k_again = (_k_star(one.after, last) for one in (found, again))
     scalars["update/turning_bound"] = (
-        _bound(cosines, noise, int(ratios.argmax()), precision, sketch)
-        if len(ratios)
+        _bound(cosines, noise, errors, (int(k_star), k_again), precision, sketch)
+        if last > 1
         else Estimate.missing(
             "Only one singular value stands above the rounding of the products.",
             flags=Flag.UNRESOLVED | Flag.BELOW_PRECISION,
@@ -196,32 +211,48 @@ def window_turn(
     return Readings(scalars, {"update/overlap": overlap})
 
 
-def _bound(cosines: Array, noise: Array, k: int, precision: float, sketch: int | None) -> Estimate:
-    """‖ΔC‖_F over the gap below eigenvalue k (from 0) of the later window, rows of norm 1."""
+def _k_star(sigma: Array, last: int) -> NDArray[np.signedinteger]:
+    """Place of the largest ratio of neighbours among the first `last` values, from 0."""
+    tiny = np.finfo(np.float64).tiny
+    ratios = sigma[..., : last - 1] / np.maximum(sigma[..., 1:last], tiny)
+    return ratios.argmax(-1) if last > 1 else np.zeros(sigma.shape[:-1], int)
+
+
+def _bound(
+    cosines: Array,
+    noise: Array,
+    errors: Array,
+    places: tuple[int, NDArray[np.signedinteger]],
+    precision: float,
+    sketch: int | None,
+) -> Estimate:
+    """‖ΔC‖_F over the gap below k* (from 0) of the later window, rows of norm 1."""
     width = len(cosines) - 1
     laws, draws = noise.shape[:2]
-    noise = noise.reshape(laws * draws, width + 1, width + 1)
-    norms = np.sqrt(np.einsum("dii->di", noise))
-    null_cosines = noise / (norms[:, :, None] * norms[:, None, :])
-    both = np.concatenate([cosines[None], null_cosines])
+    drawn = np.concatenate([noise.reshape(laws * draws, width + 1, width + 1), errors])
+    norms = np.sqrt(np.einsum("dii->di", drawn))
+    both = np.concatenate([cosines[None], drawn / (norms[:, :, None] * norms[:, None, :])])
     change = np.sqrt(np.maximum(2 - 2 * both[:, 0, -1] ** 2, 0.0))
     values = np.linalg.eigvalsh(both[:, 1:, 1:])[:, ::-1]
-    gap = values[:, k] - values[:, k + 1]
+    k = np.concatenate([np.full(1 + laws * draws, places[0]), places[1]])
+    rows = np.arange(len(both))
+    gap = values[rows, k] - values[rows, k + 1]
     if gap[0] <= width * precision * values[0, 0]:
         return Estimate.missing(
             "Updates of equal norm have no gap at k*: it came from their norms alone.", n=width
         )
     bound = change / np.maximum(gap, np.finfo(np.float64).tiny)
-    return _number(float(bound[0]), bound[1:].reshape(laws, draws), sketch, n=width)
-
-
-def _number(value: float, noise: Array, sketch: int | None, *, n: int) -> Estimate:
-    """A number without error and the band of its null; no interval is claimed for a sketch."""
-    null = band(noise)
-    if sketch is None:
-        return Estimate(value, value, value, n=n, null=null)
-    reason = f"From a sketch of {sketch} dimensions; no interval is given."
-    return Estimate(value, n=n, reason=reason, null=null)
+    # The error of a sketch may move k* itself: the range of all `errors`, each at its own k*, is
+    # expected to hold 96 % of others.
+    null, reach = bound[1 : 1 + laws * draws], bound[[0, *rows[1 + laws * draws :]]]
+    return Estimate(
+        float(bound[0]),
+        float(reach.min()),
+        float(reach.max()),
+        n=width,
+        reason=sketch_sentence(sketch),
+        null=band(null.reshape(laws, draws)),
+    )
 
 
 def _modes(gram: Array) -> tuple[Array, Array]:
