@@ -13,10 +13,28 @@ project = "Foreshock"
 author = "The Foreshock developers"
 version = release = installed_version("foreshock")
 
-extensions = ["myst_parser", "sphinx.ext.doctest"]
+extensions = ["myst_parser", "sphinx.ext.doctest", "sphinx_gallery.gen_gallery"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build", "_generated", "Thumbs.db"]
+# The examples run while the site is built, and what they draw and print is the page.
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"\.py$",
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "show_signature": False,
+    "show_memory": False,
+    "capture_repr": (),
+    "min_reported_time": 1e9,
+}
+exclude_patterns = [
+    "_build",
+    "_generated",
+    "sg_execution_times.rst",
+    "gallery/sg_execution_times.rst",
+    "Thumbs.db",
+]
 
 html_theme = "furo"
 html_title = f"Foreshock {version}"
