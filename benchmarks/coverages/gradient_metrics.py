@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.coverages import Cell
 from benchmarks.coverages.gradient_noise import DIMENSION, spectrum
-from foreshock.estimators.gradient_metrics import metric_grams, sample_ratios
+from foreshock.estimators.gradient_metrics_products import metric_grams, sample_ratios
 from foreshock.stats.gram import signal_noise
 from foreshock.stats.loss_conflict import loss_conflict
 from foreshock.stats.mahalanobis import metric_folds, snr_in_noise_metric

@@ -15,6 +15,8 @@ from torch import nn
 import foreshock.estimators as estimators
 from foreshock.estimators import (
     Curvature,
+    Descent,
+    GradientMetrics,
     GradientNoise,
     Ntk,
     PublishedEdge,
@@ -40,6 +42,10 @@ ALL = [
     GradientNoise("accumulation", batch_size=16),
     GradientNoise(groups="layer"),
     GradientNoise("examples"),
+    GradientNoise(threshold=1.0),
+    GradientNoise(groups="block", memory=4),
+    GradientMetrics(groups="layer"),
+    Descent(groups="block"),
     Curvature(groups="block"),
     Stability(groups="layer"),
     Spectrum(groups="layer", products=9, starts=1, steps=2),

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 import foreshock
-from foreshock.estimators.descent import Descent, DescentState
+from foreshock.estimators.descent import PER_PART, Descent, DescentState
 from foreshock.probe import Probe
+from foreshock.probe.groups import Group
 from foreshock.probe.moment import Moment
 from foreshock.probe.optimizer import OptimizerView
 from foreshock.probe.view import ModelView
 from foreshock.stats.descent import expected_descent
+from foreshock.stats.sample import mean_interval
 from foreshock.types import Estimate, Flag, Readings
 from tests.cases import CASES, MLP, loss
 
@@ -441,6 +443,153 @@ def test_an_empty_draw_is_said() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     found = measure(after_step(model, optimizer, regression(1, 8)[0], probe))
     assert all("no batch" in estimate.reason for estimate in found.values())
+
+
+def split(groups: Any, moment: Moment) -> dict[str, Estimate]:
+    return dict(Descent(groups=groups).update(DescentState(), moment)[1].scalars)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("groups", ["layer", "block"])
+def test_parts_sum_to_the_whole(name: str, groups: str) -> None:
+    case = CASES[name]
+    model = case.model().eval()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    moment = after_step(model, optimizer, case.batch(16, 1), case.probe(batches=5))
+    found, whole = split(groups, moment), measure(moment)
+    for series in PER_PART:
+        parts = [e.value for n, e in found.items() if n.startswith(f"{series}@")]
+        assert len(parts) > 1
+        # Sums of float64 in another order, of terms that may cancel.
+        error = 1e-9 * sum(map(abs, parts))
+        assert sum(parts) == pytest.approx(whole[series].value, abs=error), series
+    for series, estimate in whole.items():
+        assert repr(found[series]) == repr(estimate), series
+
+
+def test_a_part_is_the_dense_sum_over_its_weights() -> None:
+    # SGD, so that the update to come is −η g; Hessians by torch, batch by batch.
+    model, rate, n = MLP().double(), 0.3, 6
+    drawn = [(x.double(), y) for x, y in CASES["mlp"].probe(batches=n).draw(0)]
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    groups = [
+        Group("body", "^body"),
+        Group("rows", r"body\.2\.weight", head=(1, 4)),
+        Group("none", "nothing"),
+    ]
+    moment = after_step(model, optimizer, drawn[2], Probe(loss, drawn))
+    found = split(groups, moment)
+    view = moment.view
+    sizes, shapes = [p.numel() for p in view.parameters], [p.shape for p in view.parameters]
+    theta = torch.cat([p.reshape(-1) for p in view.parameters]).detach()
+
+    def at(flat: Tensor, batch: Any) -> Tensor:
+        pieces = [t.view(s) for t, s in zip(flat.split(sizes), shapes, strict=True)]
+        return view.loss(pieces, loss, batch)
+
+    h = torch.stack(
+        [torch.autograd.functional.hessian(lambda t, b=b: at(t, b), theta) for b in drawn]
+    )
+    g = torch.stack(
+        [torch.autograd.functional.jacobian(lambda t, b=b: at(t, b), theta) for b in drawn]
+    )
+    u = torch.cat([p.reshape(-1) for p in moment.update])
+    inside = {"body": torch.zeros(len(theta)).bool(), "rows": torch.zeros(len(theta)).bool()}
+    start = 0
+    for name, parameter in zip(view.names, view.parameters, strict=True):
+        where = torch.zeros(parameter.shape).bool()
+        inside["body"][start : start + parameter.numel()] = name.startswith("body")
+        if name == "body.2.weight":
+            where[4:8] = True  # the second of four blocks of four rows
+            inside["rows"][start : start + parameter.numel()] = where.reshape(-1)
+        start += parameter.numel()
+    ring = (np.arange(n) + 1) % n
+    for part, p in inside.items():
+        values = g[:, p] @ u[p] - (h @ u)[:, p] @ u[p] / 2
+        naive = {"grad/descent": mean_interval(values.numpy())}
+        step = -rate * g
+        images = torch.stack([h[ring[j]] @ step[j] for j in range(n)])
+        naive |= expected_descent(
+            (g[:, p] @ step[:, p].T).numpy(), (step[:, p] @ images[:, p].T).numpy(), ring
+        )
+        for series, estimate in naive.items():
+            got = found[f"{series}@{part}"]
+            for field in ("value", "low", "high"):
+                # Two ways to a Hessian in float64: rounding.
+                expected = pytest.approx(getattr(estimate, field), rel=1e-9)
+                assert getattr(got, field) == expected, (series, part)
+        diffusion = rate**2 * g[:, p].var(0).sum().item() / 2
+        for series in ("grad/d_effective", "grad/d_sgd"):
+            assert found[f"{series}@{part}"].value == pytest.approx(diffusion, rel=1e-9)
+    for series in PER_PART:
+        assert "finds no trainable parameter" in found[f"{series}@none"].reason
+
+
+class Sum(nn.Module):
+    """`Line` in two parts, which see the same residual: their cross terms do not vanish."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor([-1.0, 0.5], dtype=torch.float64))
+        self.b = nn.Parameter(torch.tensor([0.3, 0.8, 1.0], dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :2] @ self.a + x[:, 2:] @ self.b
+
+
+def test_the_share_of_a_part_is_the_work_done_along_its_step() -> None:
+    # ∫ ∇_part L · du_part along the step; on a quadratic the gradient is linear, so the mean of its
+    # ends is exact.
+    model, drawn = Sum(), regression(6, 8, seed=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.5)
+    view = ModelView(model)
+    before = [[g.clone() for g in view.gradient(squares, b)[1]] for b in drawn]
+    moment = after_step(model, optimizer, drawn[0], Probe(squares, drawn))
+    found = split({"a": "^a$", "b": "^b$"}, moment)
+    after = [view.gradient(squares, b)[1] for b in drawn]
+    assert moment.update is not None
+    for i, part in enumerate("ab"):
+        work = [
+            ((old[i] + new[i]) / 2 @ moment.update[i]).item()
+            for old, new in zip(before, after, strict=True)
+        ]
+        assert found[f"grad/descent@{part}"].value == pytest.approx(np.mean(work), rel=1e-10)
+        half = 2.570581835636314 * np.std(work, ddof=1) / math.sqrt(6)  # t_5
+        high = pytest.approx(np.mean(work) + half, rel=1e-10)
+        assert found[f"grad/descent@{part}"].high == high
+    # Which is not what moving that part alone would have changed.
+    alone = copy.deepcopy(model)
+    with torch.no_grad():
+        alone.a -= moment.update[0]
+    own = np.mean([(squares(model, b) - squares(alone, b)).item() for b in drawn])
+    assert abs(own - found["grad/descent@a"].value) > 0.01 * abs(own)
+
+
+def test_a_part_without_gradient_is_flagged() -> None:
+    model = Sum()
+    first = lambda m, b: (b[0][:, :2] @ m.a - b[1]).square().mean() / 2  # noqa: E731
+    probe = Probe(first, regression(6, 8))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    found = split({"a": "^a$", "b": "^b$"}, after_step(model, optimizer, probe.draw(0)[0], probe))
+    for series in PER_PART:
+        assert found[f"{series}@b"].flags and not found[f"{series}@a"].flags, series
+
+
+@pytest.mark.parametrize("make", [torch.optim.Muon, torch.optim.LBFGS])
+def test_parts_without_a_response_or_a_batch_are_said(make: Any) -> None:
+    model = nn.Linear(5, 1, bias=False).double()
+    view = ModelView(model)
+    batches = regression(4, 8)
+    objective = lambda m, b: (m(b[0])[:, 0] - b[1]).square().mean()  # noqa: E731
+    update = tuple(-0.1 * g for g in view.gradient(objective, batches[0])[1])
+    seen = OptimizerView(make(model.parameters()), view)
+    for drawn, sentence in ((batches, make.__name__), ([], "no batch")):
+        probe = Probe(objective, lambda step, drawn=drawn: drawn)
+        moment = Moment(0, view, (None,), (0.1,), seen, probe=probe, update=update)
+        found = split({"w": "weight"}, moment)
+        for series in ("descent_expected", "descent_noise", "d_effective"):
+            assert sentence in found[f"grad/{series}@w"].reason
+        assert math.isfinite(found["grad/descent@w"].value) == bool(drawn)
 
 
 def test_on_a_live_run(tmp_path: Any) -> None:

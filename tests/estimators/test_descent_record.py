@@ -79,8 +79,9 @@ def test_a_record_is_what_a_quadratic_says() -> None:
         "spread": planned @ planned.T,
     }
     for name, numbers in expected.items():
-        np.testing.assert_allclose(getattr(record, name), numbers, rtol=1e-10, err_msg=name)
+        where = record if name in ("after", "before") else record.whole
+        np.testing.assert_allclose(getattr(where, name), numbers, rtol=1e-10, err_msg=name)
     assert record.method == "reverse"
     without = step_record(view, bowl, taken, update, rates, None)
-    assert np.isnan(without.products).all() and np.isnan(without.curvatures).all()
-    np.testing.assert_allclose(without.bends, expected["bends"], rtol=1e-10)
+    assert np.isnan(without.whole.products).all() and np.isnan(without.whole.curvatures).all()
+    np.testing.assert_allclose(without.whole.bends, expected["bends"], rtol=1e-10)

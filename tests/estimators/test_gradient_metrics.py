@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from foreshock.estimators import GradientMetrics, GradientNoise, weight_snr
-from foreshock.estimators.gradient_metrics import SAMPLE, metric_grams, sample_ratios
+from foreshock.estimators.gradient_metrics_products import SAMPLE, metric_grams, sample_ratios
 from foreshock.probe import Probe
+from foreshock.probe.groups import Group
 from foreshock.probe.moment import Moment
 from foreshock.probe.optimizer import OptimizerView
 from foreshock.probe.view import ModelView
 from foreshock.stats.gram import signal_noise
-from foreshock.stats.mahalanobis import metric_folds
+from foreshock.stats.mahalanobis import metric_folds, snr_in_noise_metric
 from foreshock.stats.weight_snr import QUANTILES, weight_snr_null
 from foreshock.types import Estimate
 from tests.cases import CASES, loss
@@ -175,8 +177,93 @@ def test_few_batches_say_which_series_they_lack() -> None:
     assert "at least 3 batches. Got 2" in nothing["grad/weight_snr_median"].reason
 
 
+def by_parts(
+    groups: Any, model: nn.Module, probe: Probe, optimizer: torch.optim.Optimizer | None = None
+) -> dict[str, Estimate]:
+    view = ModelView(model)
+    seen = None if optimizer is None else OptimizerView(optimizer, view)
+    moment = Moment(0, view, tuple(None for _ in view.names), (0.1,), seen, probe=probe)
+    return dict(GradientMetrics(groups=groups).update(None, moment)[1].scalars)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("groups", ["layer", "block"])
+def test_the_diagonal_form_of_the_parts_sums_to_the_whole(name: str, groups: str) -> None:
+    case = CASES[name]
+    model, probe = case.model().double().eval(), case.probe(batches=8)
+    if name != "transformer":
+        drawn = [(x.double(), y) for x, y in probe.draw(0)]
+        probe = Probe(loss=loss, batches=drawn)
+    found = by_parts(groups, model, probe)
+    parts = [e.value for n, e in found.items() if n.startswith("grad/snr_diagonal@")]
+    assert len(parts) > 1
+    # sums of float64 in another order
+    assert sum(parts) == pytest.approx(found["grad/snr_diagonal"].value, rel=1e-9)
+    # and the whole is what it is without parts
+    whole = by_parts(None, model, probe)
+    assert {n: repr(e) for n, e in found.items() if "@" not in n} == {
+        n: repr(e) for n, e in whole.items()
+    }
+
+
+def test_a_part_is_the_measurement_of_its_weights_alone() -> None:
+    case = CASES["transformer"]
+    model, probe = case.model().double().eval(), case.probe(batches=9)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    loss(model, case.batch(16, 7)).backward()
+    optimizer.step()
+    heads = [Group(f"head {i}", r"qkv\.weight", head=(i, 2), stacked=3) for i in range(2)]
+    groups = [Group("qkv", r"qkv\.weight"), *heads, Group("none", "nothing")]
+    found = by_parts(groups, model, probe, optimizer)
+
+    def packed(tensors: dict[str, Tensor]) -> np.ndarray:
+        """Block, 3 projections x 2 heads x 4, width."""
+        chosen = [tensors[n] for n in names if n.endswith("qkv.weight")]
+        return torch.stack(chosen).reshape(2, 3, 2, 4, 8).double().numpy()
+
+    view = ModelView(model)
+    names = view.names
+    gradients = [view.gradient(loss, b)[1] for b in probe.draw(0)]
+    rows = np.stack([packed(dict(zip(names, g, strict=True))) for g in gradients])
+    seconds = {n: optimizer.state[p]["exp_avg_sq"] for n, p in model.named_parameters()}
+    # After one step: second moment g² = v/(1 − β2), metric (1 − β1)(|g| + ε).
+    metric = 0.1 * (np.sqrt(packed(seconds) / 0.001) + 1e-8)
+    for part, slicer in (
+        ("qkv", np.s_[:]),
+        ("head 0", np.s_[:, :, 0]),
+        ("head 1", np.s_[:, :, 1]),
+    ):
+        g = np.stack([row[slicer].ravel() for row in rows])
+        m, v = g.mean(0), g.var(0, ddof=1)
+        noise = np.stack(
+            [g / np.delete(g, fold, 0).var(0, ddof=1) @ g.T for fold in metric_folds(9)]
+        )
+        leverage = (g - m) ** 2 / v @ (6 / 8 * m**2 / v - 1 / 9)
+        naive = snr_in_noise_metric(noise, leverage)
+        scaled = g / np.sqrt(metric[slicer].ravel())
+        naive["grad/snr_preconditioned"] = signal_noise(scaled @ scaled.T)["grad/snr"]
+        for series, estimate in naive.items():
+            got = found[f"{series}@{part}"]
+            # products of float64 in another order; the ridge solves at a condition below 1e3
+            for field in ("value", "low", "high"):
+                expected = pytest.approx(getattr(estimate, field), rel=1e-9)
+                assert getattr(got, field) == expected, (series, part, field)
+        median = found[f"grad/weight_snr_median@{part}"].value
+        assert median == pytest.approx(np.median(m**2 / v), rel=1e-9)
+    for series in ("snr_preconditioned", "snr_diagonal", "snr_mahalanobis", "weight_snr_median"):
+        assert "finds no trainable parameter" in found[f"grad/{series}@none"].reason
+
+
+def test_parts_of_too_few_batches_are_said() -> None:
+    case = CASES["mlp"]
+    found = by_parts("layer", case.model(), case.probe(batches=2))
+    assert "at least 3 batches. Got 2" in found["grad/snr_diagonal@head"].reason
+
+
 def test_the_door() -> None:
     with pytest.raises(ValueError, match="`ridge` of `GradientMetrics` must be positive. Got 0"):
         GradientMetrics(ridge=0)
     with pytest.raises(ValueError, match="at least 2 gradients. Got 1"):
         weight_snr([[torch.ones(2)]])
+    with pytest.raises(ValueError, match="`groups` of `GradientMetrics` must be 'layer'"):
+        GradientMetrics(groups="head")  # type: ignore[arg-type]

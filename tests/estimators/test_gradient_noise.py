@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -199,3 +200,126 @@ def test_population_is_corrected_as_the_probe_was_drawn() -> None:
     assert small["probe/loss"].resolved
     with pytest.raises(ValueError, match="`population` of `GradientNoise`"):
         GradientNoise("accumulation", population=50)
+
+
+class Counted:
+    """A probe's loss that counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, model: Any, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        self.calls += 1
+        return loss(model, batch)
+
+
+def test_stops_at_the_first_look_that_settles_the_threshold() -> None:
+    case = CASES["mlp"]
+    model, batches = case.model(), [case.batch(8, seed) for seed in range(32)]
+    view = ModelView(model)
+    gradients = [view.gradient(loss, batch)[1] for batch in batches]
+    gram = gradient_gram(gradients).numpy()
+    looks = {n: signal_noise(gram[:n, :n], batch_size=8, looks=3) for n in (8, 16, 32)}
+    snr = {n: looks[n]["grad/snr"] for n in looks}
+    # Thresholds that the first, the second and no look before the last is sure about.
+    outside = {
+        8: snr[8].high + 1,
+        16: (snr[16].high + snr[8].high) / 2,
+        32: snr[16].value,
+    }
+    assert snr[16].high < snr[8].high and snr[8].low < snr[16].value
+    for n, threshold in outside.items():
+        counted = Counted()
+        observable = GradientNoise(threshold=threshold)
+        found = readings(observable, model, Probe(counted, batches))
+        assert counted.calls == n
+        assert found["probe/loss"].n == n
+        for name, estimate in looks[n].items():
+            for field in ("value", "low", "high"):
+                # a gram of fewer rows: sums of float64 in another order
+                expected = pytest.approx(getattr(estimate, field), rel=1e-9, nan_ok=True)
+                assert getattr(found[name], field) == expected, (n, name)
+        # Where another observable has had all of them taken, none is taken again.
+        shared = Probe(counted, batches)
+        moment = Moment(0, view, tuple(None for _ in view.names), (0.1,), probe=shared)
+        assert len(moment.batch_gradients) == 32 and counted.calls == n + 32
+        again = observable.update(None, moment)[1].scalars
+        assert counted.calls == n + 32
+        assert {k: repr(v) for k, v in again.items()} == {k: repr(v) for k, v in found.items()}
+
+
+def test_a_probe_too_small_for_two_looks_is_read_as_ever() -> None:
+    case = CASES["mlp"]
+    model, probe = case.model(), case.probe(batches=12)
+    plain = readings(GradientNoise(groups="layer"), model, probe)
+    found = readings(GradientNoise(groups="layer", threshold=1.0), model, probe)
+    assert {k: repr(v) for k, v in found.items()} == {k: repr(v) for k, v in plain.items()}
+    empty = readings(GradientNoise(threshold=1.0), model, Probe(loss, lambda step: []))
+    assert all("no batch" in estimate.reason for estimate in empty.values())
+
+
+@pytest.mark.parametrize("source", ["probe", "accumulation"])
+def test_a_memory_averages_what_the_ratio_is_made_of(source: str) -> None:
+    case = CASES["mlp"]
+    model = case.model()
+    observable = GradientNoise(source, batch_size=8, groups={"head": "^head"}, memory=4)
+    state = observable.init()
+    signal, noise = np.zeros((2, 2))
+    for step in range(6):
+        batches = [case.batch(8, 100 * step + i) for i in range(5)]
+        view = ModelView(model)
+        gradients = tuple(view.gradient(loss, batch)[1] for batch in batches)
+        moment = Moment(
+            step,
+            view,
+            tuple(None for _ in view.names),
+            (0.1,),
+            probe=Probe(loss, batches) if source == "probe" else None,
+            micro=() if source == "probe" else gradients,
+        )
+        state, found = observable.update(state, moment)
+        for i, tail in enumerate(("", "@head")):
+            signal[i] = 0.75 * signal[i] + found.scalars[f"grad/signal{tail}"].value
+            noise[i] = 0.75 * noise[i] + found.scalars[f"grad/noise{tail}"].value
+            ratio = found.scalars[f"grad/snr_ema{tail}"]
+            # sums of float64 in another order
+            assert ratio.value == pytest.approx(signal[i] / noise[i], rel=1e-9)
+            scale = found.scalars[f"grad/noise_scale_ema{tail}"]
+            assert scale.value == pytest.approx(8 * noise[i] / signal[i], rel=1e-9)
+            assert ratio.n == 5 and ratio.low < ratio.value < ratio.high
+        with torch.no_grad():
+            for p, g in zip(model.parameters(), gradients[0], strict=True):
+                p -= 0.1 * g
+    # What cannot be measured is said, and leaves the average as it is.
+    broken = tuple(tuple(g * math.nan for g in one) for one in gradients)
+    spoilt = Moment(
+        6,
+        view,
+        moment.gradients,
+        (0.1,),
+        probe=Probe(lambda m, b: loss(m, b) * math.nan, batches) if source == "probe" else None,
+        micro=() if source == "probe" else broken,
+    )
+    after, found = observable.update(state, spoilt)
+    assert after is state
+    assert "nan or inf" in found.scalars["grad/snr_ema@head"].reason
+    nothing = Moment(7, view, moment.gradients, (0.1,), probe=Probe(loss, lambda step: []))
+    after, found = observable.update(state, nothing)
+    assert after is state and math.isnan(found.scalars["grad/noise_scale_ema"].value)
+
+
+def test_options_are_for_the_sources_that_can() -> None:
+    for options in (
+        {"source": "examples", "threshold": 1.0},
+        {"threshold": math.nan},
+    ):
+        with pytest.raises(ValueError, match="`threshold` of `GradientNoise` must be a finite"):
+            GradientNoise(**options)  # type: ignore[arg-type]
+    for options in (
+        {"source": "ranks", "memory": 8},
+        {"memory": 0.5},
+        {"memory": math.inf},
+        {"memory": 8, "threshold": 1.0},
+    ):
+        with pytest.raises(ValueError, match="`memory` of `GradientNoise` must be a number"):
+            GradientNoise(**options)  # type: ignore[arg-type]

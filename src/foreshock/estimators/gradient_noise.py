@@ -8,120 +8,36 @@ know norms only: per-example norms within the step's own backward pass, and data
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foreshock.estimators.gradient_noise_series import (
+    AVERAGED,
+    PER_PART,
+    PER_PART_AND_EXAMPLE,
+    PROBE_LOSS,
+    SERIES,
+)
 from foreshock.estimators.norm_rows import NormBlock, from_examples, from_ranks
 from foreshock.estimators.norms import NO_GRADIENT
 from foreshock.probe.groups import Group, Groups, check_groups, resolve_groups
-from foreshock.probe.moment import Moment
+from foreshock.probe.moment import BatchGradient, Moment
+from foreshock.probe.view import batch_size
 from foreshock.stats.gram import finite_population, signal_noise
+from foreshock.stats.gram_average import GramAverage
+from foreshock.stats.gram_looks import look_sizes, settled
 from foreshock.stats.norm_noise import NO_GRAM
 from foreshock.stats.sample import mean_interval
 from foreshock.types import Estimate, Readings, SeriesInfo
 
-MCCANDLISH = "McCandlish et al., arXiv:1812.06162; signal.md"
-SERIES = (
-    SeriesInfo(
-        "grad/signal",
-        "gradient signal |μ|²",
-        "(loss/weight)²",
-        "0: no common direction",
-        layered=True,
-        formula="U = |m|² − V/n, the mean of g_i·g_j over i ≠ j",
-        oracle="mean of exact per-sample gradients; loops over pairs",
-        source=MCCANDLISH,
-    ),
-    SeriesInfo(
-        "grad/noise",
-        "gradient noise Tr Σ",
-        "(loss/weight)²",
-        "0 for a full batch",
-        layered=True,
-        formula="V = Σ_i |g_i − m|²/(n − 1)",
-        oracle="variance of exact per-sample gradients",
-        source=MCCANDLISH,
-    ),
-    SeriesInfo(
-        "grad/snr",
-        "signal / noise of a batch, C",
-        "1",
-        "0 ± the degenerate band",
-        layered=True,
-        formula="C = U/V at the batch size of the probe",
-        oracle="exact per-sample gradients of a whole population; variance by the Gaussian formula",
-        source="signal.md 3-4; levy.md",
-    ),
-    SeriesInfo(
-        "grad/snr_per_example",
-        "signal / noise of one example",
-        "1",
-        "0",
-        layered=True,
-        formula="C_1 = C/B",
-        oracle="exact per-sample gradients of a whole population",
-        source=MCCANDLISH,
-    ),
-    SeriesInfo(
-        "grad/noise_scale",
-        "noise scale B_simple",
-        "examples",
-        "unbounded",
-        layered=True,
-        formula="B_simple = V·B/U",
-        oracle="reciprocal set of the interval of C_1",
-        source=MCCANDLISH,
-    ),
-    SeriesInfo(
-        "grad/p_published",
-        "p = C/(1+C), as published",
-        "1",
-        "0: C = 0",
-        formula="p = C/(1 + C)",
-        oracle="the formula on the numbers of the definitions",
-        source="signal.md 4",
-    ),
-    SeriesInfo(
-        "grad/p_align",
-        "share of batches that point along the others",
-        "1",
-        "0.5",
-        layered=True,
-        formula="share of i with g_i·m_(−i) > 0",
-        oracle="Φ(√d·C·√((n − 1)/(nC + 1))) for isotropic Gaussian noise; a loop",
-        source="signal.md 4, the probability it is about",
-    ),
-    SeriesInfo(
-        "grad/noise_d_eff",
-        "effective dimension of the noise",
-        "directions",
-        "none: 1 to the number of weights",
-        formula="tr(Σ)²/tr(Σ²), both unbiased for any law",
-        oracle="planted spectra; sums over distinct indices by loops",
-        source="signal.md 3; Chen, Zhang & Zhong, JASA 105 (2010) 810",
-    ),
-)
-#: What is written for a part of the model; the last two need the batch size.
-PER_PART = ("grad/signal", "grad/noise", "grad/snr", "grad/p_align")
-PER_PART_AND_EXAMPLE = ("grad/snr_per_example", "grad/noise_scale")
 UNEVEN = "Parameters took part in different numbers of backward passes: no common micro-batches."
-PROBE_LOSS = SeriesInfo(
-    "probe/loss",
-    "loss on the probe's batches",
-    "loss",
-    "its value at lr = 0",
-    formula="mean of the n losses, with Student's t interval",
-    oracle="the mean",
-    source="the loss of the `Probe`",
-)
-
-
 #: What each source uses of the run.
 NEEDS = {
     "probe": frozenset({"probe"}),
@@ -198,6 +114,20 @@ def part_grams(
     return torch.stack(found)
 
 
+class Taken(NamedTuple):
+    """What one measurement gave.
+
+    Args:
+        scalars: The estimates.
+        grams: ``(1 + parts, n, n)`` on the host, or ``None`` where nothing was measured.
+        size: Examples in a batch, if known.
+    """
+
+    scalars: dict[str, Estimate]
+    grams: NDArray[np.float64] | None = None
+    size: int | None = None
+
+
 @dataclass(frozen=True)
 class GradientNoise:
     """Signal, noise and consolidation ratio of the gradient, with intervals from the Gram matrix.
@@ -237,10 +167,22 @@ class GradientNoise:
             parameter and about half a millisecond a part, and no further backward pass.
         population: Examples in the training set, to correct for batches drawn without replacement
             from it as `Probe.sampling` says (see `signal_noise`); probe only.
+        threshold: Take only as many of the probe's batches as it needs to tell on which side of
+            this value C lies: 8 or more at first, then twice as many at a time while the interval
+            of ``grad/snr`` holds the threshold, up to all that the probe has. Intervals are those
+            of `foreshock.stats.gram_looks`, 1.1 to 1.3 times as long, which hold whenever one
+            stops; those of ``p_align`` and ``noise_d_eff`` are the plain ones.
+            Takes a transfer to the host a look. Saves backward passes only where no other
+            observable needs all of them; give the probe 32 or 64 batches. Probe only.
+        memory: Write ``grad/snr_ema`` and ``grad/noise_scale_ema`` too: the ratio of exponential
+            moving averages of U and V, whose weight falls by 1 − 1/memory a measurement
+            (`foreshock.stats.gram_average`). It lags by about ``memory`` measurements. Probe and
+            accumulation only, whose ratios are those of one step; not with ``threshold``, since the
+            number of batches must stay.
 
     Raises:
-        ValueError: If ``source`` is none of the four, ``groups`` cannot be used, or ``population``
-            is not a positive number or meets another source than the probe.
+        ValueError: If ``source`` is none of the four, ``groups`` cannot be used, ``population`` is
+            not a positive number, or an option meets a source that it is not for.
 
     Examples:
         >>> GradientNoise().needs == frozenset({"probe"})
@@ -252,6 +194,8 @@ class GradientNoise:
     stride: int = 0
     groups: Groups = None
     population: int | None = None
+    threshold: float | None = None
+    memory: float | None = None
 
     def __post_init__(self) -> None:
         if self.source not in NEEDS:
@@ -268,6 +212,23 @@ class GradientNoise:
             raise ValueError(
                 "The `population` of `GradientNoise` must be the size of the training set, and "
                 f"needs source='probe'. Got {self.population} and {self.source!r}."
+            )
+        if self.threshold is not None and (
+            not math.isfinite(self.threshold) or self.source != "probe"
+        ):
+            raise ValueError(
+                "The `threshold` of `GradientNoise` must be a finite signal-to-noise ratio, and "
+                f"needs source='probe'. Got {self.threshold} and {self.source!r}."
+            )
+        if self.memory is not None and (
+            not 1 <= self.memory < math.inf
+            or self.source not in ("probe", "accumulation")
+            or self.threshold is not None
+        ):
+            raise ValueError(
+                "The `memory` of `GradientNoise` must be a number of measurements from 1 on, and "
+                "needs source='probe' or 'accumulation' and no `threshold`. "
+                f"Got {self.memory}, {self.source!r} and threshold={self.threshold}."
             )
         object.__setattr__(self, "groups", check_groups(self.groups, "GradientNoise"))
 
@@ -289,46 +250,70 @@ class GradientNoise:
     @property
     def series(self) -> tuple[SeriesInfo, ...]:
         """What every measurement writes."""
-        return (*SERIES, PROBE_LOSS) if self.source == "probe" else SERIES
+        loss = (PROBE_LOSS,) if self.source == "probe" else ()
+        return (*SERIES, *loss, *(() if self.memory is None else AVERAGED))
 
-    def init(self) -> NormBlock | None:
-        """The block of steps of the sources that know norms only; else no state."""
-        return NormBlock() if self.source in ("examples", "ranks") else None
+    def init(self) -> NormBlock | GramAverage | None:
+        """The block of steps of the sources that know norms only, or the average of a memory."""
+        if self.source in ("examples", "ranks"):
+            return NormBlock()
+        return None if self.memory is None else GramAverage()
 
-    def update(self, state: NormBlock | None, moment: Moment) -> tuple[Any, Readings]:
+    def update(self, state: NormBlock | GramAverage | None, moment: Moment) -> tuple[Any, Readings]:
         """Measure at one moment."""
-        if state is not None:
+        if isinstance(state, NormBlock):
             return self._from_norms(state, moment)
         if self.source == "accumulation":
-            return state, Readings(self._from_accumulation(moment))
-        return state, Readings(self._from_probe(moment))
+            taken = self._from_accumulation(moment)
+        else:
+            taken = self._from_probe(moment)
+        if state is None:
+            return state, Readings(taken.scalars)
+        state, averaged = self._average(state, taken, moment)
+        return state, Readings(taken.scalars | averaged)
 
-    def _from_probe(self, moment: Moment) -> dict[str, Estimate]:
+    def _from_probe(self, moment: Moment) -> Taken:
         assert moment.probe is not None
-        taken = moment.batch_gradients
+        if self.threshold is None:
+            return self._from_batches(moment.batch_gradients, moment, 1)
+        batches = moment.view.draw(moment.probe, moment.step)
+        # What another observable has had taken is there already, and the same.
+        taken = list(vars(moment).get("batch_gradients", ()))
+        sizes = look_sizes(len(batches))
+        for n in sizes:
+            for batch in batches[len(taken) : n]:
+                found = moment.view.gradient(moment.probe.loss, batch)
+                taken.append(BatchGradient(*found, batch_size(batch), batch))
+            result = self._from_batches(taken[:n], moment, len(sizes))
+            if settled(result.scalars["grad/snr"], self.threshold):
+                break
+        return result
+
+    def _from_batches(self, taken: Sequence[BatchGradient], moment: Moment, looks: int) -> Taken:
         if not taken:
             empty = Estimate.missing("The probe returned no batch at this step.")
-            return {**self._missing(empty.reason, moment), "probe/loss": empty}
+            return Taken({**self._missing(empty.reason, moment), "probe/loss": empty})
         losses = torch.stack([one.loss.double() for one in taken])
         size = self.batch_size or next((one.size for one in taken if one.size), None)
         grams = self._grams([one.gradient for one in taken], moment)
         # Losses ride along with the Gram matrices: one transfer for the whole record.
         host = torch.cat([grams.reshape(-1), losses]).cpu().numpy()
         n = len(taken)
-        scalars = self._read(host[:-n].reshape(-1, n, n), moment, size, moment.probe.sampling)
-        return {**scalars, "probe/loss": mean_interval(host[-n:])}
+        found = self._read(host[:-n].reshape(-1, n, n), moment, size, looks)
+        found.scalars["probe/loss"] = mean_interval(host[-n:])
+        return found
 
-    def _from_accumulation(self, moment: Moment) -> dict[str, Estimate]:
+    def _from_accumulation(self, moment: Moment) -> Taken:
         if not moment.micro:
-            return self._missing(UNEVEN if moment.uneven else NO_GRADIENT, moment)
+            return Taken(self._missing(UNEVEN if moment.uneven else NO_GRADIENT, moment))
         if len(moment.micro) < 3:
             sentence = (
                 "The step was made of fewer than 3 backward passes, too few for a variance. "
                 "Accumulate gradients, or pass a `Probe` with at least 3 batches."
             )
-            return self._missing(sentence, moment)
+            return Taken(self._missing(sentence, moment))
         grams = self._grams(moment.micro, moment).cpu().numpy()
-        return self._read(grams, moment, self.batch_size)
+        return self._read(grams, moment, self.batch_size, 1)
 
     def _from_norms(self, block: NormBlock, moment: Moment) -> tuple[NormBlock, Readings]:
         if self.source == "examples":
@@ -348,22 +333,23 @@ class GradientNoise:
             return gradient_gram(gradients)[None]
         return part_grams(gradients, self._parts(moment))
 
+    def _sampling(self, moment: Moment) -> str:
+        return moment.probe.sampling if self.source == "probe" and moment.probe else "replacement"
+
     def _read(
-        self,
-        grams: NDArray[np.float64],
-        moment: Moment,
-        size: int | None,
-        sampling: str = "replacement",
-    ) -> dict[str, Estimate]:
+        self, grams: NDArray[np.float64], moment: Moment, size: int | None, looks: int
+    ) -> Taken:
         """Estimates of the whole and of the parts from their Gram matrices on the host."""
+        sampling, population = self._sampling(moment), self.population
         try:
-            finite_population(grams.shape[-1], size, sampling, self.population)
+            finite_population(grams.shape[-1], size, sampling, population)
         except ValueError as error:
-            return self._missing(str(error), moment)
+            return Taken(self._missing(str(error), moment))
 
         def of(gram: NDArray[np.float64]) -> dict[str, Estimate]:
-            population = self.population
-            return signal_noise(gram, batch_size=size, sampling=sampling, population=population)
+            return signal_noise(
+                gram, batch_size=size, sampling=sampling, population=population, looks=looks
+            )
 
         scalars = of(grams[0])
         per_part = PER_PART if size is None else (*PER_PART, *PER_PART_AND_EXAMPLE)
@@ -371,7 +357,29 @@ class GradientNoise:
             empty = Estimate.missing(f"The group {part!r} finds no trainable parameter.")
             found = of(gram) if members else {}
             scalars |= {f"{name}@{part}": found.get(name, empty) for name in per_part}
-        return scalars
+        return Taken(scalars, grams, size)
+
+    def _average(
+        self, state: GramAverage, taken: Taken, moment: Moment
+    ) -> tuple[GramAverage, dict[str, Estimate]]:
+        """The ratios of averages, with this measurement in them if there is one."""
+        assert self.memory is not None
+        tails = ["", *(f"@{part}" for part in self._parts(moment))]
+        names = ("grad/snr", "grad/noise_scale")
+        if taken.grams is None or not np.isfinite(taken.grams).all():
+            lack = Estimate.missing(taken.scalars["grad/snr"].reason)
+            return state, {f"{name}_ema{tail}": lack for tail in tails for name in names}
+        state = state.add(taken.grams, self.memory)
+        averaged: dict[str, Estimate] = {}
+        for tail, gram in zip(tails, state.mean, strict=True):
+            found = signal_noise(
+                gram,
+                batch_size=taken.size,
+                sampling=self._sampling(moment),
+                population=self.population,
+            )
+            averaged |= {f"{name}_ema{tail}": found[name] for name in names}
+        return state, averaged
 
     def _missing(self, sentence: str, moment: Moment) -> dict[str, Estimate]:
         names = [s.name for s in SERIES]

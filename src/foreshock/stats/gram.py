@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from foreshock.stats.gram_interval import ROUNDING, gram_intervals, gram_moments
+from foreshock.stats.gram_looks import look_widening
 from foreshock.stats.intervals import clopper_pearson, jackknife_se, t_quantile
 from foreshock.stats.noise_dimension import noise_d_eff
 from foreshock.types import Estimate, Flag
@@ -36,6 +37,7 @@ def signal_noise(
     batch_size: float | None = None,
     sampling: str = "replacement",
     population: int | None = None,
+    looks: int = 1,
 ) -> dict[str, Estimate]:
     r"""Signal, noise, and what follows from them, from the Gram matrix of n batch gradients.
 
@@ -95,6 +97,9 @@ def signal_noise(
             replacement within a batch) or ``"disjoint"``. Matters with `population` only.
         population: Examples in the training set, to estimate the training set's own signal and
             noise; needs `batch_size`.
+        looks: Looks at growing n of which this is one, 1 to 5, if measuring stops at the one whose
+            interval suits: the intervals of signal, noise and snr, and of what follows from snr,
+            then hold at all looks jointly (`foreshock.stats.gram_looks`).
 
     Returns:
         One `Estimate` per name in `SERIES`. Every one but `grad/noise` and `grad/p_align` is
@@ -146,7 +151,8 @@ def signal_noise(
     if gram_moments(unit).noise <= ROUNDING * n:
         return _noiseless(unit, scale, batch_size)
 
-    intervals = gram_intervals(unit, offset=offset, stretch=stretch)
+    widen = look_widening(looks, n)
+    intervals = gram_intervals(unit, offset=offset, stretch=stretch, widen=widen)
     signal = intervals["signal"]
     unresolved = bool(signal.low <= 0 <= signal.high)
     flags = Flag.UNRESOLVED if unresolved else Flag.NONE

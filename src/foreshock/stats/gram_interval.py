@@ -148,7 +148,7 @@ def gram_moments(gram: ArrayLike) -> GramMoments:
 
 
 def gram_intervals(
-    gram: ArrayLike, *, offset: float = 0.0, stretch: float = 1.0
+    gram: ArrayLike, *, offset: float = 0.0, stretch: float = 1.0, widen: float = 1.0
 ) -> dict[str, Interval]:
     """95 % intervals of signal, noise and snr, for a whole stack of Gram matrices.
 
@@ -160,6 +160,7 @@ def gram_intervals(
         gram: (..., n, n) Gram matrices with V > 0, n >= 3.
         offset: a of the signal U + a V, and
         stretch: b of the noise b V, which correct for a finite training set.
+        widen: Factor on the half-widths, for another level than 95 % (the null keeps its).
 
     Returns:
         `"signal"`, `"noise"`, `"snr"`: values and intervals, each (...); and `"null"`: the band
@@ -175,9 +176,9 @@ def gram_intervals(
     n = moments.n
     signal, noise = moments.signal + offset * moments.noise, stretch * moments.noise
     signal_without = moments.signal_without + offset * moments.noise_without
-    student = t_quantile(n - 1)
+    student = widen * t_quantile(n - 1)
     degenerate = 2 * np.maximum(moments.trace_square, 0.0) / (n * (n - 1))  # Var U at mu = 0
-    shift = SKEW * moments.top / n
+    shift = widen * SKEW * moments.top / n
 
     def around(value: Array, without: Array, scale: Array) -> Interval:
         floor = degenerate / scale**2
