@@ -207,3 +207,19 @@ def test_observables_are_listed_from_the_code(capsys: pytest.CaptureFixture[str]
     assert all(s["formula"] and s["oracle"] and s["null"] for s in ntk["series"])
     assert main(["observables", "fortune"]) == 2
     assert "There is no observable 'fortune'" in capsys.readouterr().err
+
+
+def test_simulate_compares_with_the_exact_answer(tmp_path: Path, capsys: Capture) -> None:
+    words = "simulate ou --particles 300 --records 3 --seed 4 --out".split()
+    found = answer(capsys, *words, str(tmp_path / "a"))
+    assert found["world"] == "ou" and found["config"]["particles"] == 300
+    assert len(found["comparisons"]) == 6
+    assert all(low <= high for low, high in ((c["low"], c["high"]) for c in found["comparisons"]))
+    page = Path(found["report"]).read_text(encoding="utf-8")
+    assert "Against the exact answer" in page
+    text = _output(capsys, *words, str(tmp_path / "b"))
+    assert "Entropy production, t = 1.5" in text and "agrees" in text
+    assert main([*words, str(tmp_path / "b")]) == 2  # the folder exists
+    with pytest.raises(SystemExit, match="2"):
+        main(["simulate", "ou", "--stiffness", "-1", "--out", str(tmp_path / "c")])
+    assert "must be positive" in " ".join(capsys.readouterr().err.split())

@@ -6,6 +6,7 @@ Norms agree to 1e-4 of the largest in float32 (some 1e-6 is measured), to 1e-10 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -386,6 +387,38 @@ def test_a_second_use_in_the_loss_is_noticed(how: str) -> None:
     squared, missed = mode.heard.norms([True] * len(named))
     assert missed == {}
     assert squared.isnan().any(0).nonzero().flatten().tolist() == chosen[:1]
+
+
+@pytest.mark.parametrize("chosen", [0, 1])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_a_second_use_of_a_layer_at_one_position_is_noticed(chosen: int, kind: Any) -> None:
+    """Matrix and bias share what is computed of the error, and are still told apart."""
+    model, (x, labels) = made(CASES["mlp"].model).to(kind), CASES["mlp"].batch(9, 0)
+    named, batch = list(model.named_parameters()), (x.to(kind), labels)
+    mode = PerExample([p for _, p in named], [n for n, _ in named], len(x), given=batch)
+    with mode:
+        value = loss(model, batch)
+    # The penalty moves the gradient by more than its own length, above what 16 bits lose.
+    found = torch.autograd.grad(value + 10 * named[chosen][1].square().sum(), [p for _, p in named])
+    for i, g in enumerate(found):
+        mode.heard.gradient(i, g, form(g), g.norm())
+    squared, missed = mode.heard.norms([True] * len(named))
+    assert missed == {}
+    assert squared.isnan().any(0).nonzero().flatten().tolist() == [chosen]
+
+
+def test_inputs_are_let_go_of_once_the_error_has_arrived() -> None:
+    """The graph is alive as long as its output, and the hooks as long as the graph."""
+    model = made(lambda: nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 4)))
+    kept: list[weakref.ref[Tensor]] = []
+    model[2].register_forward_pre_hook(lambda _, args: kept.append(weakref.ref(args[0])))
+    x = torch.randn(5, 6)
+    with PerExample(list(model.parameters()), ["a", "b", "c", "d"], 5, given=x) as mode:
+        output = model(x)
+    mode.heard.forget()
+    assert kept[0]() is not None
+    output.square().mean().backward()
+    assert kept[0]() is None and output.grad_fn is not None
 
 
 def live(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[PerExample, Tensor, list[str]]:

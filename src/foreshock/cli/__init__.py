@@ -11,6 +11,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "demo": ("demo", "train a network that groks beside its random-label twin, write a report"),
     "run": ("experiment", "run an experiment, such as grokking, with the monitor attached"),
+    "simulate": ("simulate", "run a simulated world and compare it with its exact answer"),
     "observables": ("catalogue", "list what can be measured: formula, null, oracle, cost"),
     "ls": ("runs", "list the runs in a folder"),
     "report": ("runs", "write the offline HTML report of a run, or of a run and its twin"),
@@ -59,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = getattr(module, words[0])
         if words[0] == "bench":  # its options are the benchmark's own
             return command(words[1:])
-        return tyro.cli(command, args=words[1:], prog=f"foreshock {words[0]}") or 0
+        # Options of a command may stand behind its subcommand: `simulate ou --out here`.
+        behind = (tyro.conf.CascadeSubcommandArgs,)
+        return tyro.cli(command, args=words[1:], prog=f"foreshock {words[0]}", config=behind) or 0
     except (ValueError, OSError, StoreError) as error:
         print(f"foreshock {words[0]}: {error}", file=sys.stderr)
         return 2

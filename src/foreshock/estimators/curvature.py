@@ -153,7 +153,7 @@ def track(
     def random() -> Tensor:
         shape, kind = product.dimension, product.dtype
         noise = torch.randn(shape, generator=generator, device=product.device, dtype=kind)
-        return noise / noise.norm()
+        return noise.div_(torch.linalg.vector_norm(noise))
 
     def run(start: Tensor) -> Ritz:
         return lanczos(product, start, MOST, tolerance=tolerance, least=FEWEST, to_norm=to_norm)
@@ -163,8 +163,9 @@ def track(
         vectors = state.vectors.to(product.dtype)
         start = vectors[0]
         if len(vectors) > 1:
-            start = start + ADMIXTURE * vectors[1]
-        runs.append(run(start / start.norm() + ADMIXTURE * random()))
+            start = torch.add(start, vectors[1], alpha=ADMIXTURE)
+        start = start / torch.linalg.vector_norm(start)
+        runs.append(run(start.add_(random(), alpha=ADMIXTURE)))
     if check or not state.warm:
         runs.append(run(random()))
     if state.vectors is None and math.isfinite(runs[0].value):

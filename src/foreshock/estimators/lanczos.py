@@ -168,10 +168,10 @@ class Krylov:
         basis = self._basis[: j + 1]
         w = self._product(self._next)
         first = basis @ w
-        w = w - basis.T @ first
+        w = torch.addmv(w, basis.T, first, alpha=-1)  # a new tensor: w may be the caller's
         second = basis @ w
-        w = w - basis.T @ second
-        beta = w.norm()
+        w.addmv_(basis.T, second, alpha=-1)
+        beta = torch.linalg.vector_norm(w)
         column = torch.cat([first + second, beta[None]]).double().tolist()
         length = column.pop()
         self._betas.append(length)

@@ -17,9 +17,9 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from foreshock.estimators import per_example_operands as ops
-from foreshock.estimators.per_example_follow import CONSTANT, INSIDE
+from foreshock.estimators.per_example_follow import CONSTANT, INSIDE, name_of
 from foreshock.estimators.per_example_hearing import Hearing, form
-from foreshock.estimators.per_example_operations import Call, move, rule_of
+from foreshock.estimators.per_example_operations import RULES, Call, move
 from foreshock.probe.examples import ExampleNorms
 from foreshock.probe.quiet import quiet
 from foreshock.probe.view import ModelView, batch_size
@@ -88,7 +88,7 @@ class PerExample(TorchFunctionMode):
         super().__init__()
         self.heard = Hearing(parameters, n)
         self.heard.marks.start(given)
-        self._owners = {id(p): name for p, name in zip(parameters, names, strict=True)}
+        self._named = parameters, names
         self._buffers = buffers
 
     def __torch_function__(
@@ -107,8 +107,9 @@ class PerExample(TorchFunctionMode):
             try:
                 self._notice(Call(func, args, kwargs, out))
             except Exception as error:  # never into the user's forward pass
-                name = getattr(func, "__name__", func)
-                heard.refuse(f"{name} could not be followed ({type(error).__name__}: {error}).")
+                heard.refuse(
+                    f"{name_of(func)} could not be followed ({type(error).__name__}: {error})."
+                )
         return out
 
     def _attention(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kw: Any) -> Any:
@@ -140,10 +141,10 @@ class PerExample(TorchFunctionMode):
         heard, func, marks = self.heard, call.func, self.heard.marks
         if func is Tensor.__setitem__:
             call = call._replace(out=call.args[0])
-        made = _tensors(call.out if isinstance(call.out, (tuple, list)) else [call.out])
+        made = _tensors(call.out if isinstance(call.out, (tuple, list)) else (call.out,))
         if not made:
             return
-        read = _tensors((*call.args, *call.kwargs.values()))
+        read = _tensors((*call.args, *call.kwargs.values()) if call.kwargs else call.args)
         if heard.inside_attention:
             carried = any(marks.carries(t) for t in read)
             for out in made:
@@ -155,14 +156,14 @@ class PerExample(TorchFunctionMode):
                 return
         if func is functional.batch_norm:
             self._batch_norm(call)
-        operands = [o for t in read if (o := heard.operand(t)) is not None]
+        known = heard.operands
+        operands = [known[id(t)] for t in read if id(t) in known]
         if not operands:
             return
         # A movement may be told another tensor's shape or type; only what it moves counts.
         like = func in ops.INJECTIVE or func in ops.REPEATING
         moving = read[:1] if like and func is not Tensor.__getitem__ else read
         constant = not any(marks.carries(t) for t in moving)
-        name = getattr(func, "__name__", str(func))
         if not torch.is_grad_enabled():
             if constant:
                 move(heard, call)
@@ -171,11 +172,11 @@ class PerExample(TorchFunctionMode):
         elif any(o.requires_grad for o in made):
             if constant:
                 if not move(heard, call):
-                    heard.miss(operands, self._without_examples(name, read))
+                    heard.miss(operands, self._without_examples(name_of(func), read))
                 return
-            rule = rule_of(func)
+            rule = RULES.get(func)
             if rule is None or not rule(heard, call):
-                heard.miss(operands, name)
+                heard.miss(operands, name_of(func))
 
     def _without_examples(self, name: str, read: list[Tensor]) -> str:
         lost = next((why for t in read if (why := self.heard.marks.why(t))), "")
@@ -187,7 +188,8 @@ class PerExample(TorchFunctionMode):
         given = call.given("input running_mean running_var weight bias training")
         if given.get("training"):
             known = [given.get(k) for k in ("weight", "bias", "running_mean")]
-            owners = self._owners | {id(b): name for name, b in self._buffers()}
+            owners = {id(t): name for t, name in zip(*self._named, strict=True)}
+            owners |= {id(b): name for name, b in self._buffers()}
             owner = next((owners[id(t)] for t in known if id(t) in owners), "")
             name = owner.rpartition(".")[0] or "a batch normalisation"
             self.heard.refuse(COUPLED.format(name=name), Flag.COUPLED_EXAMPLES)
@@ -226,9 +228,9 @@ def assemble(
     missed: dict[int, str] = {}
     for _, why in passes:
         missed |= why
-    names = view.names
+    names, parameters = view.names, view.live_parameters
     covered = tuple(i not in missed for i in range(len(names)))
-    squared = torch.cat([s for s, _ in passes])
+    squared = passes[0][0] if len(passes) == 1 else torch.cat([s for s, _ in passes])
     if missed:
         keep = torch.tensor(covered, device=squared.device)
         squared, mean_squares = squared * keep, mean_squares * keep
@@ -237,12 +239,12 @@ def assemble(
         index, why = next(iter(missed.items()))
         more = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
         reason = f"Per-example norms do not cover {names[index]} (used by {why}){more}."
-    n = len(squared)
+    n, factor = squared.shape[0], scale * scale
     return ExampleNorms(
         tuple(names),
-        tuple(p.numel() for p in view.live_parameters),
-        squared * (n * scale) ** 2,
-        mean_squares * scale**2,
+        tuple(p.numel() for p in parameters),
+        squared * (factor * n**2),
+        mean_squares * factor,
         covered,
         Flag.NONE,
         reason,

@@ -83,53 +83,54 @@ class Marks:
             Its name if it joined differently placed examples, so that they are coupled.
         """
         func = call.func
-        name = getattr(func, "__name__", str(func))
         if func in ops.INJECTIVE or (func in ops.REPEATING and func is not Tensor.__getitem__):
             read = read[:1]  # another tensor may tell it a shape or a type
         elif func in CONSTANTS:
             read = []
         where = [(t, m) for t in read if (m := self.of(t)) != CONSTANT]
-        lost = next((self.why(t) for t, m in where if m == LOST), "")
-        where = [(t, m) for t, m in where if m != LOST or t.requires_grad]
+        lost = ""
+        if any(m == LOST for _, m in where):
+            lost = next(self.why(t) for t, m in where if m == LOST)
+            where = [(t, m) for t, m in where if m != LOST or t.requires_grad]
         if not where:
             for out in made:
                 data = bool(lost) and not out.requires_grad
                 self.put(out, LOST if data else CONSTANT, lost)
             return ""
-        coupled = ""
+        # What has no graph is a constant to all parameters, wherever its rows are.
+        smooth = [(t, m) for t, m in where if t.requires_grad]
+        place, name, coupled = PLACES.get(func, _nowhere), name_of(func), ""
         for out in made:
-            mark, joined = self._place(PLACES.get(func), where, call, out)
-            if mark == LOST and not lost:
-                lost = name
-            self.put(out, mark, lost if mark == LOST else "")
-            mixed = mark == LOST and func in MIXING
-            if (joined or mixed) and out.requires_grad:
-                coupled = name
+            found = {self._after(place, t, m, call, out) for t, m in smooth or where}
+            mark = found.pop() if len(found) == 1 else LOST
+            self.put(out, mark, (lost or name) if mark == LOST else "")
+            if mark == LOST:
+                lost = lost or name
+                if (found and smooth or func in MIXING) and out.requires_grad:
+                    coupled = name
             if call.args and out is call.args[0] and out._is_view():
                 base = out._base  # written to in part
                 if base is not None and self.of(base) != mark:
                     self.put(base, LOST, name)
         return coupled
 
-    def _place(
-        self, place: Place | None, where: Sequence[tuple[Tensor, int]], call: Any, out: Tensor
-    ) -> tuple[int, bool]:
-        smooth: set[int] = set()
-        rough: set[int] = set()
-        for tensor, mark in where:
-            new = LOST
-            if mark != LOST and place is not None:
-                new = place(tensor, mark, call, out)
-                if new >= 0 and (new >= out.dim() or out.shape[new] != self.n):
-                    new = LOST
-                elif new == MERGED and (not out.dim() or len(out) % self.n):
-                    new = LOST
-                elif new == MERGED and len(out) == self.n:
-                    new = 0
-            (smooth if tensor.requires_grad else rough).add(new)
-        # What has no graph is a constant to all parameters, wherever its rows are.
-        found = smooth or rough
-        return (found.pop(), False) if len(found) == 1 else (LOST, bool(smooth))
+    def _after(self, place: Place, tensor: Tensor, mark: int, call: Any, out: Tensor) -> int:
+        new = LOST if mark == LOST else place(tensor, mark, call, out)
+        if new >= 0:
+            return new if new < out.dim() and out.shape[new] == self.n else LOST
+        if new != MERGED or not out.dim() or out.shape[0] % self.n:
+            return LOST
+        return 0 if out.shape[0] == self.n else MERGED
+
+
+def name_of(func: Any) -> str:
+    """What a function is called in sentences."""
+    return getattr(func, "__name__", str(func))
+
+
+def _nowhere(tensor: Tensor, mark: int, call: Any, out: Tensor) -> int:
+    """An operation that is not on the list."""
+    return LOST
 
 
 # ---------------------------------------------------------------------- where they are afterwards

@@ -7,7 +7,7 @@ which operands stand for which parameter, what the hooks found, and what could n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from foreshock.estimators.per_example_rules import (
     Outer,
     Rows,
     Term,
+    row_squares,
     squares,
     summed_squares,
 )
@@ -45,11 +46,15 @@ class Part(NamedTuple):
         operand: The parameter, or what became of it.
         make: From the error of the output, examples first, to the per-example gradients.
         own_rows: Whether the operand has a row of its own for each example.
+        bias: What a layer adds to its product, if ``make`` is that of a matrix.
+        reads: From the error to what the layer read, of the same type and layout.
     """
 
     operand: Operand
     make: Callable[[Tensor], Term]
     own_rows: bool = False
+    bias: Operand | None = None
+    reads: Callable[[Tensor], Tensor] | None = None
 
 
 class Hearing:
@@ -181,20 +186,24 @@ class Hearing:
         """
         for part in parts:
             self._uses[part.operand.index] += 1
-        fired: list[bool] = []
+            if part.bias is not None:
+                self._uses[part.bias.index] += 1
+        waiting: list[Sequence[Part]] = [parts]
+        del parts  # with the inputs they hold, until the error arrives, not as long as the graph
         shape = out.shape
 
         def hook(error: Tensor) -> None:
             self.begin()
             if self.trouble:
                 return
-            if fired or error.requires_grad:
+            if not waiting or error.requires_grad:
                 self.refuse(SEVERAL)
                 return
-            fired.append(True)
             try:
                 with plainly(error.device):
-                    self._arrive(parts, rows(error.detach().reshape(shape)))
+                    error = rows(error if error.shape == shape else error.reshape(shape))
+                    for part in waiting.pop():
+                        self._arrive(part, error)
             except Exception as trouble:  # never into the user's backward pass
                 self.refuse(f"A norm could not be taken ({type(trouble).__name__}: {trouble}).")
 
@@ -207,28 +216,44 @@ class Hearing:
 
     # ------------------------------------------------------------------ backward
 
-    def _arrive(self, parts: Sequence[Part], error: Tensor) -> None:
-        for part in parts:
-            index = part.operand.index
-            if index in self._uncovered:
-                continue
-            term = part.make(error)
-            self._coarse |= (term.values if isinstance(term, Rows) else term.right).dtype in NARROW
-            term = _wide(term)
-            self._expect(part, term)
-            if index in self._uncovered:
-                continue
-            if self._uses[index] == 1 and part.operand.injective:
-                self._found[index] = squares(term)
-            else:
-                self._pending.setdefault(index, []).append((part, term))
+    def _arrive(self, part: Part, error: Tensor) -> None:
+        operand, bias = part.operand, part.bias
+        if operand.index in self._uncovered and (bias is None or bias.index in self._uncovered):
+            return
+        if bias is not None and part.reads is not None and error.dim() == 2:
+            if self._alone(operand) and self._alone(bias):
+                self._layer(operand.index, bias.index, error, part.reads(error))
+                return
+        term = part.make(error)
+        if (term.values if isinstance(term, Rows) else term.right).dtype in NARROW:
+            self._coarse, term = True, _wide(term)
+        self._enter(part, term)
+        if bias is not None and isinstance(term, Outer):
+            self._enter(Part(bias, part.make), Rows(term.left.sum(1)))
 
-    def _expect(self, part: Part, term: Term) -> None:
-        """What the gradient of a parameter should look like from two sides, if nothing is missed.
+    def _alone(self, operand: Operand) -> bool:
+        """Whether one operation reads all of a parameter, and nothing else does."""
+        index = operand.index
+        return operand.whole and self._uses[index] == 1 and index not in self._uncovered
+
+    def _layer(self, weight: int, bias: int, error: Tensor, x: Tensor) -> None:
+        """Matrix and bias of a layer at one position: what both need is computed once."""
+        if error.dtype in NARROW:
+            self._coarse, error, x = True, error.float(), x.float()
+        along = error.mv(_wave(error.shape[1], error.dtype, error.device))
+        self._expected[weight] = along.dot(x.mv(_wave(x.shape[1], x.dtype, x.device)))
+        self._expected[bias] = along.sum()
+        self._found[bias] = size = row_squares(error)
+        self._found[weight] = row_squares(x).mul_(size)
+
+    def _enter(self, part: Part, term: Term) -> None:
+        """Norms of one operand, and what its gradient should look like if nothing is missed.
 
         See `form`; it is linear, so those of the examples add up to that of the gradient.
         """
         operand, index = part.operand, part.operand.index
+        if index in self._uncovered:
+            return
         if operand.whole:
             seen = _form_of_term(operand, term)
         elif isinstance(term, Outer) and term.groups > 1:
@@ -240,6 +265,10 @@ class Hearing:
                 test = step(test)
             seen = _along(test, term)
         self._expected[index] = self._expected[index] + seen if index in self._expected else seen
+        if self._uses[index] == 1 and operand.injective:
+            self._found[index] = squares(term)
+        else:
+            self._pending.setdefault(index, []).append((part, term))
 
     def gradient(self, index: int, gradient: Tensor, seen: Tensor, size: Tensor) -> None:
         """Keep what arrived of a parameter, to compare it with what was heard.
@@ -262,27 +291,24 @@ class Hearing:
 
     def _missed_silently(self, squared: Tensor, missed: Mapping[int, str]) -> Tensor:
         """Norms that are nan where a gradient is not the sum of the terms that were heard."""
-        zero = squared.new_zeros(())
-        rows = []
+        rows: list[Sequence[Tensor]] = []
         for index in range(squared.shape[1]):
             if index not in self._found or index in missed:
-                rows.append((zero, zero, zero))  # nothing to compare
+                rows.append([squared.new_zeros(())] * 3)  # nothing to compare
             elif index not in self._arrived or index not in self._expected:
                 # What was heard of and has not arrived is not what the optimizer uses.
-                rows.append((zero, zero + torch.inf, zero))
+                zero = squared.new_zeros(())
+                rows.append((zero, zero, zero + torch.inf))
             else:
-                rows.append(
-                    (self._arrived[index][0], self._expected[index], self._arrived[index][1])
-                )
-        seen, expected, size = (stacked(column) for column in zip(*rows, strict=True))
+                rows.append((*self._arrived[index], self._expected[index]))
+        seen, size, expected = stacked([t for row in rows for t in row]).view(-1, 3).unbind(1)
         # Rounding goes with the terms, which may be larger than their sum.
-        scale = size + squared.sum(0).sqrt()
+        scale = squared.sum(0).sqrt_().add_(size)
         # Some gradients are rounding alone (the bias of keys in attention).
         share, least = (TOLERANCE, 2e-3) if self._coarse else (FINE, 1e-5)
-        bound = share * scale + least * scale.square().sum().sqrt()
-        # Turned round, so that nan is wrong too.
-        wrong = ~((seen - expected).abs() <= bound)
-        return torch.where(wrong, torch.nan, squared)
+        bound = torch.add(least * torch.linalg.vector_norm(scale), scale, alpha=share)
+        # This way round, so that nan is wrong too.
+        return torch.where((seen - expected).abs_() <= bound, squared, torch.nan)
 
     def norms(self, present: Sequence[bool]) -> tuple[Tensor, dict[int, str]]:
         """What the backward pass gave.
@@ -296,41 +322,40 @@ class Hearing:
             not belong to the gradient that arrived, and why parameters are not covered, by index.
         """
         device = self._parameters[0].device
-        with plainly(device):
-            for index, used in self._pending.items():
-                if index not in self._uncovered:
-                    self._found[index] = _combined(used)
-        self._pending = {}
+        if self._pending:
+            with plainly(device):
+                for index, used in self._pending.items():
+                    if index not in self._uncovered:
+                        self._found[index] = _combined(used)
+            self._pending = {}
         missed = dict(self._uncovered)
         for index, there in enumerate(present):
             if there and index in self.hidden:
                 missed.setdefault(index, "code that runs without a graph (reentrant checkpoints)")
             elif there and index not in self._found:
                 missed.setdefault(index, "something outside the forward pass")
-        zeros = torch.zeros(self.n, device=device)
         columns = [
-            self._found[i] if i in self._found and i not in missed else zeros
+            torch.zeros(self.n, device=device) if i in missed or i not in self._found
+            else self._found[i]
             for i in range(len(self._parameters))
-        ]
+        ]  # fmt: skip
         return self._missed_silently(stacked(columns, 1), missed), missed
 
 
 def stacked(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Tensors stacked in float64, with one conversion where they are of one type."""
-    if len({tensor.dtype for tensor in tensors}) > 1:
-        tensors = [tensor.double() for tensor in tensors]
+    """Tensors stacked in float64, with one conversion of what they promote to together."""
     return torch.stack(list(tensors), dim).double()
 
 
 def form(gradient: Tensor) -> Tensor:
     """A bilinear form u'Gv of a gradient as a matrix of ``len(gradient)`` rows, ``()``."""
-    if gradient.dtype in (torch.float16, torch.bfloat16):
-        gradient = gradient.float()
-    rows = _wave(len(gradient) if gradient.dim() else 1, gradient.dtype, gradient.device)
-    if gradient.dim() < 2:
-        return torch.dot(rows, gradient.reshape(-1))
-    matrix = gradient.flatten(1)
-    return torch.dot(rows, matrix @ _wave(matrix.shape[1], gradient.dtype, gradient.device))
+    dtype, device = gradient.dtype, gradient.device
+    if dtype in NARROW:
+        gradient, dtype = gradient.float(), torch.float32
+    if gradient.dim() > 1:
+        matrix = gradient.flatten(1)
+        gradient = matrix @ _wave(matrix.shape[1], dtype, device)
+    return torch.dot(_wave(gradient.numel(), dtype, device), gradient.reshape(-1))
 
 
 def _form_of_term(operand: Operand, term: Term) -> Tensor:
@@ -384,12 +409,18 @@ def _wave(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.cos(place).to(dtype)
 
 
-@contextmanager
-def plainly(device: torch.device) -> Iterator[None]:
+def plainly(device: torch.device) -> AbstractContextManager[None]:
     """Without a graph, and in the types of the tensors themselves."""
     kind = device.type
-    cast = torch.is_autocast_enabled(kind)
-    with torch.no_grad(), torch.autocast(kind, enabled=False) if cast else nullcontext():
+    if torch.is_autocast_enabled(kind):
+        return _uncast(kind)
+    # An ordinary backward pass is without a graph already.
+    return torch.no_grad() if torch.is_grad_enabled() else nullcontext()
+
+
+@contextmanager
+def _uncast(kind: str) -> Iterator[None]:
+    with torch.no_grad(), torch.autocast(kind, enabled=False):
         yield
 
 
@@ -422,10 +453,7 @@ def _combined(used: Sequence[tuple[Part, Term]]) -> Tensor:
 
 def _wide(term: Term) -> Term:
     """Products of 16-bit numbers are summed in float32."""
-    narrow = (torch.float16, torch.bfloat16)
     if isinstance(term, Rows):
-        return Rows(term.values.float()) if term.values.dtype in narrow else term
-    if term.right.dtype not in narrow:
-        return term
+        return Rows(term.values.float())
     left = term.left if term.sparse else term.left.float()
     return Outer(left, term.right.float(), term.groups, term.rows)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,8 +57,7 @@ NORMALISATIONS = {functional.layer_norm, functional.group_norm, functional.batch
 ATTENTION = functional.multi_head_attention_forward
 
 
-@dataclass(frozen=True)
-class Operand:
+class Operand(NamedTuple):
     """A trainable parameter, or what became of it before an operation used it.
 
     Args:

@@ -36,23 +36,6 @@ class Call(NamedTuple):
 Rule = Callable[[Hearing, Call], bool]
 
 
-def rule_of(func: Any) -> Rule | None:
-    """The rule for an operation, ``None`` where there is none."""
-    if func is functional.linear:
-        return linear
-    if func in ops.MATMUL or func in ops.ADDMM:
-        return matmul
-    if func is functional.embedding or func is Tensor.__getitem__:
-        return embedding
-    if func in ops.CONVOLUTIONS:
-        return convolution
-    if func in ops.NORMALISATIONS:
-        return normalisation
-    if func in ops.ADD or func in ops.SUBTRACT or func in ops.MULTIPLY:
-        return elementwise
-    return concatenation if func in ops.CAT else None
-
-
 def move(heard: Hearing, call: Call) -> bool:
     """A parameter that is only moved about stays an operand."""
     args, out = call.args, call.out
@@ -95,12 +78,18 @@ def linear(heard: Hearing, call: Call) -> bool:
         return False
     if rows is None:
         return heard.elsewhere([weight, bias], "linear", x)
-    parts: list[Part] = []
     if weight is not None:
-        parts.append(Part(weight, lambda e: Outer(_flat_rows(e), _flat_rows(rows(x), e))))
-    if bias is not None:
-        parts.append(Part(bias, lambda e: Rows(_summed(e))))
-    return heard.listen(call.out, rows, parts, linear=True)
+        part = Part(
+            weight,
+            lambda e: Outer(_flat_rows(e), _flat_rows(rows(x), e)),
+            bias=bias,
+            reads=lambda e: rows(x).to(e.dtype),
+        )
+    elif bias is not None:
+        part = Part(bias, lambda e: Rows(_summed(e)))
+    else:
+        return False
+    return heard.listen(call.out, rows, [part], linear=True)
 
 
 def matmul(heard: Hearing, call: Call) -> bool:
@@ -268,6 +257,18 @@ def concatenation(heard: Hearing, call: Call) -> bool:
             parts.append(Part(operand, lambda e, cut=cut: Rows(cut(e).reshape(len(e), -1)), True))
         start += size
     return heard.listen(call.out, rows, parts)
+
+
+#: The rule for each operation that has one.
+RULES: dict[Any, Rule] = {
+    functional.linear: linear,
+    **dict.fromkeys(ops.MATMUL | ops.ADDMM, matmul),
+    **dict.fromkeys((functional.embedding, Tensor.__getitem__), embedding),
+    **dict.fromkeys(ops.CONVOLUTIONS, convolution),
+    **dict.fromkeys(ops.NORMALISATIONS, normalisation),
+    **dict.fromkeys(ops.ADD | ops.SUBTRACT | ops.MULTIPLY, elementwise),
+    **dict.fromkeys(ops.CAT, concatenation),
+}
 
 
 def _flat(values: Any) -> list[Any]:

@@ -9,7 +9,7 @@ first, which weights used more than once need.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +19,7 @@ from torch.nn import functional
 PORTION = 1 << 22
 
 
-@dataclass(frozen=True)
-class Outer:
+class Outer(NamedTuple):
     """Per-example gradients Σ_t left_t ⊗ right_t of a matrix.
 
     Args:
@@ -66,8 +65,7 @@ class Outer:
         return out.reshape(m, -1)
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """Per-example gradients as they are, ``(n, elements)``."""
 
     values: Tensor
@@ -108,23 +106,23 @@ def squares(term: Term) -> Tensor:
         [48.0]
     """
     if isinstance(term, Rows):
-        return _square(term.values, 1)
+        return row_squares(term.values)
     positions, width = term.right.shape[-2:]
     if positions == 1:
-        found = _square(term.right, (1, 2))
+        found = row_squares(term.right, (1, 2))
         if term.sparse:
             return found
         if term.groups == 1:
-            return found * _square(term.left, (1, 2))
-        return (found * _square(term.left, (1, 2))).view(term.n, term.groups).sum(1)
+            return found * row_squares(term.left, (1, 2))
+        return (found * row_squares(term.left, (1, 2))).view(term.n, term.groups).sum(1)
     if term.sparse or gram_is_cheaper(positions, term.height, width):
         return _portions([term], positions * positions * term.groups, _gram_square)
     return _portions([term], term.height * width * term.groups, _formed_square)
 
 
-def _square(tensor: Tensor, dims: int | tuple[int, ...]) -> Tensor:
-    """Sum of squares without a temporary."""
-    return torch.linalg.vector_norm(tensor, dim=dims).square()
+def row_squares(tensor: Tensor, dims: int | tuple[int, ...] = 1) -> Tensor:
+    """Sum of squares over dimensions, without a temporary."""
+    return torch.linalg.vector_norm(tensor, dim=dims).square_()
 
 
 def summed_squares(terms: Sequence[Outer]) -> Tensor:
@@ -165,7 +163,7 @@ def _formed_square(terms: Sequence[Outer]) -> Tensor:
     total = terms[0].gradients()
     for term in terms[1:]:
         total = total + term.gradients()
-    return _square(total, 1)
+    return row_squares(total)
 
 
 def _gram_square(terms: Sequence[Outer]) -> Tensor:

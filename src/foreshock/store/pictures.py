@@ -192,6 +192,13 @@ def comparisons(run: Run) -> tuple[Comparison, ...]:
 
     Returns:
         The comparisons.
+
+    Examples:
+        >>> import tempfile
+        >>> with Run.create(tempfile.mkdtemp() + "/a") as run:
+        ...     record(run, Comparison("mean", Estimate(0.1, -0.2, 0.4), exact=0.0))
+        ...     print(comparisons(run)[0].name)
+        mean
     """
     found = []
     for event in run.events("comparison"):
@@ -217,6 +224,13 @@ def figures(run: Run) -> tuple[Figure, ...]:
 
     Returns:
         The figures.
+
+    Examples:
+        >>> import tempfile
+        >>> with Run.create(tempfile.mkdtemp() + "/a") as run:
+        ...     record(run, Figure("a", "A line", "x", "y", (Curve("line", [0, 1], [0, 1]),)))
+        ...     print(figures(run)[0].curves[0].label)
+        line
     """
     found = []
     for event in run.events("figure"):
