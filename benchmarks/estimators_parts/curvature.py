@@ -35,9 +35,9 @@ from foreshock.probe.view import ModelView
 COLD_EVERY = 25
 
 
-def mlp() -> nn.Module:
+def mlp(seed: int) -> nn.Module:
     """235,146 parameters."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return nn.Sequential(
         nn.Linear(784, 256), nn.GELU(), nn.Linear(256, 128), nn.GELU(), nn.Linear(128, 10)
     )
@@ -77,15 +77,15 @@ class Transformer(nn.Module):
         return self.head(self.norm(self.blocks(self.embed(tokens) + self.place)))
 
 
-def transformer() -> nn.Module:
+def transformer(seed: int) -> nn.Module:
     """1,026,208 parameters."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return Transformer()
 
 
-def teacher_batches(size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
+def teacher_batches(seed: int, size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
     """Inputs with variances ~ 1/j in a random basis, labels of a random two-layer network."""
-    g = torch.Generator().manual_seed(1)
+    g = torch.Generator().manual_seed(seed + 1)
     scale = torch.arange(1, 785).float() ** -0.5
     basis = torch.linalg.qr(torch.randn(784, 784, generator=g))[0]
     mixing = (scale / scale.norm() * 28)[:, None] * basis
@@ -98,18 +98,18 @@ def teacher_batches(size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
         yield x, torch.where(wrong, torch.randint(10, (size,), generator=g), labels)
 
 
-def exchangeable_batches(size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
+def exchangeable_batches(seed: int, size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
     """Ten Gaussian classes with means of the same length."""
-    g = torch.Generator().manual_seed(1)
+    g = torch.Generator().manual_seed(seed + 1)
     means = 0.07 * torch.randn(10, 784, generator=g)
     while True:
         labels = torch.randint(10, (size,), generator=g)
         yield torch.randn(size, 784, generator=g) + means[labels], labels
 
 
-def token_batches(size: int = 16, length: int = 32) -> Iterator[tuple[Tensor, Tensor]]:
+def token_batches(seed: int, size: int = 16, length: int = 32) -> Iterator[tuple[Tensor, Tensor]]:
     """Sequences of a Markov chain whose words are Zipf-distributed."""
-    g = torch.Generator().manual_seed(1)
+    g = torch.Generator().manual_seed(seed + 1)
     words = 1 / torch.arange(1, 65).float()
     chain = words * torch.exp(1.5 * torch.randn(64, 64, generator=g))
     while True:
@@ -136,14 +136,16 @@ def reference(view: ModelView, batch: Any, vectors: Tensor) -> float:
 
 def row(
     what: str,
-    make: Callable[[], nn.Module],
-    batches: Iterator[tuple[Tensor, Tensor]],
+    make: Callable[[int], nn.Module],
+    source: Callable[[int], Iterator[tuple[Tensor, Tensor]]],
     every: int,
     measurements: int,
     warm_up: int,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """One model, one distance of measurements."""
-    model, probe = make(), next(batches)
+    """One model, one distance of measurements, one seed of weights and data."""
+    model, batches = make(seed), source(seed)
+    probe = next(batches)
     view = ModelView(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     steps: list[float] = []
@@ -174,6 +176,7 @@ def row(
         "what": what,
         "model": f"{sum(p.numel() for p in model.parameters()):,} parameters",
         "every": every,
+        "seed": seed,
         "steps": warm + taken[0] / 2 / COLD_EVERY,
         "steps_median": statistics.median(taken[1:]),
         "error_p95": float(np.quantile(errors, 0.95)),
@@ -185,12 +188,18 @@ def row(
 
 
 def rows() -> list[dict[str, Any]]:
-    """Both models at both distances, and the hard case."""
+    """Both models at both distances, and the hard case; the rule was chosen on seed 0 alone."""
     torch.set_num_threads(1)
-    return [
-        row("λ_max, MLP", mlp, teacher_batches(), 8, 24, 60),
-        row("λ_max, MLP", mlp, teacher_batches(), 64, 12, 60),
-        row("λ_max, transformer", transformer, token_batches(), 8, 9, 150),
-        row("λ_max, transformer", transformer, token_batches(), 64, 5, 150),
-        row("λ_max, MLP, exchangeable classes", mlp, exchangeable_batches(), 8, 24, 60),
+    fixed = [
+        row("λ_max, MLP", mlp, teacher_batches, 8, 24, 60),
+        row("λ_max, MLP", mlp, teacher_batches, 64, 12, 60),
+        row("λ_max, transformer", transformer, token_batches, 64, 5, 150),
+    ]
+    return fixed + [
+        found
+        for seed in (0, 1, 2)
+        for found in (
+            row("λ_max, transformer", transformer, token_batches, 8, 9, 150, seed),
+            row("λ_max, MLP, exchangeable classes", mlp, exchangeable_batches, 8, 24, 60, seed),
+        )
     ]
