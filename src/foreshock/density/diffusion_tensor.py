@@ -1,0 +1,145 @@
+"""The diffusion D of dx = mu dt + sqrt(2 D) dW in its four shapes, and what is done with it.
+
+A number (isotropic), (d,) (diagonal), (d, d) (shared by all particles) or (n, d, d) (one each).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def check_diffusion(diffusion: float | Tensor, z: Tensor) -> Tensor:
+    """The diffusion as a tensor like the particles, refused unless symmetric positive definite.
+
+    Args:
+        diffusion: A number, (d,), (d, d) or (n, d, d).
+        z: (n, d) Particles.
+
+    Returns:
+        (), (d,), (d, d) or (n, d, d).
+
+    Raises:
+        ValueError: If the shape fits none of these, or D is not symmetric positive definite.
+
+    Examples:
+        >>> check_diffusion(0.5, torch.zeros(4, 2))
+        tensor(0.5000)
+    """
+    n, d = z.shape
+    tensor = torch.as_tensor(diffusion, dtype=z.dtype, device=z.device).detach()
+    if tuple(tensor.shape) not in ((), (d,), (d, d), (n, d, d)):
+        raise ValueError(
+            f"The `diffusion` must be a number, ({d},), ({d}, {d}) or ({n}, {d}, {d}) for these "
+            f"particles. Got {tuple(tensor.shape)}."
+        )
+    if tensor.dim() < 2:
+        good = bool((tensor > 0).all()) and bool(torch.isfinite(tensor).all())
+    else:
+        scale = tensor.diagonal(dim1=-2, dim2=-1).abs().amax()
+        lopsided = (tensor - tensor.mT).abs().amax()
+        good = bool(torch.isfinite(tensor).all()) and bool(lopsided <= 1e-4 * scale)
+        good = good and not bool(torch.linalg.cholesky_ex(tensor).info.any())
+    if not good:
+        raise ValueError(
+            "The `diffusion` must be symmetric positive definite and finite. A direction without "
+            "noise has no score term; project it out, or add a small multiple of the identity."
+        )
+    return tensor
+
+
+def apply(diffusion: Tensor, rows: Tensor) -> Tensor:
+    """(n, d) rows x_i to D_i x_i.
+
+    Args:
+        diffusion: A checked diffusion.
+        rows: (n, d).
+
+    Returns:
+        (n, d).
+
+    Examples:
+        >>> apply(torch.tensor([1.0, 2.0]), torch.ones(1, 2))
+        tensor([[1., 2.]])
+    """
+    if diffusion.dim() < 2:
+        return rows * diffusion
+    if diffusion.dim() == 2:
+        return rows @ diffusion
+    return torch.einsum("nij,nj->ni", diffusion, rows)
+
+
+def solve(diffusion: Tensor, rows: Tensor) -> Tensor:
+    """(n, d) rows x_i to D_i^-1 x_i.
+
+    Args:
+        diffusion: A checked diffusion.
+        rows: (n, d).
+
+    Returns:
+        (n, d).
+
+    Examples:
+        >>> solve(torch.tensor([1.0, 2.0]), torch.ones(1, 2))
+        tensor([[1.0000, 0.5000]])
+    """
+    if diffusion.dim() < 2:
+        return rows / diffusion
+    factor = torch.linalg.cholesky(diffusion)
+    if diffusion.dim() == 2:
+        # A product with the inverse takes a fifth of the time of two triangular solves.
+        return rows @ torch.cholesky_inverse(factor.double()).to(rows.dtype)
+    return torch.cholesky_solve(rows[:, :, None], factor)[:, :, 0]
+
+
+def matrix(diffusion: Tensor, dimension: int) -> Tensor:
+    """A shared diffusion as a (d, d) matrix.
+
+    Args:
+        diffusion: (), (d,) or (d, d).
+        dimension: d.
+
+    Returns:
+        (d, d).
+
+    Examples:
+        >>> matrix(torch.tensor(2.0), 2)
+        tensor([[2., 0.],
+                [0., 2.]])
+    """
+    if diffusion.dim() == 2:
+        return diffusion
+    return torch.diag(diffusion.expand(dimension))
+
+
+def row_products(left: Tensor, right: Tensor) -> Tensor:
+    """(n,) Inner products of rows, in float64: sums over many particles are taken of them."""
+    return (left * right).sum(1).double()
+
+
+def finite_rows(name: str, rows: Tensor, z: Tensor) -> Tensor:
+    """Detached rows (n, d) like the particles.
+
+    Args:
+        name: Name of the argument.
+        rows: What was given.
+        z: (n, d) Particles.
+
+    Returns:
+        The rows.
+
+    Raises:
+        ValueError: If the shape differs, or a number is not finite.
+
+    Examples:
+        >>> finite_rows("drift", torch.ones(2, 1), torch.zeros(2, 1)).shape
+        torch.Size([2, 1])
+    """
+    if rows.shape != z.shape or not math.isfinite(float(rows.detach().sum())):
+        raise ValueError(
+            f"The `{name}` must be finite and {tuple(z.shape)}, a row per particle. "
+            f"Got {tuple(rows.shape)}."
+        )
+    return rows.detach().to(z.dtype)

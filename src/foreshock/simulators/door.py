@@ -1,0 +1,91 @@
+"""Checks at the door of the exact results and the grids: one sentence form, one place."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+def finite(function: str, **values: ArrayLike) -> None:
+    """Refuse a nan or an infinity.
+
+    Args:
+        function: Who asks, as the user typed it.
+        **values: The arguments by name.
+
+    Raises:
+        ValueError: If one of them is not finite.
+
+    Examples:
+        >>> finite("ou_mean", time=[0.0, 1.0])
+    """
+    for name, value in values.items():
+        if not np.all(np.isfinite(np.asarray(value, dtype=np.float64))):
+            raise ValueError(
+                f"The `{name}` of `{function}` must be finite. Got {value}: a closed form would "
+                "carry the nan on without a trace; remove it before the call."
+            )
+
+
+def positive(function: str, **values: ArrayLike) -> None:
+    """Refuse what is not finite and above 0.
+
+    Args:
+        function: Who asks, as the user typed it.
+        **values: The arguments by name.
+
+    Raises:
+        ValueError: If one of them is not positive.
+
+    Examples:
+        >>> positive("ou_kl", stiffness=-1.0)
+        Traceback (most recent call last):
+        ...
+        ValueError: The `stiffness` of `ou_kl` must be positive. Got -1.0.
+    """
+    finite(function, **values)
+    for name, value in values.items():
+        if not np.all(np.asarray(value, dtype=np.float64) > 0):
+            raise ValueError(f"The `{name}` of `{function}` must be positive. Got {value}.")
+
+
+def not_negative(function: str, **values: ArrayLike) -> None:
+    """Refuse what is not finite or below 0.
+
+    Args:
+        function: Who asks, as the user typed it.
+        **values: The arguments by name.
+
+    Raises:
+        ValueError: If one of them is negative.
+
+    Examples:
+        >>> not_negative("ou_mean", time=0.0)
+    """
+    finite(function, **values)
+    for name, value in values.items():
+        if not np.all(np.asarray(value, dtype=np.float64) >= 0):
+            raise ValueError(f"The `{name}` of `{function}` must not be negative. Got {value}.")
+
+
+def stability_index(function: str, alpha: float, *, below: float = 2.0) -> None:
+    """Refuse an index that no symmetric stable law has.
+
+    Args:
+        function: Who asks, as the user typed it.
+        alpha: The index.
+        below: Largest index; 2 is allowed only where the formula has a Gaussian limit.
+
+    Raises:
+        ValueError: If alpha is outside (0, `below`].
+
+    Examples:
+        >>> stability_index("getoor_exit_time", 1.5)
+    """
+    if not 0 < alpha <= below:
+        raise ValueError(
+            f"The `alpha` of `{function}` must be in (0, {below:g}]. Got {alpha}. "
+            "alpha = 2 is Brownian motion; there is no stable law above it."
+        )

@@ -1,0 +1,366 @@
+r"""Stochastic harmonic learning: gradient descent with Gaussian noise, watched by its own ratio.
+
+The chain is theta' = theta - lr G^-1 grad L + sqrt(2 T lr) G^-1/2 xi. For small lr its stationary
+law is exp(-L/T)/Z for every constant metric G. The published chain adds sqrt(2 D dt) xi to a drift
+of -lr grad L, so its temperature is D dt/lr and not D; `StochasticHarmonic.published` says so once.
+
+Document: langevin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from foreshock.simulators.noise_control import AdaptiveNoise
+from foreshock.simulators.potentials import Potential
+from foreshock.stats.intervals import t_quantile
+from foreshock.types import Estimate, Flag
+
+#: Groups below which a ratio has no interval.
+_GROUPS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class StochasticHarmonic:
+    """Langevin dynamics as an optimizer, for any number of replicas at once.
+
+    Args:
+        potential: The loss, with gradient and Hessian.
+        lr: Learning rate, or a schedule from the step to it (such as cosine annealing).
+        temperature: T of the stationary law exp(-L/T), for lr small against 2/lambda_max.
+        metric: (d, d) A constant metric G, such as the Fisher matrix: the natural-gradient arm.
+            Drift and noise are both preconditioned, so the stationary law stays.
+        entropy: Weight of the entropy of the law in the free energy, which **adds** to the
+            temperature (published with the opposite sign, as a term of the loss).
+
+    Raises:
+        ValueError: If the temperature is negative or the metric is not positive definite.
+
+    Examples:
+        >>> from foreshock.simulators.potentials import Quadratic
+        >>> bowl = Quadratic(1.0, dimension=10)
+        >>> optimizer = StochasticHarmonic.published(bowl, lr=0.01, noise_scale=0.001)
+        >>> round(optimizer.temperature, 6)
+        0.1
+        >>> theta = torch.ones(4, 10, dtype=torch.float64)
+        >>> optimizer.step(theta, 0, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([4, 10])
+    """
+
+    potential: Potential
+    lr: float | Callable[[int], float]
+    temperature: float
+    metric: Tensor | None = None
+    entropy: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "entropy"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(
+                    f"The `{name}` of `StochasticHarmonic` must be finite and not negative. "
+                    f"Got {value}. With 0 it is plain gradient descent."
+                )
+        if not callable(self.lr) and not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"The `lr` of `StochasticHarmonic` must be positive. Got {self.lr}.")
+        if self.metric is not None:
+            d = self.potential.dimension
+            metric = torch.as_tensor(self.metric, dtype=torch.float64)
+            fits = metric.shape == (d, d) and torch.allclose(metric, metric.T)
+            if not fits or not bool(torch.linalg.eigvalsh(metric)[0] > 0):
+                raise ValueError(
+                    f"The `metric` of `StochasticHarmonic` must be a symmetric positive definite "
+                    f"({d}, {d}) matrix. Got shape {tuple(metric.shape)}. Add a multiple of the "
+                    "identity to a Fisher matrix that is singular."
+                )
+            object.__setattr__(self, "metric", metric)
+
+    @classmethod
+    def published(
+        cls, potential: Potential, *, lr: float = 0.01, noise_scale: float = 0.01, dt: float = 1.0
+    ) -> StochasticHarmonic:
+        """The chain of the document, with its arguments; its temperature is noise_scale * dt / lr.
+
+        The drift there has no dt, so `noise_scale` is no temperature: with lr = .01 and
+        D = .001 a unit bowl has the variance .1005, not .001.
+
+        Args:
+            potential: The loss.
+            lr: Learning rate.
+            noise_scale: D.
+            dt: Time of one step, which the document applies to the noise only.
+
+        Returns:
+            The same chain, its temperature stated.
+        """
+        return cls(potential, lr, noise_scale * dt / lr)
+
+    def rate(self, step: int) -> float:
+        """The learning rate at a step."""
+        return float(self.lr(step)) if callable(self.lr) else float(self.lr)
+
+    def step(
+        self, theta: Tensor, step: int, *, generator: torch.Generator, boost: Tensor | float = 1.0
+    ) -> Tensor:
+        """One update of every replica.
+
+        Args:
+            theta: (n, d) Parameters.
+            step: Number of the step, for a schedule.
+            generator: Source of the noise.
+            boost: (n,) Factor on the temperature of each replica.
+
+        Returns:
+            (n, d) The new parameters.
+        """
+        lr = self.rate(step)
+        drift = self.potential.gradient(theta)
+        noise = torch.empty_like(theta).normal_(generator=generator)
+        if self.metric is not None:
+            lower = torch.linalg.cholesky(self.metric).to(theta)
+            drift = torch.cholesky_solve(drift.T, lower).T
+            # L' x = xi has the covariance (L L')^-1 = G^-1.
+            noise = torch.linalg.solve_triangular(lower.T, noise.T, upper=True).T
+        boost = torch.as_tensor(boost, dtype=theta.dtype, device=theta.device).reshape(-1, 1)
+        scale = (2 * (self.temperature * boost + self.entropy) * lr).sqrt()
+        return theta - lr * drift + scale * noise
+
+    def check(self, theta: Tensor) -> None:
+        """Refuse a learning rate at which the stiffest direction diverges.
+
+        Args:
+            theta: (n, d) Where the run starts; curvature elsewhere is not known.
+
+        Raises:
+            ValueError: If lr times the largest curvature in the metric is 2 or more.
+        """
+        hessian = self.potential.hessian(theta.double())
+        if self.metric is not None:
+            lower = torch.linalg.cholesky(self.metric)
+            hessian = torch.linalg.solve_triangular(lower, hessian, upper=False)
+            hessian = torch.linalg.solve_triangular(lower, hessian.mT, upper=False)
+        stiffest = float(torch.linalg.eigvalsh(hessian)[:, -1].max())
+        if self.rate(0) * stiffest >= 2:
+            raise ValueError(
+                f"lr * lambda_max = {self.rate(0) * stiffest:.3g} at the start: gradient descent "
+                f"diverges from 2 on. Take an `lr` below {2 / stiffest:.3g}."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A recorded run of `train`.
+
+    Args:
+        steps: (records,) Steps at which it was recorded.
+        path: (records, n, d) Parameters.
+        loss: (records, n) Losses.
+        published: (records, n) The published C = |grad L|^2/(D d), D = the base temperature.
+        ratio: One E|grad L|^2/(T E[lap L]) a record, over replicas, at the base temperature.
+        regimes: One label a record.
+        factors: (records, n) Factor of the adaptive noise at that step.
+        boosts: (n,) How often each replica was boosted.
+    """
+
+    steps: Tensor
+    path: Tensor
+    loss: Tensor
+    published: Tensor
+    ratio: tuple[Estimate, ...]
+    regimes: tuple[str, ...]
+    factors: Tensor
+    boosts: Tensor
+
+
+def train(
+    optimizer: StochasticHarmonic,
+    theta: Tensor,
+    steps: int,
+    *,
+    generator: torch.Generator,
+    noise: AdaptiveNoise | None = None,
+    every: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Training:
+    """Run the optimizer on replicas and record what it does.
+
+    Args:
+        optimizer: The chain.
+        theta: (n, d) or (d,) Start; a single replica has no interval for the ratio.
+        steps: Updates.
+        generator: Source of the noise.
+        noise: Adaptive noise, or none.
+        every: Record every so many steps; the start and the end always.
+        progress: Called with (steps done, steps).
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: If the start does not fit, is not finite, or lr is unstable there.
+
+    Examples:
+        >>> from foreshock.simulators.potentials import Quadratic
+        >>> chain = StochasticHarmonic(Quadratic(1.0, dimension=2), lr=0.1, temperature=0.5)
+        >>> start = torch.zeros(64, 2, dtype=torch.float64)
+        >>> run = train(chain, start, 100, generator=torch.Generator().manual_seed(0), every=50)
+        >>> run.steps.tolist(), run.path.shape, run.regimes[-1]
+        ([0, 50, 100], torch.Size([3, 64, 2]), 'stationary')
+    """
+    theta = torch.atleast_2d(torch.as_tensor(theta))
+    d = optimizer.potential.dimension
+    if theta.ndim != 2 or theta.shape[1] != d or not bool(torch.isfinite(theta).all()):
+        raise ValueError(
+            f"The `theta` of `train` must be finite and of shape (replicas, {d}). "
+            f"Got shape {tuple(theta.shape)}."
+        )
+    if steps < 1 or every < 1:
+        raise ValueError(f"`steps` and `every` of `train` must be positive. Got {steps}, {every}.")
+    optimizer.check(theta)
+    n = len(theta)
+    temperature = optimizer.temperature + optimizer.entropy
+    state = noise.init(n) if noise is not None else None
+    factor = torch.ones(n)
+    kept: list[tuple[int, Tensor, Tensor, Tensor, Estimate, Tensor]] = []
+    for step in range(steps + 1):
+        squared: Tensor | None = None
+        if noise is not None or step % every == 0 or step == steps:
+            squared = optimizer.potential.gradient(theta).square().sum(1)
+        if noise is not None and state is not None and squared is not None:
+            c = squared / (temperature * d) if temperature > 0 else torch.full((n,), math.inf)
+            state, factor = noise.update(state, step, c)
+        if squared is not None and (step % every == 0 or step == steps):
+            laplacian = optimizer.potential.hessian(theta).diagonal(dim1=1, dim2=2).sum(1)
+            published = squared / (temperature * d) if temperature > 0 else squared / 0.0
+            found = consolidation(squared, laplacian, temperature)
+            loss = optimizer.potential.energy(theta)
+            kept.append((step, theta, loss, published, found, factor.clone()))
+        if step < steps:
+            theta = optimizer.step(theta, step, generator=generator, boost=factor)
+            if progress is not None:
+                progress(step + 1, steps)
+    at, path, loss, published, ratio, factors = zip(*kept, strict=True)
+    return Training(
+        torch.tensor(at),
+        torch.stack(path),
+        torch.stack(loss),
+        torch.stack(published),
+        tuple(ratio),
+        tuple(regime(r) for r in ratio),
+        torch.stack(factors),
+        state.boosts if state is not None else torch.zeros(n, dtype=torch.int64),
+    )
+
+
+def consolidation(squared: Tensor, laplacian: Tensor, temperature: float) -> Estimate:
+    r"""The corrected consolidation ratio: E|grad L|^2/(T E[lap L]), over replicas.
+
+    dE[L]/dt = -E|grad L|^2 + T E[lap L] along dtheta = -grad L dt + sqrt(2 T) dW, so above 1 the
+    mean loss falls, at 1 it rests, below 1 it rises. Dimensionless, unlike the published
+    |grad L|^2/(D d), which rests at tr(H)/d. Interval: delete-one jackknife of the ratio, Student.
+
+    Args:
+        squared: (n,) |grad L|^2 of each replica, one time.
+        laplacian: (n,) Trace of the Hessian there.
+        temperature: T.
+
+    Returns:
+        The ratio with its 95 % interval and the null (1, 1); missing where T = 0, where the mean
+        curvature is not positive, or with fewer than 8 replicas.
+
+    References:
+        Yaida, ICLR 2019.
+
+    Examples:
+        >>> z = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)) * 0.5**0.5
+        >>> consolidation(z.square().sum(1), torch.full((4000,), 3.0), temperature=0.5).resolved
+        True
+    """
+    if not temperature > 0:
+        return Estimate.missing("The temperature is 0: there is no noise to compare with.")
+    top, bottom = squared.double(), temperature * laplacian.double()
+    n = len(top)
+    if n < _GROUPS:
+        return Estimate.missing(f"{n} replicas; an interval needs {_GROUPS}. Run more of them.")
+    if not bool(torch.isfinite(top).all() and torch.isfinite(bottom).all()):
+        return Estimate.missing("A gradient or a curvature is not finite.")
+    if not float(bottom.sum()) > 0:
+        return Estimate.missing("The mean curvature is not positive: there is no rest to compare.")
+    value = float(top.sum() / bottom.sum())
+    without = (top.sum() - top) / (bottom.sum() - bottom)
+    error = math.sqrt((n - 1) / n * float((without - without.mean()).square().sum()))
+    half = t_quantile(n - 1) * error
+    return Estimate(value, value - half, value + half, n=n, null=(1.0, 1.0))
+
+
+def regime(ratio: Estimate) -> str:
+    """What the corrected ratio says about the mean loss.
+
+    Args:
+        ratio: From `consolidation`.
+
+    Returns:
+        ``"falling"``, ``"stationary"`` (the interval holds 1), ``"rising"`` or ``"unresolved"``.
+
+    Examples:
+        >>> regime(Estimate(1.3, 1.1, 1.5)), regime(Estimate(1.02, 0.97, 1.07))
+        ('falling', 'stationary')
+    """
+    if not ratio.resolved:
+        return "unresolved"
+    if ratio.low > 1:
+        return "falling"
+    return "rising" if ratio.high < 1 else "stationary"
+
+
+def recovered_diffusion(run: Training, optimizer: StochasticHarmonic) -> Estimate:
+    r"""Diffusion from a path: E|dtheta + lr grad L|^2/(2 d lr) per unit of time lr.
+
+    Unbiased at any lr, because the drift of each step is known. The published Var(theta)/T reads a
+    third of D on free diffusion and 0 on a stationary one. Interval: chi-square, since increments
+    minus drift are independent Gaussians; exact without adaptive noise and without a metric.
+
+    Args:
+        run: A record with `every=1`.
+        optimizer: The chain that made it.
+
+    Returns:
+        D = T of the chain.
+
+    Raises:
+        ValueError: If the record left steps out, or the chain has a metric.
+
+    Examples:
+        >>> from foreshock.simulators.potentials import Quadratic
+        >>> chain = StochasticHarmonic(Quadratic(1.0, dimension=2), lr=0.1, temperature=0.5)
+        >>> start = torch.zeros(64, 2, dtype=torch.float64)
+        >>> run = train(chain, start, 100, generator=torch.Generator().manual_seed(0))
+        >>> found = recovered_diffusion(run, chain)
+        >>> found.low < 0.5 < found.high
+        True
+    """
+    if optimizer.metric is not None or bool((run.steps.diff() != 1).any()):
+        raise ValueError(
+            "`recovered_diffusion` needs every step of a chain without `metric`. "
+            "Record with `every=1`."
+        )
+    from scipy.stats import chi2
+
+    rates = torch.tensor([optimizer.rate(int(s)) for s in run.steps[:-1]], dtype=torch.float64)
+    records, n, d = run.path.shape
+    flat = run.path[:-1].reshape(-1, d)
+    drift = optimizer.potential.gradient(flat).reshape(records - 1, n, d)
+    noise = run.path.diff(dim=0).double() + rates[:, None, None] * drift.double()
+    degrees = noise.numel()
+    value = float((noise.square() / (2 * rates[:, None, None])).mean())
+    low, high = (float(value * degrees / chi2.ppf(q, degrees)) for q in (0.975, 0.025))
+    found = Estimate(value, low, high, n=degrees)
+    if bool((run.factors != 1).any()):
+        reason = "The noise was boosted on the way; this is its average."
+        return replace(found, flags=Flag.NONSTATIONARY, reason=reason)
+    return found

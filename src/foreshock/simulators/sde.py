@@ -1,0 +1,364 @@
+r"""Steps of length dt for overdamped dynamics, and the loop that runs them.
+
+| stepper | dynamics | error of stationary averages | limit on dt |
+|---|---|---|---|
+| `EulerMaruyama` (default) | any | O(dt) | dt * rate < 2 |
+| `LeimkuhlerMatthews` | `Langevin`, averages only | O(dt^2), 0 on a `Quadratic` | dt * rate < 2 |
+| `ExactOU` | `Langevin` on a `Quadratic` | none, nor of paths | none |
+| `TamedEuler` | any | O(dt) | none |
+| `CubicSplitting` | `Langevin` on a `Quartic` | O(dt) | none |
+
+The last three are in `foreshock.simulators.steppers`, inertial ones in
+`foreshock.simulators.inertia`, the dynamics in `foreshock.simulators.dynamics`. A stepper is a
+value; its `step` maps a state to a new one. A state is a tuple of tensors with the positions (n, d)
+first.
+
+A `jump` is called as `jump(shape, dt, generator)` and returns the increment (n, d) of a second,
+independent noise over the same step, such as an alpha-stable one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from foreshock.simulators.door import positive
+from foreshock.simulators.dynamics import Dynamics, Langevin
+
+State = tuple[Tensor, ...]
+Jump = Callable[[tuple[int, ...], float, torch.Generator], Tensor]
+Progress = Callable[[int, int], object]
+
+#: Coordinates that are stepped together: 128 KiB in float32. Large enough that calls cost little,
+#: small enough to stay in the cache, and just not enough for torch to split an operation over
+#: threads: generating normals is not split, and on a busy machine the rest then waits 40 times
+#: longer for its threads than it works.
+_CHUNK = 32_768
+#: Largest record that is allocated without asking: 4 GiB.
+_LARGEST = 4 * 2**30
+
+
+@runtime_checkable
+class Stepper(Protocol):
+    """One step of a scheme, as a map of values.
+
+    Attributes:
+        dt: Time of a step.
+    """
+
+    @property
+    def dt(self) -> float:
+        """Time of a step."""
+        ...
+
+    def check(self, x: Tensor) -> None:
+        """Refuse positions from which the scheme cannot start, and steps that are too long."""
+        ...
+
+    def start(self, x: Tensor, generator: torch.Generator) -> State:
+        """The state at the positions (n, d)."""
+        ...
+
+    def step(self, state: State, generator: torch.Generator) -> State:
+        """The state one step later; the old one is not touched."""
+        ...
+
+
+def refuse_unstable(owner: str, dt: float, rate: float, limit: float = 2.0) -> None:
+    """Refuse a step that an explicit scheme multiplies the stiffest mode's error by.
+
+    Args:
+        owner: Name of the stepper.
+        dt: Its step.
+        rate: Largest relaxation rate M lambda_max, 1/time.
+        limit: Largest stable dt * rate.
+
+    Raises:
+        ValueError: If dt * rate >= limit.
+
+    Examples:
+        >>> refuse_unstable("EulerMaruyama", 0.5, 8.0)
+        Traceback (most recent call last):
+        ...
+        ValueError: The `dt` of `EulerMaruyama` is unstable for the stiffest mode at the start:
+        dt * rate = 0.5 * 8 = 4, and must stay below 2. Use dt < 0.25, better dt < 0.025; or
+        `TamedEuler`, which bounds the drift of a step.
+    """
+    if dt * rate >= limit:
+        raise ValueError(
+            f"The `dt` of `{owner}` is unstable for the stiffest mode at the start: "
+            f"dt * rate = {dt:g} * {rate:g} = {dt * rate:g}, and must stay below {limit:g}. "
+            f"Use dt < {limit / rate:.3g}, better dt < {limit / rate / 10:.3g}; "
+            "or `TamedEuler`, which bounds the drift of a step."
+        )
+
+
+def standard_normal(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normals in the shape, dtype and device of x.
+
+    Args:
+        x: What they shall look like.
+        generator: Their source.
+
+    Returns:
+        A fresh tensor.
+
+    Examples:
+        >>> standard_normal(torch.zeros(3, 2), torch.Generator().manual_seed(0)).shape
+        torch.Size([3, 2])
+    """
+    return torch.empty_like(x).normal_(generator=generator)
+
+
+def with_jump(x: Tensor, jump: Jump | None, dt: float, generator: torch.Generator) -> Tensor:
+    """Add the second noise of a step, if there is one.
+
+    Args:
+        x: (n, d) Positions after everything else; changed in place.
+        jump: The second noise.
+        dt: Time of the step.
+        generator: Source of its randomness.
+
+    Returns:
+        `x`.
+
+    Examples:
+        >>> with_jump(torch.zeros(2, 1), None, 0.1, torch.Generator()).shape
+        torch.Size([2, 1])
+    """
+    return x if jump is None else x.add_(jump(tuple(x.shape), dt, generator).to(x))
+
+
+@dataclass(frozen=True)
+class EulerMaruyama:
+    r"""x' = x + a(x) dt + sqrt(2 D(x) dt) z: right for every Itô process, path by path.
+
+    Strong order 1/2 (1 where D is constant), weak order 1. On U = k x^2/2 its stationary variance
+    is T / (k (1 - k M dt / 2)).
+
+    Args:
+        dynamics: What moves the particles.
+        dt: Time of a step.
+        jump: A second noise in the same step.
+
+    Raises:
+        ValueError: If `dt` is not positive.
+
+    References:
+        Kloeden & Platen, Numerical Solution of Stochastic Differential Equations (1992), 10.2.
+
+    Examples:
+        >>> from foreshock.simulators.potentials import Quadratic
+        >>> stepper = EulerMaruyama(Langevin(Quadratic(1.0), temperature=1.0), dt=0.01)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> path = integrate(stepper, torch.zeros(4000, 1), 500, generator=generator, every=500)
+        >>> bool(abs(path.values[-1].var() - 1) < 4 * (2 / 4000) ** 0.5)
+        True
+    """
+
+    dynamics: Dynamics
+    dt: float
+    jump: Jump | None = None
+
+    def __post_init__(self) -> None:
+        positive("EulerMaruyama", dt=self.dt)
+
+    def check(self, x: Tensor) -> None:
+        """Refuse dt * rate >= 2 at the start points."""
+        refuse_unstable("EulerMaruyama", self.dt, self.dynamics.stiffness(x))
+
+    def start(self, x: Tensor, generator: torch.Generator) -> State:
+        """The positions."""
+        return (x,)
+
+    def step(self, state: State, generator: torch.Generator) -> State:
+        """One step."""
+        (x,) = state
+        motion, normal = self.dynamics, standard_normal(x, generator)
+        numbers = motion.numbers if isinstance(motion, Langevin) else None
+        if isinstance(motion, Langevin) and numbers is not None:
+            # The same step with its factors in the sums, in the memory of the normals: a fifth
+            # less time in a double well.
+            mobility, root = numbers
+            new = torch.add(x, normal, alpha=root * self.dt**0.5, out=normal)
+            new.add_(motion.potential.gradient(x), alpha=-mobility * self.dt)
+        else:
+            new = torch.add(x, motion.drift(x), alpha=self.dt)
+            new.add_(motion.noise(x, normal), alpha=self.dt**0.5)
+        return (with_jump(new, self.jump, self.dt, generator),)
+
+
+@dataclass(frozen=True)
+class LeimkuhlerMatthews:
+    r"""x' = x - M grad U dt + sqrt(2 T M dt) (z + z_next) / 2: for stationary averages only.
+
+    Each normal is used in two neighbouring steps. That makes stationary averages second order in
+    dt, and exact on a quadratic potential, at the price of one gradient as in Euler's scheme.
+    **Nothing else may be read off the paths**: neighbouring increments are correlated, so that the
+    variance of one increment is half of 2 D dt, a spread from a point lacks D dt, and passage times
+    are wrong. It needs a constant D, hence a `Langevin`.
+
+    Args:
+        dynamics: Motion with a constant mobility.
+        dt: Time of a step.
+
+    Raises:
+        ValueError: If `dt` is not positive or the dynamics are not `Langevin`.
+
+    References:
+        Leimkuhler & Matthews, Appl. Math. Res. Express 2013, 34.
+
+    Examples:
+        >>> from foreshock.simulators.potentials import Quadratic
+        >>> LeimkuhlerMatthews(Langevin(Quadratic(1.0), 1.0), dt=0.1).dt
+        0.1
+    """
+
+    dynamics: Langevin
+    dt: float
+
+    def __post_init__(self) -> None:
+        positive("LeimkuhlerMatthews", dt=self.dt)
+        if not isinstance(self.dynamics, Langevin):
+            raise ValueError(
+                "`LeimkuhlerMatthews` needs a constant diffusion: its averaged noise is wrong "
+                f"where D changes. Got {type(self.dynamics).__name__}. Use `EulerMaruyama`."
+            )
+
+    def check(self, x: Tensor) -> None:
+        """Refuse dt * rate >= 2 at the start points."""
+        refuse_unstable("LeimkuhlerMatthews", self.dt, self.dynamics.stiffness(x))
+
+    def start(self, x: Tensor, generator: torch.Generator) -> State:
+        """The positions, and the first normals."""
+        return x, standard_normal(x, generator)
+
+    def step(self, state: State, generator: torch.Generator) -> State:
+        """One step."""
+        x, old = state
+        fresh = standard_normal(x, generator)
+        new = torch.add(x, self.dynamics.drift(x), alpha=self.dt)
+        return new.add_(self.dynamics.noise(x, old + fresh), alpha=self.dt**0.5 / 2), fresh
+
+
+@dataclass(frozen=True, eq=False)
+class SamplePath:
+    """What `integrate` recorded.
+
+    Args:
+        times: (r,) float64, starting at 0.
+        values: (r, n, ...) Positions, or what `observe` made of them.
+        state: The last state, to go on from.
+        lost: Particles whose last position is not finite.
+    """
+
+    times: Tensor
+    values: Tensor
+    state: State
+    lost: int
+
+
+def integrate(
+    stepper: Stepper,
+    x: Tensor,
+    steps: int,
+    *,
+    generator: torch.Generator,
+    every: int = 1,
+    observe: Callable[[Tensor], Tensor] | None = None,
+    progress: Progress | None = None,
+    chunk: int | None = None,
+) -> SamplePath:
+    r"""Take `steps` steps from `x` and record every `every`-th state, the start included.
+
+    Particles do not feel each other, so they run in chunks that stay in the cache; the numbers
+    drawn depend on the chunk, their law does not.
+
+    Args:
+        stepper: The scheme, such as `EulerMaruyama`.
+        x: (n, d) Where the particles start; not touched. Its dtype and device are used throughout.
+        steps: How many steps, at least 1.
+        generator: Source of all noise, on the device of x.
+        every: Steps between records; `steps` records start and end.
+        observe: What to record, (m, d) -> (m, ...) particle by particle; positions by default.
+        progress: Called about 100 times as `progress(done, total)`.
+        chunk: Particles that run together; by default 32,768 coordinates.
+
+    Returns:
+        Times, records, last state, and how many particles ran away to nan or infinity.
+
+    Raises:
+        ValueError: If x is not a finite (n, d) tensor of floats, the stepper refuses it, a count is
+            not positive, or the record would exceed 4 GiB.
+
+    Examples:
+        >>> from foreshock.simulators.potentials import Quadratic
+        >>> stepper = EulerMaruyama(Langevin(Quadratic(1.0), temperature=1.0), dt=0.5)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> path = integrate(stepper, torch.zeros(10, 1), 4, generator=generator, every=2)
+        >>> path.times.tolist(), tuple(path.values.shape)
+        ([0.0, 1.0, 2.0], (3, 10, 1))
+    """
+    require_particles("integrate", x)
+    if steps < 1 or every < 1 or (chunk is not None and chunk < 1):
+        raise ValueError(
+            "The `steps`, `every` and `chunk` of `integrate` must be at least 1. "
+            f"Got {steps}, {every} and {chunk}."
+        )
+    stepper.check(x)
+    show = observe or (lambda at: at)
+    n, records = len(x), steps // every + 1
+    sample = show(x[:1])
+    size = records * n * sample[0].numel() * sample.element_size()
+    if size > _LARGEST:
+        raise ValueError(
+            f"The record of `integrate` would take {size / 2**30:.1f} GiB. Use a larger `every`, "
+            "or `observe` to keep less than whole positions."
+        )
+    values = sample.new_empty((records, n, *sample.shape[1:]))
+    together = chunk or max(1, _CHUNK // x.shape[1])
+    starts = range(0, n, together)
+    total = steps * len(starts)
+    pause = max(1, total // 100)
+    states: list[State] = []
+    with torch.no_grad():
+        for index, first in enumerate(starts):
+            here = slice(first, first + together)
+            state = stepper.start(x[here], generator)
+            values[0, here] = show(x[here])
+            for done in range(1, steps + 1):
+                state = stepper.step(state, generator)
+                if done % every == 0:
+                    values[done // every, here] = show(state[0])
+                if progress is not None and (index * steps + done) % pause == 0:
+                    progress(index * steps + done, total)
+            states.append(state)
+    final = tuple(torch.cat(parts) for parts in zip(*states, strict=True))
+    times = torch.arange(records, dtype=torch.float64) * (every * stepper.dt)
+    return SamplePath(times, values, final, int((~torch.isfinite(final[0]).all(-1)).sum()))
+
+
+def require_particles(owner: str, x: Tensor) -> None:
+    """Refuse what is not a finite (n, d) tensor of floats.
+
+    Args:
+        owner: Name of the function that asks.
+        x: Positions.
+
+    Raises:
+        ValueError: If x is not such a tensor.
+
+    Examples:
+        >>> require_particles("integrate", torch.zeros(3, 2))
+    """
+    if x.ndim != 2 or not x.is_floating_point() or x.numel() == 0:
+        raise ValueError(
+            f"The `x` of `{owner}` must be a float tensor (n, d), one row a particle. Got "
+            f"{x.dtype} of shape {tuple(x.shape)}. Use x[:, None] for particles on a line."
+        )
+    if not torch.isfinite(x).all():
+        raise ValueError(f"The `x` of `{owner}` holds nan or inf.")

@@ -1,0 +1,173 @@
+"""A cloud that relaxes in a quadratic bowl: every observable has a closed form at every time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from foreshock.density import fit_score, flow, w2
+from foreshock.simulators import exact
+from foreshock.simulators.dynamics import Langevin
+from foreshock.simulators.potentials import Quadratic
+from foreshock.simulators.sde import integrate
+from foreshock.simulators.steppers import ExactOU
+from foreshock.simulators.worlds.recorded import Progress, measured, told
+from foreshock.store import Comparison, Figure, Run, record
+from foreshock.types import Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class OrnsteinUhlenbeck:
+    """dx = -k x dt + sqrt(2 D) dW from N(m, s): Gaussian at every time.
+
+    Args:
+        dimension: d, each direction alike.
+        stiffness: k.
+        diffusion: D, the temperature at mobility 1.
+        start: m, in the first direction.
+        spread: s, variance of each direction at the start.
+        particles: n.
+        time: How long, in units of time (1/k is the relaxation time).
+        records: How often it is measured.
+        seed: Of all noise.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    dimension: int = 2
+    stiffness: float = 1.0
+    diffusion: float = 0.5
+    start: float = 2.0
+    spread: float = 0.1
+    particles: int = 2048
+    time: float = 3.0
+    records: int = 31
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        exact_values = ("stiffness", "diffusion", "spread", "time")
+        if any(not getattr(self, name) > 0 for name in exact_values) or self.dimension < 1:
+            raise ValueError(
+                "`stiffness`, `diffusion`, `spread`, `time` and `dimension` of the world "
+                "`ou` must be positive."
+            )
+        if self.particles < 100 or self.records < 2:
+            raise ValueError(
+                "The world `ou` needs at least 100 `particles` and 2 `records`. "
+                f"Got {self.particles} and {self.records}."
+            )
+
+    def run(self, path: str | Path, *, progress: Progress | None = None) -> Run:
+        """Simulate, measure and compare.
+
+        Args:
+            path: Folder of the run.
+            progress: Called with (done, total).
+
+        Returns:
+            The run, open for writing; close it.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        shape = (self.particles, self.dimension)
+        cloud = torch.randn(shape, generator=generator, dtype=torch.float64) * math.sqrt(
+            self.spread
+        )
+        cloud[:, 0] += self.start
+        motion = Langevin(Quadratic(self.stiffness, dimension=self.dimension), self.diffusion)
+        gap = self.time / (self.records - 1)
+        stepper = ExactOU(motion, gap)
+        rest = torch.randn(shape, generator=generator, dtype=torch.float64)
+        rest *= math.sqrt(self.diffusion / self.stiffness)
+        times = [gap * index for index in range(self.records)]
+        rows: dict[str, list[Estimate]] = {}
+        run = Run.create(
+            path, kind="simulation", config={"name": "ou"} | asdict(self), seed=self.seed
+        )
+        for name, (title, unit) in _TITLES.items():
+            null = "0" if name in ("entropy_production", "entropy_rate", "w2") else ""
+            run.declare(
+                f"latent/{name}", title=title, unit=unit, taken_at="all particles", null=null
+            )
+        for index in range(self.records):
+            if index:
+                cloud = integrate(stepper, cloud, 1, generator=generator).values[-1]
+            found = self._measure(cloud, rest, generator)
+            run.append(index, {f"latent/{name}": value for name, value in found.items()})
+            for name, value in found.items():
+                rows.setdefault(name, []).append(value)
+            if progress is not None:
+                progress(index + 1, self.records)
+        for name, values in rows.items():
+            truth = [self.truth(name, time) for time in times]
+            record(run, *_compare(name, times, values, truth))
+        return run
+
+    def _measure(
+        self, cloud: torch.Tensor, rest: torch.Tensor, generator: torch.Generator
+    ) -> dict[str, Estimate]:
+        drift = -self.stiffness * cloud
+        divergence = torch.full((len(cloud),), -self.stiffness * self.dimension).to(cloud)
+        seen = flow(fit_score(cloud), drift, self.diffusion, divergence_drift=divergence)
+        return {
+            "mean": measured(cloud[:, 0]),
+            "second_moment": measured(cloud.square().mean(1)),
+            "c": seen.consolidation,
+            "entropy_production": seen.entropy_production,
+            "entropy_rate": seen.entropy_rate,
+            "w2": w2(cloud, rest, generator=generator, method="bures"),
+        }
+
+    def truth(self, name: str, time: float) -> float:
+        """The closed form of an observable.
+
+        Args:
+            name: Such as ``entropy_production``.
+            time: t.
+
+        Returns:
+            Its value.
+        """
+        start = np.zeros(self.dimension)
+        start[0] = self.start
+        rates = [self.stiffness] * self.dimension, [self.diffusion] * self.dimension
+        mean = exact.ou_mean(start, rates[0], time)
+        spread = exact.ou_variance([self.spread] * self.dimension, *rates, time)
+        forms = {
+            "mean": lambda: mean[0],
+            "second_moment": lambda: (mean**2 + spread).mean(),
+            "c": lambda: exact.ou_consolidation(mean, spread, *rates),
+            "entropy_production": lambda: exact.ou_entropy_production(mean, spread, *rates),
+            "entropy_rate": lambda: exact.ou_entropy_rate(spread, *rates),
+            "w2": lambda: math.sqrt(exact.ou_w2(mean, spread, *rates)),
+        }
+        return float(forms[name]())
+
+
+_TITLES = {
+    "mean": ("Mean of the first coordinate", "length"),
+    "second_moment": ("Second moment of a coordinate", "length²"),
+    "c": ("Consolidation ratio C", "1"),
+    "entropy_production": ("Entropy production", "nats / time"),
+    "entropy_rate": ("Rate of the entropy, dH/dt", "nats / time"),
+    "w2": ("Wasserstein-2 distance to the stationary law (Bures)", "length"),
+}
+
+
+def _compare(
+    name: str, times: list[float], values: list[Estimate], truth: list[float]
+) -> tuple[Figure | Comparison, ...]:
+    title, unit = _TITLES[name]
+    caption = ""
+    if name == "c":
+        caption = "C = 1 with no entropy production is equilibrium, not a transition."
+    if name == "w2":
+        caption = "The bias that sampling adds is subtracted, so near 0 it may be negative."
+    figure = told(name, title, "time", unit, times, values, truth, caption=caption)
+    half = len(times) // 2
+    at = f"{title}, t = {times[half]:.3g}"
+    return figure, Comparison(at, values[half], truth[half], source="closed form")

@@ -1,0 +1,144 @@
+"""What the worlds share: how a measured series and its exact answer become a figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from foreshock.stats.intervals import t_quantile
+from foreshock.store import Curve, Figure
+from foreshock.store.pictures import Look
+from foreshock.types import Estimate
+
+#: Called with (done, total).
+Progress = Callable[[int, int], None]
+
+
+def measured(values: Tensor) -> Estimate:
+    """Mean of independent particles with its Student interval.
+
+    Args:
+        values: (n,) One number a particle, n >= 2.
+
+    Returns:
+        The mean.
+
+    Examples:
+        >>> import torch
+        >>> measured(torch.tensor([1.0, 3.0])).value
+        2.0
+    """
+    n = len(values)
+    mean = float(values.double().mean())
+    half = t_quantile(n - 1) * float(values.double().std()) / math.sqrt(n)
+    return Estimate(mean, mean - half, mean + half, n=n)
+
+
+def told(
+    name: str,
+    title: str,
+    x: str,
+    y: str,
+    places: Sequence[float],
+    values: Sequence[Estimate],
+    truth: Sequence[float],
+    *,
+    caption: str = "",
+    look: Look = "points",
+    log_x: bool = False,
+    log_y: bool = False,
+) -> Figure:
+    """A figure of estimates with their intervals over the exact curve.
+
+    Args:
+        name: Identifier.
+        title: A few words.
+        x: Horizontal axis.
+        y: Vertical axis.
+        places: Where the estimates stand.
+        values: The estimates.
+        truth: The exact values at the same places.
+        caption: Sentences below.
+        look: How the estimates are drawn.
+        log_x: Whether the horizontal axis is logarithmic.
+        log_y: Whether the vertical axis is logarithmic.
+
+    Returns:
+        The figure.
+
+    Examples:
+        >>> told("a", "A", "t", "y", [0.0], [Estimate.exact(1.0)], [1.0]).curves[0].label
+        'exact'
+    """
+    ends = [[getattr(e, end) for e in values] for end in ("value", "low", "high")]
+    curves = (
+        Curve("exact", places, truth, look="dashed"),
+        Curve("measured, 95 %", places, *ends, look=look),
+    )
+    return Figure(name, title, x, y, curves, log_x=log_x, log_y=log_y, caption=caption)
+
+
+def density_curve(label: str, samples: ArrayLike, edges: ArrayLike) -> Curve:
+    """A histogram as a density with the binomial 95 % band of every bin.
+
+    Args:
+        label: Its name in the key.
+        samples: Independent positions; those outside the edges count in the total.
+        edges: Edges of the bins.
+
+    Returns:
+        The curve, drawn as steps.
+
+    Examples:
+        >>> density_curve("seen", [0.1, 0.2, 0.9, 2.0], [0.0, 0.5, 1.0]).y
+        [1.0, 0.5]
+    """
+    from foreshock.stats.intervals import clopper_pearson
+
+    at = np.asarray(edges, np.float64)
+    values = np.asarray(samples, np.float64).ravel()
+    counts, _ = np.histogram(values, at)
+    widths = np.diff(at)
+    ends = np.array([clopper_pearson(int(k), values.size) for k in counts])
+    return Curve(
+        label,
+        ((at[1:] + at[:-1]) / 2).tolist(),
+        (counts / values.size / widths).tolist(),
+        (ends[:, 0] / widths).tolist(),
+        (ends[:, 1] / widths).tolist(),
+        look="steps",
+    )
+
+
+def stages(progress: Progress | None, lengths: Sequence[int]) -> list[Progress]:
+    """One callback for each stage of a simulation, that together count up to the sum.
+
+    Args:
+        progress: What is called with (done, total) of the whole, or nothing.
+        lengths: Steps of each stage.
+
+    Returns:
+        Callbacks of (done, steps) within a stage; `steps` is not looked at.
+
+    Examples:
+        >>> first, second = stages(lambda done, total: print(done, total), [10, 5])
+        >>> first(10, 10)
+        10 15
+        >>> second(2, 5)
+        12 15
+    """
+    total = sum(lengths)
+    moves: list[Progress] = []
+    for index, length in enumerate(lengths):
+        before = sum(lengths[:index])
+
+        def move(done: int, _steps: int, before: int = before, length: int = length) -> None:
+            if progress is not None:
+                progress(before + min(done, length), total)
+
+        moves.append(move)
+    return moves

@@ -1,0 +1,109 @@
+"""W2 between clouds against closed forms, a linear programme, and two samples of one law."""
+
+import math
+
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from foreshock.density import bures, quantile_w2_squared, w2
+from foreshock.types import Flag
+from tests.density.clouds import gaussian
+
+
+@pytest.mark.parametrize("method", ["bures", "sliced"])
+@pytest.mark.parametrize("d, null", [(2, 0.3), (8, 0.2), (32, 0.3)])
+def test_distance_of_two_widths_and_its_null(method, d, null) -> None:
+    x, y = gaussian(1024, d, 1, variance=0.25), gaussian(1024, d, 2)
+    generator = torch.Generator().manual_seed(3)
+    found = w2(x, y, generator=generator, method=method, splits=20, directions=32)
+    exact = 0.5 * math.sqrt(d)
+    # 40 draws at d = 2 scattered over .91 to 1.07, at d = 8 over .95 to 1.02.
+    assert found.value / exact == pytest.approx(1, abs=0.12 if d == 2 else 0.06)
+    assert found.low < exact < found.high and found.resolved
+    assert 0 < found.null[1] / exact < null
+
+
+@pytest.mark.parametrize("method", ["bures", "sliced"])
+def test_two_samples_of_one_law_are_not_resolved(method) -> None:
+    x, y = gaussian(400, 8, 4), gaussian(400, 8, 5)
+    generator = torch.Generator().manual_seed(6)
+    found = w2(x, y, generator=generator, method=method, splits=20, directions=32)
+    assert Flag.UNRESOLVED in found.flags and "one law" in found.reason
+    # Uncorrected it would read bias: sqrt(d (d + 3)/(2 n)) = .33 or so for the moments alone.
+    assert abs(found.value) < 0.2
+
+
+def test_bures_of_matrices_that_do_not_commute() -> None:
+    # Against the optimal map T = S^-1/2 (S^1/2 S' S^1/2)^1/2 S^-1/2: W2^2 = tr((T - 1) S (T - 1)).
+    generator = torch.Generator().manual_seed(7)
+    a, b = (torch.randn(2, 4, 9, generator=generator, dtype=torch.float64)).unbind()
+    one, other = a @ a.T, b @ b.T
+
+    def power(m, p):
+        values, vectors = torch.linalg.eigh(m)
+        return (vectors * values**p) @ vectors.T
+
+    root, inverse = power(one, 0.5), power(one, -0.5)
+    gap = inverse @ power(root @ other @ root, 0.5) @ inverse - torch.eye(4)
+    expected = float((gap @ one @ gap).trace())
+    zero = torch.zeros(4)
+    assert bures(zero, one, zero, other) ** 2 == pytest.approx(expected, rel=1e-10)
+    assert bures(zero, one, zero, one) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("n, m", [(7, 7), (6, 4), (3, 5)])
+def test_quantile_distance_is_the_optimal_assignment(n, m) -> None:
+    generator = torch.Generator().manual_seed(n * m)
+    x = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    y = torch.randn(m, 2, generator=generator, dtype=torch.float64)
+    # Every particle split into equal parts, so that both have as many: a plain assignment.
+    parts = math.lcm(n, m)
+    for k in range(2):
+        many, others = x[:, k].repeat_interleave(parts // n), y[:, k].repeat_interleave(parts // m)
+        cost = (many[:, None] - others).square().numpy()
+        rows, columns = linear_sum_assignment(cost)
+        expected = cost[rows, columns].mean()
+        assert float(quantile_w2_squared(x, y)[k]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_sliced_distance_of_a_shift_is_the_shift() -> None:
+    # sqrt(d E (u . m)^2) = |m|; scatter of 512 directions: sqrt(2 (d-1)/(d+2)/512) = .05 of |m|^2.
+    x = gaussian(300, 5, 8)
+    y = x + torch.tensor([1.0, 0, 0, 0, 2.0])
+    generator = torch.Generator().manual_seed(9)
+    found = w2(x, y, generator=generator, directions=512, splits=2)
+    assert found.value**2 == pytest.approx(5, rel=4 * 0.05)
+
+
+def test_exact_distance_is_the_optimal_assignment_and_shows_its_bias() -> None:
+    pytest.importorskip("ot")
+    x, y = gaussian(60, 8, 10, variance=0.25), gaussian(60, 8, 11)
+    found = w2(x, y, generator=torch.Generator().manual_seed(12), method="exact", splits=5)
+    cost = torch.cdist(x.double(), y.double()).square().numpy()
+    rows, columns = linear_sum_assignment(cost)
+    assert found.value**2 == pytest.approx(cost[rows, columns].mean(), rel=1e-9)
+    assert found.value > 1.1 * math.sqrt(2)  # published at n = 1024: 1.31
+    assert found.null[1] > 0.7 * found.value
+
+
+def test_without_pot_the_exact_distance_says_what_to_type(monkeypatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ot", None)
+    with pytest.raises(ImportError, match=r"pip install 'foreshock\[ot\]'"):
+        x = gaussian(50, 2, 0)
+        w2(x, x, generator=torch.Generator(), method="exact")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(y=torch.zeros(50, 3)), "at least 40"),
+        (dict(x=torch.zeros(10, 2)), "at least 40"),
+        (dict(x=torch.full((50, 2), torch.inf)), "finite"),
+        (dict(method="sinkhorn"), "must be one of"),
+    ],
+)
+def test_bad_input_is_refused(change, message) -> None:
+    x = gaussian(50, 2, 0)
+    with pytest.raises(ValueError, match=message):
+        w2(**{"x": x, "y": x, "generator": torch.Generator(), **change})

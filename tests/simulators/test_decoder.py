@@ -1,0 +1,148 @@
+"""Energies, gradients and Fisher information of a decoder against closed forms and autodiff."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from foreshock.simulators.decoder import DecoderPotential
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def tanh_decoder(d: int = 3, x: int = 4) -> nn.Sequential:
+    """A decoder d-5-x in float64 with fixed random weights."""
+    decoder = nn.Sequential(nn.Linear(d, 5), nn.Tanh(), nn.Linear(5, x)).double()
+    with torch.no_grad():
+        for p in decoder.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator(1), dtype=torch.float64))
+    return decoder
+
+
+def potential(n: int = 6, loss: str = "gaussian") -> tuple[DecoderPotential, Tensor]:
+    targets = torch.randn(n, 4, generator=generator(2), dtype=torch.float64)
+    z = torch.randn(n, 3, generator=generator(3), dtype=torch.float64)
+    return DecoderPotential(tanh_decoder(), targets, dimension=3, noise_scale=0.7, loss=loss), z
+
+
+@pytest.mark.parametrize("loss", ["gaussian", "mean-square"])
+def test_energy_and_gradient_are_those_of_the_formula(loss: str) -> None:
+    found, z = potential(loss=loss)
+    points = z.clone().requires_grad_()
+    residual = found.targets - found.decode(points)
+    if loss == "gaussian":
+        energy = residual.square().sum(1) / (2 * 0.7**2)
+    else:
+        energy = residual.square().mean(1)
+    torch.testing.assert_close(found.energy(z), energy.detach())
+    expected = torch.autograd.grad(energy.sum(), points)[0]
+    torch.testing.assert_close(found.gradient(z), expected)
+    assert not found.gradient(z).requires_grad
+
+
+def test_hessian_is_that_of_autodiff() -> None:
+    found, z = potential()
+    for i in range(2):
+        one = found.rows(slice(i, i + 1))
+
+        def energy(point: Tensor, one: DecoderPotential = one) -> Tensor:
+            residual = one.targets - one.decode(point[None])
+            return residual.square().sum() / (2 * 0.7**2)
+
+        expected = torch.autograd.functional.hessian(energy, z[i])
+        torch.testing.assert_close(found.hessian(z)[i], expected)
+
+
+def test_jacobian_products_agree_with_the_jacobian() -> None:
+    found, z = potential()
+    u = torch.randn(z.shape, generator=generator(4), dtype=z.dtype)
+    jacobian = torch.stack(
+        [torch.autograd.functional.jacobian(lambda p: found.decode(p[None])[0], p) for p in z]
+    )
+    torch.testing.assert_close(found.jacobian(z), jacobian)
+    torch.testing.assert_close(found.push(z, u), (jacobian @ u[..., None])[..., 0])
+    fisher = jacobian.mT @ jacobian / 0.7**2
+    torch.testing.assert_close(found.fisher(z), fisher)
+    torch.testing.assert_close(found.fisher_product(z, u), (fisher @ u[..., None])[..., 0])
+
+
+def test_t6_divergence_of_the_fisher_information_by_hutchinson_is_that_of_autodiff() -> None:
+    """Averaged over all 2^d sign vectors, Hutchinson's estimate has no sampling error left."""
+    found, z = potential()
+
+    def fisher(point: Tensor) -> Tensor:
+        jacobian = torch.autograd.functional.jacobian(
+            lambda p: found.decode(p[None])[0], point, create_graph=True
+        )
+        return jacobian.T @ jacobian / 0.7**2
+
+    slopes = torch.stack([torch.autograd.functional.jacobian(fisher, p) for p in z])
+    expected = torch.einsum("nijj->ni", slopes)
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=z.dtype)] * 3)
+    mean = torch.stack([found.fisher_divergence(z, s.expand_as(z)) for s in signs]).mean(0)
+    torch.testing.assert_close(mean, expected)
+    assert expected.abs().max() > 0.1  # Or any zero would pass.
+
+
+def test_a_linear_decoder_has_a_constant_fisher_information() -> None:
+    matrix = torch.randn(4, 3, generator=generator(5), dtype=torch.float64)
+    found = DecoderPotential(
+        lambda z: z @ matrix.T, torch.zeros(6, 4).double(), dimension=3, noise_scale=0.5
+    )
+    z = torch.randn(6, 3, generator=generator(6), dtype=torch.float64)
+    torch.testing.assert_close(found.fisher(z), (matrix.T @ matrix / 0.25).expand(6, 3, 3))
+    assert not found.fisher_divergence(z, torch.ones_like(z)).any()
+    torch.testing.assert_close(found.hessian(z), (matrix.T @ matrix / 0.25).expand(6, 3, 3))
+
+
+def test_rows_is_the_same_potential_for_some_particles() -> None:
+    found, z = potential()
+    torch.testing.assert_close(found.rows(slice(2, 4)).energy(z[2:4]), found.energy(z)[2:4])
+
+
+def test_single_target_mode_must_be_said() -> None:
+    decoder = tanh_decoder()
+    with pytest.raises(ValueError, match="`single_target=True` if all particles"):
+        DecoderPotential(decoder, torch.zeros(4), dimension=3)
+    with pytest.raises(ValueError, match="drop `single_target=True`"):
+        DecoderPotential(decoder, torch.zeros(2, 4), dimension=3, single_target=True)
+    one = DecoderPotential(decoder, torch.zeros(4).double(), dimension=3, single_target=True)
+    assert one.energy(torch.zeros(7, 3).double()).shape == (7,)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"noise_scale": 0.0}, "`noise_scale` of `DecoderPotential` must be positive"),
+        ({"dimension": 0}, "`dimension` of `DecoderPotential` must be at least 1"),
+        ({"loss": "huber"}, "must be 'gaussian' or 'mean-square'. Got 'huber'"),
+        ({"targets": torch.full((2, 4), torch.nan)}, "contain nan or inf"),
+    ],
+)
+def test_unfit_arguments_are_refused(change: dict, sentence: str) -> None:
+    fields = {"decode": tanh_decoder(), "targets": torch.zeros(2, 4), "dimension": 3, **change}
+    with pytest.raises(ValueError, match=sentence):
+        DecoderPotential(**fields)
+
+
+def test_wrong_shapes_are_refused_with_the_shape_that_is_wanted() -> None:
+    found, z = potential()
+    with pytest.raises(ValueError, match=r"shape \(n, 3\). Got \(6, 2\)"):
+        found.energy(z[:, :2])
+    with pytest.raises(ValueError, match="5 particles and 6 targets.*own row of `targets`"):
+        found.gradient(z[:5])
+    wide = DecoderPotential(lambda z: z, torch.zeros(6, 4).double(), dimension=3)
+    with pytest.raises(ValueError, match=r"to \(6, 3\), but the targets need \(6, 4\)"):
+        wide.gradient(z)
+
+
+@pytest.mark.parametrize("loss", ["gaussian", "mean-square"])
+def test_hessian_product_agrees_with_the_hessian(loss: str) -> None:
+    found, z = potential(loss=loss)
+    u = torch.randn(z.shape, generator=generator(4), dtype=z.dtype)
+    torch.testing.assert_close(
+        found.hessian_product(z, u), (found.hessian(z) @ u[..., None])[..., 0]
+    )

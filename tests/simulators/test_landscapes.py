@@ -1,0 +1,58 @@
+"""Landscapes: literature values, and the Gibbs laws that are known exactly."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from foreshock.simulators.landscapes import KWells, MullerBrown, Ring, TiltedRing
+
+
+def test_muller_brown_has_the_energies_of_the_literature() -> None:
+    surface = MullerBrown()
+    at = torch.tensor(surface.minima + surface.saddles, dtype=torch.float64)
+    # Five wells and saddles as they are tabulated, to the digits given there.
+    known = torch.tensor([-146.700, -108.167, -80.768, -40.665, -72.249], dtype=torch.float64)
+    assert (surface.energy(at) - known).abs().max() < 5e-4
+
+
+def test_the_gibbs_law_of_k_wells_is_a_gaussian_mixture() -> None:
+    centres, depths = torch.tensor([[0.0, 0.0], [2.0, 1.0]]), torch.tensor([0.0, 0.4])
+    width, smoothing = 0.8, 0.5
+    wells = KWells(centres, depths, width, smoothing)
+    x = torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    variance = smoothing * width**2
+    weight = (depths / smoothing).exp()
+    square = ((x[:, None] - centres) ** 2).sum(-1)
+    mixture = (weight * torch.exp(-square / (2 * variance))).sum(-1)
+    torch.testing.assert_close((-wells.energy(x) / smoothing).exp(), mixture, rtol=1e-6, atol=0)
+    torch.testing.assert_close(wells.weights(x).sum(-1), torch.ones(50, dtype=torch.float64))
+
+
+def test_the_ring_is_flat_along_the_circle_and_as_high_as_said() -> None:
+    ring = Ring(barrier=1.5, radius=2.0)
+    angle = torch.linspace(0, 2 * math.pi, 9, dtype=torch.float64)
+    circle = 2 * torch.stack([angle.cos(), angle.sin()], 1)
+    assert ring.energy(circle).abs().max() < 1e-12
+    assert ring.energy(torch.zeros(1, 2)).item() == 1.5
+
+
+def test_the_force_of_the_tilted_ring_is_periodic_though_its_energy_is_not() -> None:
+    ring = TiltedRing(force=0.3, corrugation=0.5)
+    x = torch.tensor([[0.7]], dtype=torch.float64)
+    torch.testing.assert_close(ring.gradient(x), ring.gradient(x + ring.period))
+    fall = ring.energy(x + ring.period) - ring.energy(x)
+    torch.testing.assert_close(fall.item(), -0.3 * 2 * math.pi)
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="`depths` of `KWells` must be 2 finite numbers"):
+        KWells(torch.zeros(2, 1), torch.zeros(3))
+    with pytest.raises(ValueError, match="`centres` of `KWells`"):
+        KWells(torch.zeros(2))
+    with pytest.raises(ValueError, match="`force` of `TiltedRing` must be finite"):
+        TiltedRing(math.nan)
+    with pytest.raises(ValueError, match="2 dimensions"):
+        Ring(dimension=3)

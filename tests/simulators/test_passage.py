@@ -1,0 +1,166 @@
+"""First passage: the exact time over a barrier (T4), the bridge test's order, censoring."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import erf
+
+from foreshock.simulators.dynamics import ItoProcess, Langevin
+from foreshock.simulators.inertia import BAOAB
+from foreshock.simulators.passage import (
+    Boundary,
+    PassageTimes,
+    coordinate_boundary,
+    exponential_rate,
+    first_passage,
+    mean_passage_time,
+    poisson_interval,
+    survival_curve,
+)
+from foreshock.simulators.potentials import DoubleWell, Quadratic
+from foreshock.simulators.sde import EulerMaruyama
+from foreshock.types import Flag
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def free(dt: float, diffusion: float = 1.0) -> EulerMaruyama:
+    process = ItoProcess(diffusion=lambda x: torch.full_like(x, diffusion))
+    return EulerMaruyama(process, dt)
+
+
+def test_t4_mean_first_passage_of_particles() -> None:
+    """From -1 to 1 in (x^2-1)^2 at T = 1/4: 69.26 by quadrature."""
+    passage = first_passage(
+        EulerMaruyama(Langevin(DoubleWell(), 0.25), 0.005),
+        torch.full((5_000, 1), -1.0),
+        coordinate_boundary(1.0),
+        steps=8_000,
+        generator=generator(),
+    )
+    # The well forgets in 1/8; at 2 the escape is exponential to e^-16.
+    found = mean_passage_time(passage, exponential_after=2.0)
+    error = (found.high - found.low) / (2 * 1.96)
+    assert error < 0.03 * 69.26
+    assert abs(found.value - 69.26) < 3 * error
+    assert found.n == int((passage.times[passage.side >= 0] > 2.0).sum())
+
+
+@pytest.mark.parametrize("flat", [True, False], ids=["plane", "level function"])
+def test_the_bridge_makes_free_diffusion_exact(flat: bool) -> None:
+    """With constant D the bridge is exact: survival erf(b / sqrt(4 D t)) at any dt."""
+    n, dt, diffusion = 20_000, 0.25, 0.8
+    wall = coordinate_boundary(1.0) if flat else Boundary(lambda x: 3 * (x[:, 0] - 1))
+    passage = first_passage(
+        free(dt, diffusion), torch.zeros(n, 1), wall, steps=8, generator=generator()
+    )
+    for t in (0.25, 1.0, 2.0):
+        survived = erf(1 / math.sqrt(4 * diffusion * t))
+        found = survival_curve(passage, [t])[0].value
+        assert abs(found - survived) < 4 * math.sqrt(survived * (1 - survived) / n)
+
+
+def test_without_the_bridge_the_error_is_of_order_sqrt_dt() -> None:
+    """Out of (-1, 1) from 0 the mean is 1/(2D); seen only every dt it is too long.
+
+    The wall is as if it stood .5826 sqrt(2 D dt) further out (Broadie, Glasserman & Kou 1997).
+    """
+    walls = (coordinate_boundary(1.0), coordinate_boundary(-1.0, above=False))
+    n = 20_000
+    for dt in (0.04, 0.01):
+        plain, bridged = (
+            mean_passage_time(
+                first_passage(
+                    free(dt), torch.zeros(n, 1), walls, steps=int(12 / dt), generator=generator(),
+                    bridge=bridge,
+                )
+            )
+            for bridge in (False, True)
+        )  # fmt: skip
+        error = (bridged.high - bridged.low) / 3.92
+        # Two walls near one particle are tested one by one: measured bias below dt/10.
+        assert abs(bridged.value - 0.5) < 4 * error + dt / 10
+        shifted = (1 + 0.5826 * math.sqrt(2 * dt)) ** 2 / 2
+        # Seen at the end of a step, told as its middle: minus dt/2.
+        assert abs(plain.value - (shifted - dt / 2)) < 4 * error + dt / 4
+        assert plain.value > bridged.value + 10 * error
+
+
+def test_sides_are_told_apart() -> None:
+    """From 0 out of (-1, 3) the low side is left with probability 3/4."""
+    walls = (coordinate_boundary(3.0), coordinate_boundary(-1.0, above=False))
+    passage = first_passage(
+        free(0.05), torch.zeros(10_000, 1), walls, steps=2_000, generator=generator()
+    )
+    assert passage.events == 10_000
+    low = float((passage.side == 1).mean())
+    assert abs(low - 0.75) < 4 * math.sqrt(0.1875 / 10_000)
+
+
+def test_exit_from_a_disk_with_a_matrix_of_mobilities() -> None:
+    """|x| < 1 in the plane from 0 with D I: mean 1/(4 D); the turned, equal matrix gives it too."""
+    turned = Langevin(Quadratic(1e-9, dimension=2), 0.5, 2.0 * torch.eye(2))
+    passage = first_passage(
+        EulerMaruyama(turned, 0.002),
+        torch.zeros(4_000, 2),
+        Boundary(lambda x: x.norm(dim=1) - 1),
+        steps=3_000,
+        generator=generator(),
+    )
+    found = mean_passage_time(passage)
+    # A curved wall taken as flat: O(dt), below .005.
+    assert abs(found.value - 0.25) < 4 * (found.high - found.low) / 3.92 + 0.005
+
+
+def test_a_path_with_inertia_passes_without_a_bridge() -> None:
+    stepper = BAOAB(DoubleWell(), 0.5, 0.05)
+    kept = torch.full((50, 1), -1.0)
+    passage = first_passage(
+        stepper, kept, coordinate_boundary(0.5), steps=4_000, generator=generator(), bridge=False
+    )
+    assert passage.events > 40 and (kept == -1).all()
+    with pytest.raises(ValueError, match="does not fit `BAOAB`.*`bridge=False`"):
+        first_passage(stepper, kept, coordinate_boundary(0.5), steps=1, generator=generator())
+
+
+def test_rate_counts_the_censored_and_the_mean_refuses_them() -> None:
+    times = np.random.default_rng(0).exponential(2.0, 4_000)
+    side = np.where(times < 1.0, 0, -1)
+    passage = PassageTimes(np.minimum(times, 1.0), side, 1.0)
+    rate = exponential_rate(passage)
+    assert rate.n == passage.events and rate.value == passage.events / passage.exposure
+    assert rate.low < 0.5 < rate.high
+    refused = mean_passage_time(passage)
+    assert not refused.resolved and "had not crossed at 1" in refused.reason
+    mean = mean_passage_time(passage, exponential_after=0.1)
+    assert mean.low < 2.0 < mean.high
+    assert "before 2" in survival_curve(passage, [2.0])[0].reason
+    nobody = exponential_rate(PassageTimes(np.ones(5), np.full(5, -1), 1.0))
+    assert nobody.flags & Flag.UNRESOLVED and nobody.high == pytest.approx(-math.log(0.025) / 5)
+    assert not exponential_rate(passage, after=1.0).resolved
+
+
+def test_poisson_interval_inverts_the_poisson_law() -> None:
+    from scipy.stats import poisson
+
+    low, high = poisson_interval(7, 2.0)
+    assert poisson.sf(6, 2 * low) == pytest.approx(0.025)
+    assert poisson.cdf(7, 2 * high) == pytest.approx(0.025)
+
+
+def test_bad_input_is_refused_with_a_remedy() -> None:
+    x = torch.zeros(3, 1)
+    with pytest.raises(ValueError, match="starts on the absorbing side.*`above=False`"):
+        first_passage(free(0.1), x, coordinate_boundary(-1.0), steps=1, generator=generator())
+    with pytest.raises(ValueError, match="needs `steps` >= 1"):
+        first_passage(free(0.1), x, coordinate_boundary(1.0), steps=0, generator=generator())
+    with pytest.raises(ValueError, match="`at` of `coordinate_boundary` must be finite"):
+        coordinate_boundary(math.nan)
+    with pytest.raises(ValueError, match="positive `exposure`"):
+        poisson_interval(1, 0.0)

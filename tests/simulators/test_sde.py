@@ -1,0 +1,211 @@
+"""Steppers and their loop: moments (T1), weak orders (T2), records, refusals."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from foreshock.simulators.dynamics import ItoProcess, Langevin
+from foreshock.simulators.potentials import DoubleWell, Quadratic
+from foreshock.simulators.sde import EulerMaruyama, LeimkuhlerMatthews, Stepper, integrate
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_t1_moments_of_ornstein_uhlenbeck_particles() -> None:
+    """Mean m e^{-kt} and variance D/k (1 - e^{-2kt}) of Euler's chain, in their own closed form."""
+    n, k, temperature, dt, steps = 40_000, 1.5, 0.8, 0.02, 50
+    stepper = EulerMaruyama(Langevin(Quadratic(k, dimension=2), temperature), dt)
+    path = integrate(stepper, torch.full((n, 2), 2.0), steps, generator=generator(), every=steps)
+    decay = 1 - k * dt
+    mean = 2 * decay**steps
+    variance = 2 * temperature * dt * (1 - decay ** (2 * steps)) / (1 - decay**2)
+    # The chain itself is O(dt) from the process: half of 2 k^2 t dt / 2 for the mean, ~ 2 %.
+    assert abs(mean / (2 * math.exp(-k * 1.0)) - 1) < 0.03
+    assert abs(variance / (temperature / k * (1 - math.exp(-2 * k))) - 1) < 0.03
+    last = path.values[-1].double()
+    assert (last.mean(0) - mean).abs().max() < 4 * math.sqrt(variance / n)
+    assert (last.var(0) - variance).abs().max() < 4 * variance * math.sqrt(2 / n)
+
+
+def response(stepper: Stepper) -> tuple[list[float], float]:
+    """A linear scheme's answer, exactly: to each entry of the state, and to its normal.
+
+    Two runs from the same seed differ by nothing but the entry that was changed.
+    """
+
+    def step(*state: float) -> float:
+        tensors = tuple(torch.tensor([[s]], dtype=torch.float64) for s in state)
+        return stepper.step(tensors, generator(7))[0].item()
+
+    size = len(stepper.start(torch.zeros(1, 1, dtype=torch.float64), generator()))
+    zero = [0.0] * size
+    still = step(*zero)
+    drawn = torch.empty(1, 1, dtype=torch.float64).normal_(generator=generator(7)).item()
+    unit = [step(*(float(i == j) for j in range(size))) - still for i in range(size)]
+    return unit, still / drawn
+
+
+def test_t2_exact_bias_on_a_quadratic() -> None:
+    """Euler-Maruyama T/(k (1 - k dt/2)); Leimkuhler-Matthews exactly T/k."""
+    k, temperature = 2.0, 0.7
+    motion = Langevin(Quadratic(k), temperature)
+    bias = []
+    for dt in (0.1, 0.05):
+        (a,), spread = response(EulerMaruyama(motion, dt))
+        variance = spread**2 / (1 - a * a)
+        assert variance == pytest.approx(temperature / (k * (1 - k * dt / 2)), rel=1e-12)
+        bias.append(variance - temperature / k)
+        (a, old), fresh = response(LeimkuhlerMatthews(motion, dt))
+        # x' = a x + old R + fresh R', where x itself holds fresh R.
+        averaged = (old**2 + fresh**2 + 2 * a * old * fresh) / (1 - a * a)
+        assert averaged == pytest.approx(temperature / k, rel=1e-12)
+    assert math.log2(bias[0] / bias[1]) == pytest.approx(1.0, abs=0.1)  # 1 + O(dt)
+
+
+def chain_bias(dt: float, scheme: str) -> float:
+    """<x^2> of a scheme's own stationary law in U = (x^2-1)^2 at T = 1/4, minus the exact one.
+
+    The transition on a grid: 60-point Gauss-Hermite noise, deposited by cubic interpolation, which
+    keeps three moments. Leimkuhler-Matthews as the Markov chain y = x - s R/2 (Vilmart's
+    postprocessor), whose drift is taken at x.
+    """
+    temperature, edge, n = 0.25, 2.2, 241
+    spread = math.sqrt(2 * temperature * dt)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    fine = np.linspace(-5, 5, 20_001)
+    gibbs = np.exp(-((fine * fine - 1) ** 2) / temperature)
+    grid = np.linspace(-edge, edge, n)
+    at = grid[:, None] + (spread * nodes / 2 if scheme == "lm" else 0 * nodes)
+    to = grid[:, None] + spread * nodes - dt * 4 * at * (at * at - 1)
+    cell = (to + edge) / (grid[1] - grid[0])
+    left = np.clip(np.floor(cell).astype(int), 1, n - 3)
+    f = np.clip(cell - left, 0, 1)
+    share = np.broadcast_to(weights / weights.sum(), to.shape)
+    source = np.broadcast_to(np.arange(n)[:, None], to.shape)
+    transition = np.zeros((n, n))
+    lagrange = (
+        -f * (f - 1) * (f - 2) / 6,
+        (f + 1) * (f - 1) * (f - 2) / 2,
+        -(f + 1) * f * (f - 2) / 2,
+        (f + 1) * f * (f - 1) / 6,
+    )
+    for shift, weight in zip((-1, 0, 1, 2), lagrange, strict=True):
+        np.add.at(transition, (left + shift, source), share * weight)
+    law = np.linalg.matrix_power(transition, 4096) @ np.full(n, 1 / n)
+    value = float(law @ grid**2 / law.sum())
+    shift = spread**2 / 4 if scheme == "lm" else 0.0
+    return value + shift - float((gibbs * fine**2).sum() / gibbs.sum())
+
+
+def test_t2_weak_order_in_the_double_well() -> None:
+    """At dt = .05 Euler's bias is -1.8e-2, that of Leimkuhler-Matthews below 4e-4."""
+    assert chain_bias(0.05, "em") == pytest.approx(-1.83e-2, abs=1e-4)
+    assert 0 < chain_bias(0.05, "lm") < 4e-4
+    orders = [
+        math.log2(chain_bias(0.025, scheme) / chain_bias(0.0125, scheme)) for scheme in ("em", "lm")
+    ]
+    assert orders == pytest.approx([1.0, 2.0], abs=0.1)  # and O(dt): 1.08 and 2.01
+
+
+@pytest.mark.parametrize("scheme", ["em", "lm"])
+def test_t2_particles_have_the_bias_of_their_chain(scheme: str) -> None:
+    motion = Langevin(DoubleWell(), 0.25)
+    kind = EulerMaruyama if scheme == "em" else LeimkuhlerMatthews
+    start = torch.ones(40_000, 1)
+    path = integrate(kind(motion, 0.05), start, 300, generator=generator(), every=3)
+    # <x^2> relaxes at about 8 per time: 60 steps are 24 relaxation times.
+    means = (path.values[20:].double() ** 2).mean(0)
+    fine = np.linspace(-5, 5, 20_001)
+    gibbs = np.exp(-((fine * fine - 1) ** 2) / 0.25)
+    exact = float((gibbs * fine**2).sum() / gibbs.sum())
+    error = float(means.std()) / math.sqrt(len(means))
+    assert error < 1e-3  # so that the -1.8e-2 of Euler's scheme cannot pass for 0
+    assert abs(float(means.mean()) - exact - chain_bias(0.05, scheme)) < 4 * error
+
+
+def test_increments_of_leimkuhler_matthews_halve_the_diffusion() -> None:
+    """Why it is no default: D from one-step increments reads D/2, at lag m (1 - 1/2m) D."""
+    n, dt, temperature = 100_000, 0.01, 0.5
+    stepper = LeimkuhlerMatthews(Langevin(Quadratic(1e-6), temperature), dt)
+    path = integrate(stepper, torch.zeros(n, 1), 10, generator=generator())
+    for lag in (1, 10):
+        increment = path.values[lag] - path.values[0]
+        found = float((increment**2).mean()) / (2 * dt * lag)
+        expected = temperature * (1 - 0.5 / lag)
+        assert abs(found / expected - 1) < 4 * math.sqrt(2 / n)
+
+
+def test_a_jump_is_added_in_the_same_step() -> None:
+    seen = []
+
+    def jump(shape: tuple[int, ...], dt: float, source: torch.Generator) -> torch.Tensor:
+        seen.append((shape, dt))
+        return torch.full(shape, 5.0, dtype=torch.float64)
+
+    motion = Langevin(Quadratic(1.0), 1.0)
+    x = torch.zeros(3, 1)
+    plain = EulerMaruyama(motion, 0.1).step((x,), generator())[0]
+    both = EulerMaruyama(motion, 0.1, jump).step((x,), generator())[0]
+    torch.testing.assert_close(both, plain + 5)
+    assert seen == [((3, 1), 0.1)] and both.dtype == torch.float32
+
+
+def test_records_times_progress_and_continuation() -> None:
+    stepper = EulerMaruyama(Langevin(DoubleWell(), 0.25), 0.01)
+    x, calls = torch.full((10, 1), -1.0), []
+    path = integrate(
+        stepper, x, 20, generator=generator(), every=5, progress=lambda *c: calls.append(c)
+    )
+    assert path.times.tolist() == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2])
+    assert path.values.shape == (5, 10, 1) and torch.equal(path.values[0], x)
+    assert torch.equal(path.values[-1], path.state[0]) and calls[-1] == (20, 20)
+    assert (x == -1).all()
+    again = integrate(stepper, x, 20, generator=generator(), every=5)
+    assert torch.equal(again.values, path.values)
+    # An observable is recorded instead of positions, and chunks cover every particle.
+    squares = integrate(
+        stepper, x, 4, generator=generator(), chunk=3, observe=lambda at: (at**2).sum(1)
+    )
+    assert squares.values.shape == (5, 10) and (squares.values[1:] != 1).all()
+
+
+def test_the_general_and_the_fused_step_agree() -> None:
+    x = torch.randn(50, 1, dtype=torch.float64, generator=generator())
+    number = EulerMaruyama(Langevin(DoubleWell(), 0.3, 0.7), 0.01)
+    vector = EulerMaruyama(Langevin(DoubleWell(), 0.3, torch.tensor([0.7]).double()), 0.01)
+    torch.testing.assert_close(number.step((x,), generator())[0], vector.step((x,), generator())[0])
+
+
+def test_runaways_are_counted() -> None:
+    process = ItoProcess(velocity=lambda x: x**3)
+    path = integrate(
+        EulerMaruyama(process, 1.0), torch.tensor([[0.0], [10.0]]), 20, generator=generator()
+    )
+    assert path.lost == 1
+
+
+def test_bad_input_is_refused_with_a_remedy() -> None:
+    motion = Langevin(DoubleWell(), 0.25)
+    good, x = EulerMaruyama(motion, 0.01), torch.ones(2, 1)
+    with pytest.raises(ValueError, match=r"dt \* rate = 0.3 \* 8 = 2.4.* Use dt < 0.25"):
+        integrate(EulerMaruyama(motion, 0.3), x, 1, generator=generator())
+    with pytest.raises(ValueError, match="unstable for the stiffest mode"):
+        integrate(LeimkuhlerMatthews(motion, 0.3), x, 1, generator=generator())
+    with pytest.raises(ValueError, match="`dt` of `EulerMaruyama` must be positive"):
+        EulerMaruyama(motion, 0.0)
+    with pytest.raises(ValueError, match="wrong where D changes"):
+        LeimkuhlerMatthews(ItoProcess(), 0.1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"Use x\[:, None\]"):
+        integrate(good, torch.ones(2), 1, generator=generator())
+    with pytest.raises(ValueError, match="holds nan or inf"):
+        integrate(good, torch.full((2, 1), math.nan), 1, generator=generator())
+    with pytest.raises(ValueError, match="must be at least 1"):
+        integrate(good, x, 0, generator=generator())
+    with pytest.raises(ValueError, match="GiB. Use a larger `every`"):
+        integrate(good, torch.ones(10**6, 1), 2000, generator=generator())
