@@ -1,6 +1,8 @@
 """False alarms of the detectors on series where nothing happens, per 10,000 values.
 
-Each null is drawn from fixed seeds; rates come with their 95 % Poisson interval.
+A rule of one series reads x; y and z are independent draws of the same null, and -x is the worst
+partner that a drop of x can have. Each null is drawn from fixed seeds; rates come with their 95 %
+Poisson interval.
 ``foreshock bench detectors``.
 """
 
@@ -13,7 +15,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from foreshock.detectors import CUSUM, HeldoutSignalRule, Judge, PCrossesHalf, Turnover
+from foreshock.detectors import (
+    CUSUM,
+    HeldoutSignalRule,
+    Judge,
+    PCrossesHalf,
+    PhaseTransition,
+    Turnover,
+)
 from foreshock.types import Detector, Estimate
 
 LENGTH = 5_000
@@ -48,7 +57,16 @@ RULES: dict[str, Detector] = {
     "heldout_signal": HeldoutSignalRule("x", after=""),
     "turnover": Turnover("x", after=""),
     "p_crosses_half": PCrossesHalf("x"),
+    "phase_transition": PhaseTransition("x", "y", "z"),
+    "phase_transition, y = -x": PhaseTransition("x", "-x", "z"),
 }
+
+
+def drawn(draw: Callable[[np.random.Generator], np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """Three independent series of one null, and the first mirrored."""
+    x = draw(np.random.default_rng(seed))
+    y, z = (draw(np.random.default_rng([seed, k])) for k in (1, 2))
+    return {"x": x, "-x": -x, "y": y, "z": z}
 
 
 def poisson(count: int, exposure: float) -> tuple[float, float]:
@@ -67,13 +85,13 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for null, draw in NULLS.items():
-        series = [draw(np.random.default_rng(seed)) for seed in range(arguments.runs)]
+        series = [drawn(draw, seed) for seed in range(arguments.runs)]
         for name, rule in RULES.items():
             count = sum(
-                len(judge.feed(t, {"x": Estimate(float(v))}))
-                for x in series
+                len(judge.feed(t, {name: Estimate(float(run[name][t])) for name in rule.reads}))
+                for run in series
                 for judge in [Judge([rule])]
-                for t, v in enumerate(x)
+                for t in range(LENGTH)
             )
             exposure = arguments.runs * LENGTH / 10_000
             low, high = poisson(count, exposure)
@@ -86,7 +104,7 @@ def main() -> None:
     print(f"false alarms per 10,000 values ({arguments.runs} runs of {LENGTH:,} a null)")
     for row in rows:
         print(
-            f"{row['null']:<18} {row['rule']:<16} {row['rate']:>8.2f} "
+            f"{row['null']:<18} {row['rule']:<26} {row['rate']:>8.2f} "
             f"[{row['low']:.2f}, {row['high']:.2f}]"
         )
 

@@ -27,12 +27,14 @@ def rows(rule: Detector, n: int = 400, seed: int = 0) -> Rows:
     found: Rows = []
     for step in range(n):
         values = {}
-        for name in rule.reads:
+        for place, name in enumerate(rule.reads):
             if draw.random() < 0.1:
                 continue
             # Noise, then a ramp up to 3.4, and down again: something for every rule to find.
             ramp = max(0, min(step - 200, 350 - step + 150, 150))
             x = draw.gauss(0.4, 0.2) + 0.02 * ramp
+            # And one moment at which the first series drops while the second spikes.
+            x += (-5.0, 5.0, 0.0)[place] if step == 650 else 0.0
             x = {0: math.nan, 1: math.inf, 2: -math.inf}.get(draw.randrange(200), x)
             values[name] = Estimate.exact(x)
         if values:

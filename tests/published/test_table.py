@@ -14,6 +14,7 @@ MODULES = {
     "levy.md": "test_levy.py",
     "langevin.md": "test_langevin.py",
     "spectral_edge.md": "test_edge.py",
+    "fokker_planck.md": "test_fokker_planck.py",
 }
 
 #: Published name, document, test in its module. Every test holds a literal transcription of the
@@ -82,6 +83,12 @@ TABLE = (
     ("gap_flow", "spectral_edge.md", "test_gap_flow"),
     ("sigma_steady", "spectral_edge.md", "test_sigma_steady"),
     ("krylov_bound", "spectral_edge.md", "test_krylov_bound"),
+    ("plateaus_fp", "fokker_planck.md", "test_plateaus_fp"),
+    ("transitions_fp", "fokker_planck.md", "test_transitions_fp"),
+    ("reset_step_fp", "fokker_planck.md", "test_reset_step_fp"),
+    ("reset_steps_fp", "fokker_planck.md", "test_reset_steps_fp"),
+    ("regime_fp", "fokker_planck.md", "test_regime_fp"),
+    ("alert_fp", "fokker_planck.md", "test_alert_fp"),
 )
 
 

@@ -67,7 +67,7 @@ def test_t1_kl_and_w2_against_quadrature_in_one_dimension() -> None:
     assert exact.ou_kl([m], s, k, d) == pytest.approx(kl, rel=1e-9)
     # In one dimension W2^2 is the mean squared difference of the quantile functions.
     w2 = quad(lambda u: (p.ppf(u) - q.ppf(u)) ** 2, 1e-12, 1 - 1e-12, epsabs=1e-10, limit=200)[0]
-    assert exact.ou_w2([m], s, k, d) == pytest.approx(w2, rel=1e-6)
+    assert exact.ou_w2_squared([m], s, k, d) == pytest.approx(w2, rel=1e-6)
     assert exact.gaussian_entropy([s, 2.0]) == pytest.approx(
         float(p.entropy()) + float(norm(0, math.sqrt(2)).entropy())
     )

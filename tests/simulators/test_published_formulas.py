@@ -176,11 +176,13 @@ def test_a17_talagrand_needs_the_curvature() -> None:
     # A normal shifted by 1 in a trap of curvature 1/4 at T = 1.
     k, temperature = 0.25, 1.0
     kl = exact.ou_kl(1.0, temperature / k, k, temperature)
-    w2 = exact.ou_w2(1.0, temperature / k, k, temperature)
+    w2 = exact.ou_w2_squared(1.0, temperature / k, k, temperature)
     assert w2 > claims.published_talagrand_bound(kl, temperature)  # 1 > .25
     assert w2 == pytest.approx(claims.talagrand_bound(kl, temperature, k))  # equality for shifts
     narrow = exact.ou_kl(0.0, 0.5, k, temperature)
-    assert exact.ou_w2(0.0, 0.5, k, temperature) < claims.talagrand_bound(narrow, temperature, k)
+    assert exact.ou_w2_squared(0.0, 0.5, k, temperature) < claims.talagrand_bound(
+        narrow, temperature, k
+    )
 
 
 def test_a17_mixing_time_needs_the_rate() -> None:
@@ -190,7 +192,9 @@ def test_a17_mixing_time_needs_the_rate() -> None:
     certain = claims.mixing_time(kl, claims.kl_rate(1.0, k), k / temperature, eps)
 
     def distance(t: float) -> float:
-        return math.sqrt(exact.ou_w2(exact.ou_mean(2.0, k, t), temperature / k, k, temperature))
+        return math.sqrt(
+            exact.ou_w2_squared(exact.ou_mean(2.0, k, t), temperature / k, k, temperature)
+        )
 
     assert distance(max(claimed, 0.0)) > eps  # too early (it is even negative here)
     assert claimed < 0

@@ -10,6 +10,7 @@ from foreshock.detectors.cusum import CUSUM as CUSUM
 from foreshock.detectors.heldout_signal import HeldoutSignalRule as HeldoutSignalRule
 from foreshock.detectors.judge import Judge as Judge
 from foreshock.detectors.p_crosses_half import PCrossesHalf as PCrossesHalf
+from foreshock.detectors.phase_transition import PhaseTransition as PhaseTransition
 from foreshock.detectors.turnover import Turnover as Turnover
 from foreshock.types import Detector
 
@@ -19,6 +20,7 @@ __all__ = [
     "HeldoutSignalRule",
     "Judge",
     "PCrossesHalf",
+    "PhaseTransition",
     "Turnover",
     "resolve",
 ]
@@ -28,6 +30,7 @@ BY_NAME = {
     "cusum": CUSUM,
     "heldout_signal": HeldoutSignalRule,
     "p_crosses_half": PCrossesHalf,
+    "phase_transition": PhaseTransition,
     "turnover": Turnover,
 }
 
@@ -51,7 +54,7 @@ def resolve(one: str | Detector) -> Detector:
         Traceback (most recent call last):
         ...
         ValueError: There is no detector 'oracle'. The names are cusum, heldout_signal, \
-p_crosses_half, turnover.
+p_crosses_half, phase_transition, turnover.
     """
     if isinstance(one, str):
         name, _, series = one.partition(":")

@@ -10,10 +10,13 @@ from foreshock.detectors.cusum import CUSUM
 from foreshock.detectors.forecasters import OnsetRatio
 from foreshock.detectors.heldout_signal import HeldoutSignalRule
 from foreshock.detectors.p_crosses_half import PCrossesHalf
+from foreshock.detectors.phase_transition import PhaseTransition
 from foreshock.detectors.turnover import Turnover
 from foreshock.types import Alarm, Detector, Forecast
 
-_KINDS = {cls.__name__: cls for cls in (CUSUM, HeldoutSignalRule, PCrossesHalf, Turnover)}
+_KINDS = {
+    cls.__name__: cls for cls in (CUSUM, HeldoutSignalRule, PCrossesHalf, PhaseTransition, Turnover)
+}
 
 
 class _Event(Protocol):

@@ -17,7 +17,7 @@ from foreshock.simulators.dynamics import largest_curvature as largest_curvature
 from foreshock.simulators.exact import free_diffusion_radius as free_diffusion_radius
 from foreshock.simulators.exact import gaussian_entropy as gaussian_entropy
 from foreshock.simulators.exact import gaussian_kl as gaussian_kl
-from foreshock.simulators.exact import gaussian_w2 as gaussian_w2
+from foreshock.simulators.exact import gaussian_w2_squared as gaussian_w2_squared
 from foreshock.simulators.exact import gibbs_density as gibbs_density
 from foreshock.simulators.exact import ou_consolidation as ou_consolidation
 from foreshock.simulators.exact import ou_entropy_production as ou_entropy_production
@@ -27,7 +27,7 @@ from foreshock.simulators.exact import ou_kl_rate as ou_kl_rate
 from foreshock.simulators.exact import ou_mean as ou_mean
 from foreshock.simulators.exact import ou_stationary_variance as ou_stationary_variance
 from foreshock.simulators.exact import ou_variance as ou_variance
-from foreshock.simulators.exact import ou_w2 as ou_w2
+from foreshock.simulators.exact import ou_w2_squared as ou_w2_squared
 from foreshock.simulators.exact_kramers import eyring_kramers_rate as eyring_kramers_rate
 from foreshock.simulators.exact_kramers import eyring_kramers_rate_nd as eyring_kramers_rate_nd
 from foreshock.simulators.exact_kramers import finite_barrier_ratio as finite_barrier_ratio
@@ -238,7 +238,7 @@ __all__ = [
     "free_energy",
     "gaussian_entropy",
     "gaussian_kl",
-    "gaussian_w2",
+    "gaussian_w2_squared",
     "getoor_exit_time",
     "gibbs_density",
     "imkeller_pavlyukevich_rate",
@@ -262,7 +262,7 @@ __all__ = [
     "ou_mean",
     "ou_stationary_variance",
     "ou_variance",
-    "ou_w2",
+    "ou_w2_squared",
     "poincare_disk",
     "point_mass",
     "poisson_interval",

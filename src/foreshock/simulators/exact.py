@@ -148,7 +148,7 @@ def gaussian_kl(
     return _number(np.sum(excess - np.log1p(excess) + (m - m_ref) ** 2 / s_ref, -1) / 2)
 
 
-def gaussian_w2(
+def gaussian_w2_squared(
     mean: ArrayLike, variance: ArrayLike, mean_ref: ArrayLike, variance_ref: ArrayLike
 ) -> float | Array:
     r"""**Squared** Wasserstein-2 distance of independent normals: |m - m'|^2 + |sd - sd'|^2.
@@ -163,11 +163,11 @@ def gaussian_w2(
         (...) W2 squared, length^2.
 
     Examples:
-        >>> gaussian_w2([1.0, 0.0], 4.0, 0.0, 1.0)
+        >>> gaussian_w2_squared([1.0, 0.0], 4.0, 0.0, 1.0)
         3.0
     """
-    not_negative("gaussian_w2", variance=variance, variance_ref=variance_ref)
-    finite("gaussian_w2", mean=mean, mean_ref=mean_ref)
+    not_negative("gaussian_w2_squared", variance=variance, variance_ref=variance_ref)
+    finite("gaussian_w2_squared", mean=mean, mean_ref=mean_ref)
     m, s, m_ref, s_ref = _coordinates(mean, variance, mean_ref, variance_ref)
     return _number(np.sum((m - m_ref) ** 2 + (np.sqrt(s) - np.sqrt(s_ref)) ** 2, -1))
 
@@ -224,7 +224,7 @@ def ou_kl_rate(
     return _number(np.sum(of_variance + of_mean, -1))
 
 
-def ou_w2(
+def ou_w2_squared(
     mean: ArrayLike, variance: ArrayLike, stiffness: ArrayLike, diffusion: ArrayLike
 ) -> float | Array:
     r"""**Squared** W2 distance of N(m, s) from the stationary law: |m|^2 + sum (sd - sd*)^2.
@@ -239,10 +239,10 @@ def ou_w2(
         (...) W2 squared.
 
     Examples:
-        >>> ou_w2([2.0], 1.0, 1.0, 1.0)
+        >>> ou_w2_squared([2.0], 1.0, 1.0, 1.0)
         4.0
     """
-    return gaussian_w2(mean, variance, 0.0, ou_stationary_variance(stiffness, diffusion))
+    return gaussian_w2_squared(mean, variance, 0.0, ou_stationary_variance(stiffness, diffusion))
 
 
 def ou_consolidation(

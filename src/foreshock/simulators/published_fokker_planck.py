@@ -1,4 +1,4 @@
-r"""The system of the document "fokker_planck" exactly as written, and the corrected engine beside it.
+r"""The system of the document "fokker_planck" as written, and the corrected engine beside it.
 
 The listing (12.1) is JAX that no current JAX can define; this is the same algorithm in torch, on
 `foreshock.density.published`. It is here to be compared with, not to be used: `corrected_engine`
@@ -133,7 +133,7 @@ class FokkerPlanckDynamics:
             return torch.autograd.grad(energy.sum(), points)[0]
 
     def drift(self, z: Tensor, t: float) -> Tensor:
-        r"""mu = -eta (grad L + lambda g) with g = -grad rho (1 + log rho) of the kernel density.
+        r"""Drift mu = -eta (grad L + lambda g) with g = -grad rho (1 + log rho) by kernels.
 
         **Wrong** (A5): where rho > 1/e the second term climbs the density, where rho < 1/e it goes
         down, and which of the two depends on the unit of z.
@@ -171,7 +171,7 @@ class FokkerPlanckDynamics:
         return matrix.expand(n, d, d)
 
     def step(self, z: Tensor, t: float, dt: float, generator: torch.Generator) -> Tensor:
-        r"""z + mu dt + sqrt(2 dt) L xi with L L' = D + 1e-6 I (Euler-Maruyama, Itô).
+        r"""To z + mu dt + sqrt(2 dt) L xi with L L' = D + 1e-6 I (Euler-Maruyama, Itô).
 
         **Wrong** (B5): published with n Cholesky factors of n equal matrices; here one, which has
         the same law. (A10): the drift is not multiplied by I + gamma F, so a current flows.

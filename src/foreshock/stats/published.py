@@ -26,6 +26,14 @@ from foreshock.stats.published_edge import (
     mode_importance,
     sigma_steady,
 )
+from foreshock.stats.published_fokker_planck import (
+    alert_fp,
+    plateaus_fp,
+    regime_fp,
+    reset_step_fp,
+    reset_steps_fp,
+    transitions_fp,
+)
 from foreshock.stats.published_langevin import (
     adaptive_lr_langevin,
     alert_langevin,
@@ -90,6 +98,7 @@ __all__ = [
     "action_signal",
     "adaptive_lr_langevin",
     "adaptive_lr_signal",
+    "alert_fp",
     "alert_langevin",
     "alpha_clip",
     "alpha_halves",
@@ -137,7 +146,11 @@ __all__ = [
     "p_signal",
     "phase_signal",
     "phi_levy",
+    "plateaus_fp",
+    "regime_fp",
     "regime_langevin",
+    "reset_step_fp",
+    "reset_steps_fp",
     "rho_levy",
     "s_band_levy",
     "s_levy",
@@ -146,6 +159,7 @@ __all__ = [
     "state_by_c_signal",
     "state_signal",
     "ticket_ratio_signal",
+    "transitions_fp",
     "type_two_error_signal",
     "uncertainty_bound_langevin",
 ]

@@ -143,7 +143,7 @@ class OrnsteinUhlenbeck:
             "c": lambda: exact.ou_consolidation(mean, spread, *rates),
             "entropy_production": lambda: exact.ou_entropy_production(mean, spread, *rates),
             "entropy_rate": lambda: exact.ou_entropy_rate(spread, *rates),
-            "w2": lambda: math.sqrt(exact.ou_w2(mean, spread, *rates)),
+            "w2": lambda: math.sqrt(exact.ou_w2_squared(mean, spread, *rates)),
         }
         return float(forms[name]())
 
