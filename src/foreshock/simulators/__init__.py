@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from foreshock.simulators.barrier import Barrier as Barrier
+from foreshock.simulators.barrier import escape_time as escape_time
+from foreshock.simulators.barrier import relax as relax
+from foreshock.simulators.barrier import string_method as string_method
 from foreshock.simulators.decoder import DecoderPotential as DecoderPotential
 from foreshock.simulators.diffusion import DiffusionTensor as DiffusionTensor
 from foreshock.simulators.diffusion import Isotropic as Isotropic
@@ -40,6 +44,7 @@ from foreshock.simulators.exact_levy import cauchy_quartic_density as cauchy_qua
 from foreshock.simulators.exact_levy import getoor_exit_time as getoor_exit_time
 from foreshock.simulators.exact_levy import imkeller_pavlyukevich_rate as imkeller_pavlyukevich_rate
 from foreshock.simulators.exact_levy import ou_levy_scale as ou_levy_scale
+from foreshock.simulators.exact_levy import sphere_cosine as sphere_cosine
 from foreshock.simulators.exact_levy import stable_tail_constant as stable_tail_constant
 from foreshock.simulators.exact_linear import chain_variance as chain_variance
 from foreshock.simulators.exact_linear import convergence_bound as convergence_bound
@@ -98,6 +103,12 @@ from foreshock.simulators.grid_entropy import entropy_production as entropy_prod
 from foreshock.simulators.grid_entropy import face_flux as face_flux
 from foreshock.simulators.grid_entropy import free_energy as free_energy
 from foreshock.simulators.grid_entropy import relative_entropy as relative_entropy
+from foreshock.simulators.grid_fractional import StableGrid as StableGrid
+from foreshock.simulators.grid_fractional import exit_time as exit_time
+from foreshock.simulators.grid_fractional import jump_matrix as jump_matrix
+from foreshock.simulators.grid_fractional import stable_evolve as stable_evolve
+from foreshock.simulators.grid_fractional import stable_grid as stable_grid
+from foreshock.simulators.grid_fractional import stable_stationary as stable_stationary
 from foreshock.simulators.grid_plane import drift_plane as drift_plane
 from foreshock.simulators.grid_plane import energy_plane as energy_plane
 from foreshock.simulators.grid_solvers import committor as committor
@@ -105,12 +116,27 @@ from foreshock.simulators.grid_solvers import evolve as evolve
 from foreshock.simulators.grid_solvers import mean_first_passage as mean_first_passage
 from foreshock.simulators.grid_solvers import spectrum as spectrum
 from foreshock.simulators.grid_solvers import stationary as stationary
+from foreshock.simulators.harmonic import StochasticHarmonic as StochasticHarmonic
+from foreshock.simulators.harmonic import Training as Training
+from foreshock.simulators.harmonic import consolidation as consolidation
+from foreshock.simulators.harmonic import recovered_diffusion as recovered_diffusion
+from foreshock.simulators.harmonic import regime as regime
+from foreshock.simulators.harmonic import train as train
 from foreshock.simulators.inertia import BAOAB as BAOAB
 from foreshock.simulators.inertia import HeavyBall as HeavyBall
 from foreshock.simulators.landscapes import KWells as KWells
 from foreshock.simulators.landscapes import MullerBrown as MullerBrown
 from foreshock.simulators.landscapes import Ring as Ring
 from foreshock.simulators.landscapes import TiltedRing as TiltedRing
+from foreshock.simulators.learning_rate import LearningRate as LearningRate
+from foreshock.simulators.learning_rate import learning_rate as learning_rate
+from foreshock.simulators.levy import ExactStableOU as ExactStableOU
+from foreshock.simulators.levy import GradientFlow as GradientFlow
+from foreshock.simulators.levy import StableNoise as StableNoise
+from foreshock.simulators.levy import StableOnChart as StableOnChart
+from foreshock.simulators.levy import isotropic_stable as isotropic_stable
+from foreshock.simulators.levy import positive_stable as positive_stable
+from foreshock.simulators.levy import symmetric_stable as symmetric_stable
 from foreshock.simulators.metrics import Chart as Chart
 from foreshock.simulators.metrics import ConformalChart as ConformalChart
 from foreshock.simulators.metrics import GeodesicWalk as GeodesicWalk
@@ -118,6 +144,8 @@ from foreshock.simulators.metrics import NormalChart as NormalChart
 from foreshock.simulators.metrics import RiemannianBrownian as RiemannianBrownian
 from foreshock.simulators.metrics import poincare_disk as poincare_disk
 from foreshock.simulators.metrics import sphere as sphere
+from foreshock.simulators.noise_control import AdaptiveNoise as AdaptiveNoise
+from foreshock.simulators.noise_control import NoiseState as NoiseState
 from foreshock.simulators.particles import Engine as Engine
 from foreshock.simulators.particles import State as State
 from foreshock.simulators.passage import Boundary as Boundary
@@ -159,7 +187,9 @@ from foreshock.simulators.steppers import TamedEuler as TamedEuler
 from foreshock.simulators.steppers import cubic_flow as cubic_flow
 
 __all__ = [
+    "AdaptiveNoise",
     "BAOAB",
+    "Barrier",
     "Boundary",
     "Chart",
     "CloudReset",
@@ -174,8 +204,10 @@ __all__ = [
     "Engine",
     "EulerMaruyama",
     "ExactOU",
+    "ExactStableOU",
     "Exponential",
     "GeodesicWalk",
+    "GradientFlow",
     "Grid",
     "HeavyBall",
     "InverseTime",
@@ -183,9 +215,11 @@ __all__ = [
     "ItoProcess",
     "KWells",
     "Langevin",
+    "LearningRate",
     "LeimkuhlerMatthews",
     "Logarithmic",
     "MullerBrown",
+    "NoiseState",
     "NormalChart",
     "OverRate",
     "ParticleFisher",
@@ -202,15 +236,21 @@ __all__ = [
     "Schedules",
     "SharedFisher",
     "SharedMatrix",
+    "StableGrid",
+    "StableNoise",
+    "StableOnChart",
     "State",
     "StateDependentLangevin",
     "Stepper",
+    "StochasticHarmonic",
     "TamedEuler",
     "Tilted",
     "TiltedRing",
+    "Training",
     "cauchy_quartic_density",
     "chain_variance",
     "committor",
+    "consolidation",
     "constant_schedules",
     "convergence_bound",
     "coordinate_boundary",
@@ -226,7 +266,9 @@ __all__ = [
     "energy_grid",
     "energy_plane",
     "entropy_production",
+    "escape_time",
     "evolve",
+    "exit_time",
     "exponential_rate",
     "eyring_kramers_rate",
     "eyring_kramers_rate_nd",
@@ -243,8 +285,11 @@ __all__ = [
     "gibbs_density",
     "imkeller_pavlyukevich_rate",
     "integrate",
+    "isotropic_stable",
+    "jump_matrix",
     "kl_rate",
     "largest_curvature",
+    "learning_rate",
     "log_mean_first_passage_time",
     "lyapunov_covariance",
     "lyapunov_entropy_production",
@@ -266,6 +311,7 @@ __all__ = [
     "poincare_disk",
     "point_mass",
     "poisson_interval",
+    "positive_stable",
     "published_drift_entropy_bound",
     "published_effective_temperature",
     "published_entropy_production",
@@ -278,7 +324,10 @@ __all__ = [
     "published_schedules",
     "published_talagrand_bound",
     "rate_matrix",
+    "recovered_diffusion",
+    "regime",
     "relative_entropy",
+    "relax",
     "reset_density",
     "reset_passage_time",
     "reset_slope",
@@ -288,13 +337,20 @@ __all__ = [
     "sgd_temperature",
     "spectrum",
     "sphere",
+    "sphere_cosine",
+    "stable_evolve",
+    "stable_grid",
+    "stable_stationary",
     "stable_tail_constant",
     "stationary",
     "stationary_energy",
+    "string_method",
     "survival_curve",
+    "symmetric_stable",
     "talagrand_bound",
     "tilted_ring_velocity",
     "total_mass",
+    "train",
     "well_decay_rate",
     "with_resets",
     "with_target",

@@ -213,7 +213,7 @@ def largest_curvature(potential: Potential, x: Tensor, root: float | Tensor = 1.
     r"""Largest eigenvalue of R Hess U R over at most 32 evenly spaced points; R symmetric.
 
     By the eigenvalues of the Hessian up to d = 512, above by 30 power iterations on differences of
-    the gradient (a lower bound, a few percent low where the top of the spectrum is crowded).
+    the gradient (a lower bound, which converges slowly where the top of the spectrum is crowded).
 
     Args:
         potential: U.
