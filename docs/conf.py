@@ -50,6 +50,8 @@ PARTS = (
     ("foreshock.probe", "The model, seen safely"),
     ("foreshock.detectors", "Rules on recorded series"),
     ("foreshock.estimators", "Estimators and observables"),
+    ("foreshock.density", "The density of a cloud"),
+    ("foreshock.simulators", "Simulators"),
     ("foreshock.report", "Reports"),
     ("foreshock.experiments", "Experiments"),
 )

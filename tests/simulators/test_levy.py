@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from foreshock.simulators.dynamics import GradientFlow
 from foreshock.simulators.exact_levy import (
     cauchy_quartic_density,
     getoor_exit_time,
@@ -18,7 +19,6 @@ from foreshock.simulators.exact_levy import (
 )
 from foreshock.simulators.levy import (
     ExactStableOU,
-    GradientFlow,
     StableNoise,
     StableOnChart,
     isotropic_stable,

@@ -13,6 +13,7 @@ from foreshock.simulators.diffusion import ParticleFisher as ParticleFisher
 from foreshock.simulators.diffusion import SharedFisher as SharedFisher
 from foreshock.simulators.diffusion import SharedMatrix as SharedMatrix
 from foreshock.simulators.dynamics import Dynamics as Dynamics
+from foreshock.simulators.dynamics import GradientFlow as GradientFlow
 from foreshock.simulators.dynamics import ItoProcess as ItoProcess
 from foreshock.simulators.dynamics import Langevin as Langevin
 from foreshock.simulators.dynamics import StateDependentLangevin as StateDependentLangevin
@@ -131,7 +132,6 @@ from foreshock.simulators.landscapes import TiltedRing as TiltedRing
 from foreshock.simulators.learning_rate import LearningRate as LearningRate
 from foreshock.simulators.learning_rate import learning_rate as learning_rate
 from foreshock.simulators.levy import ExactStableOU as ExactStableOU
-from foreshock.simulators.levy import GradientFlow as GradientFlow
 from foreshock.simulators.levy import StableNoise as StableNoise
 from foreshock.simulators.levy import StableOnChart as StableOnChart
 from foreshock.simulators.levy import isotropic_stable as isotropic_stable

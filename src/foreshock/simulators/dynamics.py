@@ -181,6 +181,45 @@ class Langevin:
         return largest_curvature(self.potential, x, self.root) / (2 * self.temperature)
 
 
+@dataclass(frozen=True)
+class GradientFlow:
+    r"""Dynamics without Brownian noise, dx = -M grad U dt: what a stable noise alone is added to.
+
+    Args:
+        potential: U.
+        mobility: M.
+
+    Raises:
+        ValueError: If the mobility is not positive.
+
+    Examples:
+        >>> from foreshock.simulators.potentials import Quadratic
+        >>> GradientFlow(Quadratic(2.0)).drift(torch.ones(1, 1)).tolist()
+        [[-2.0]]
+    """
+
+    potential: Potential
+    mobility: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mobility) and self.mobility > 0):
+            raise ValueError(
+                f"The `mobility` of `GradientFlow` must be positive. Got {self.mobility}."
+            )
+
+    def drift(self, x: Tensor) -> Tensor:
+        """-M grad U, (n, d)."""
+        return _times(self.potential.gradient(x), self.mobility, -1)
+
+    def noise(self, x: Tensor, normal: Tensor) -> Tensor:
+        """Nothing: zeros."""
+        return torch.zeros_like(normal)
+
+    def stiffness(self, x: Tensor) -> float:
+        """M times the largest curvature over at most 32 of the points."""
+        return self.mobility * largest_curvature(self.potential, x)
+
+
 def _times(x: Tensor, factor: float | Tensor, sign: int) -> Tensor:
     """Sign times x (n, d) with a number, a diagonal, or a symmetric matrix."""
     if not isinstance(factor, Tensor):

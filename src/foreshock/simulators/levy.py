@@ -182,43 +182,6 @@ class StableNoise:
         return draws.mul_(self.scale * dt ** (1 / self.alpha))
 
 
-@dataclass(frozen=True)
-class GradientFlow:
-    r"""Dynamics without Brownian noise, dx = -M grad U dt: what a stable noise alone is added to.
-
-    Args:
-        potential: U.
-        mobility: M.
-
-    Raises:
-        ValueError: If the mobility is not positive.
-
-    Examples:
-        >>> from foreshock.simulators.potentials import Quadratic
-        >>> GradientFlow(Quadratic(2.0)).drift(torch.ones(1, 1)).tolist()
-        [[-2.0]]
-    """
-
-    potential: Potential
-    mobility: float = 1.0
-
-    def __post_init__(self) -> None:
-        positive("GradientFlow", mobility=self.mobility)
-
-    def drift(self, x: Tensor) -> Tensor:
-        """-M grad U, (n, d)."""
-        return self.potential.gradient(x).mul(-self.mobility)
-
-    def noise(self, x: Tensor, normal: Tensor) -> Tensor:
-        """Nothing: zeros."""
-        return torch.zeros_like(normal)
-
-    def stiffness(self, x: Tensor) -> float:
-        """M times the largest curvature at the particles."""
-        curvature = torch.linalg.eigvalsh(self.potential.hessian(x))[..., -1].max()
-        return self.mobility * float(curvature)
-
-
 @dataclass(frozen=True, slots=True)
 class ExactStableOU:
     r"""The exact transition of dx = -k x dt + s dL: x' = e^{-k dt} x + s' X, X standard.

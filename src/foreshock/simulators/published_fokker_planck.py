@@ -385,8 +385,8 @@ def train_epoch(
 ) -> tuple[Tensor, Epoch]:
     """The epoch of the corrected engine: observables of every step, resets on a causal alarm.
 
-    The observables of step k are those of the particles that make it, by one score fit each (no
-    jackknife: the bars hold particle noise only; use `run_engine` for whole ones).
+    The observables of step k are those of the particles that make it, by one score fit each and
+    without an interval for C and S_dot; `run_engine` gives these, at twenty fits a record.
 
     Args:
         engine: Such as `corrected_engine` gives; without a `CloudReset` nothing is reset.

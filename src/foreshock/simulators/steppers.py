@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from foreshock.simulators.door import positive
-from foreshock.simulators.dynamics import Dynamics, Langevin
+from foreshock.simulators.dynamics import Dynamics, GradientFlow, Langevin
 from foreshock.simulators.potentials import Quadratic, Quartic
 from foreshock.simulators.sde import Jump, State, standard_normal, with_jump
 
@@ -93,7 +93,8 @@ class CubicSplitting:
     Stable for every dt and every jump, however large, where Euler's scheme explodes. Weak order 1.
 
     Args:
-        dynamics: `Langevin` on a `Quartic`, with a mobility that is a number or a vector.
+        dynamics: `Langevin` on a `Quartic`, or `GradientFlow` for jumps alone; the mobility is a
+            number or a vector.
         dt: Time of a step.
         jump: A second noise in the same step.
 
@@ -109,7 +110,7 @@ class CubicSplitting:
         True
     """
 
-    dynamics: Langevin
+    dynamics: Langevin | GradientFlow
     dt: float
     jump: Jump | None = None
 
