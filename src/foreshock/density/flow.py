@@ -124,11 +124,11 @@ def flow(
     fitted to one half of the particles, at the other half, both ways round. It needs `div mu` and a
     constant D, and no validity: it holds for any score.
 
-    Particles must be independent. Measured coverage (500 clouds, `benchmarks/coverages/density.py`):
+    Particles must be independent. Coverage (500 clouds, `benchmarks/coverages/density.py`):
     94 to 97 % for all on Gaussian clouds of 512 at d = 2 and d = 32; 98 to 99 % at equilibrium for
     what is 0 or 1 there at most (too wide); bounds 99 to 100 %. Where a kernel residual is active
-    (two wells, n = 512, d = 1) 70 to 80 % only, refused clouds counted as misses: smoothing is a
-    bias that refits share, and the choice of bandwidth is not repeated. The bounds still hold.
+    (50 clouds of two wells, n = 512, d = 1) 10 were refused; of the rest 88 to 100 %: smoothing is
+    a bias that refits share, and the choice of bandwidth is not repeated. The bounds held in all.
 
     Args:
         score: Fitted to the particles.
