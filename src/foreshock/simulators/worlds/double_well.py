@@ -76,7 +76,7 @@ class DoubleWellWorld:
 
     barrier: float = 1.0
     temperature: float = 0.25
-    particles: int = 4000
+    particles: int = 3000
     dt: float = 0.005
     time: float = 100.0
     records: int = 25
@@ -134,7 +134,7 @@ class DoubleWellWorld:
         own = self.barrier / self.temperature
         heights = sorted({own, *_BARRIERS})
         passages = [self._horizon(self.barrier / height) for height in heights]
-        leaving = self._horizon(self.temperature)
+        leaving = self._horizon(self.temperature) // 2  # the top is half way
         total = round(self.time / self.dt)
         moves = stages(progress, [total, 2000, leaving, *passages])
         _relaxation(self, run, generator, moves[0])
@@ -187,7 +187,7 @@ def _relaxation(
     cloud = cloud * _SPREAD + _START
     stepper = EulerMaruyama(Langevin(well, t), world.dt)
     reach = _reach(world, t)
-    nodes = euler_nodes(-reach, reach, t, world.dt)
+    nodes = euler_nodes(-reach, reach, t, world.dt, finer=4)
     grid = energy_grid(nodes, world.energy(nodes), t)
     density = np.exp(-((nodes - _START) ** 2) / (2 * _SPREAD**2))
     density /= total_mass(grid, density)
@@ -315,7 +315,7 @@ def _densities(
     grid: Grid, times: list[float], clouds: list[Array], densities: list[Array], reach: float
 ) -> Figure:
     places = np.linspace(0, len(times) - 1, 3).round().astype(int).tolist()
-    edges = np.linspace(-reach, reach, 61)
+    edges = np.linspace(-reach, reach, 81)
     x, gibbs = grid.axes[0].tolist(), stationary(grid)
     # The report has four colours: a histogram and its solution share one.
     seen = [density_curve(f"t = {times[i]:.3g}", clouds[i], edges) for i in places]

@@ -19,14 +19,17 @@ from foreshock.simulators.door import Array
 Field = Callable[[Array], Array]
 
 
-def euler_nodes(low: float, high: float, diffusion: float, dt: float, *, most: int = 900) -> Array:
-    """Nodes from `low` to `high`, at least 8 to the standard deviation of a step.
+def euler_nodes(
+    low: float, high: float, diffusion: float, dt: float, *, finer: int = 8, most: int = 900
+) -> Array:
+    """Nodes from `low` to `high`, some to the standard deviation of a step.
 
     Args:
         low: First node.
         high: Last node.
         diffusion: Smallest D.
         dt: Step.
+        finer: Spacings in a standard deviation: 8 at a wall, 3 are plenty without.
         most: Most nodes.
 
     Returns:
@@ -39,9 +42,9 @@ def euler_nodes(low: float, high: float, diffusion: float, dt: float, *, most: i
         >>> len(euler_nodes(-2.0, 1.0, 0.25, 0.01))
         341
     """
-    count = math.ceil(8 * (high - low) / math.sqrt(2 * diffusion * dt)) + 1
+    count = math.ceil(finer * (high - low) / math.sqrt(2 * diffusion * dt)) + 1
     if count > most:
-        least = (8 * (high - low) / (most - 1)) ** 2 / (2 * diffusion)
+        least = (finer * (high - low) / (most - 1)) ** 2 / (2 * diffusion)
         raise ValueError(
             f"The `dt` of {dt:g} is too short for the table of its own error: {count} nodes, and "
             f"{most} are allowed. Use a `dt` of {least:.1e} or more."
