@@ -4,22 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from foreshock.simulators.decoder import DecoderPotential
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def tanh_decoder(d: int = 3, x: int = 4) -> nn.Sequential:
-    """A decoder d-5-x in float64 with fixed random weights."""
-    decoder = nn.Sequential(nn.Linear(d, 5), nn.Tanh(), nn.Linear(5, x)).double()
-    with torch.no_grad():
-        for p in decoder.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator(1), dtype=torch.float64))
-    return decoder
+from tests.simulators.decoders import generator, tanh_decoder
 
 
 def potential(n: int = 6, loss: str = "gaussian") -> tuple[DecoderPotential, Tensor]:

@@ -17,7 +17,7 @@ from foreshock.simulators.diffusion import (
     SharedMatrix,
     fisher_divergence,
 )
-from tests.simulators.test_decoder import generator, tanh_decoder
+from tests.simulators.decoders import generator, tanh_decoder
 
 
 def covariance_matches(noise: Tensor, expected: Tensor) -> None:

@@ -19,8 +19,8 @@ from foreshock.simulators.particles import Engine, State, motion, step
 from foreshock.simulators.potentials import DoubleWell, Quadratic
 from foreshock.simulators.resets import CloudReset, redraw
 from foreshock.simulators.schedules import constant_schedules
+from tests.simulators.decoders import generator, tanh_decoder
 from tests.simulators.flat import Flat
-from tests.simulators.test_decoder import generator, tanh_decoder
 
 
 def settle(engine: Engine, z: Tensor, steps: int, seed: int = 0) -> Tensor:

@@ -19,7 +19,7 @@ from foreshock.simulators.diffusion import (
 from foreshock.simulators.particles import Engine, State, check_stable, motion, move, step
 from foreshock.simulators.potentials import Quadratic
 from foreshock.simulators.schedules import constant_schedules
-from tests.simulators.test_decoder import generator, tanh_decoder
+from tests.simulators.decoders import generator, tanh_decoder
 
 
 def clones(n: int) -> tuple[DecoderPotential, Tensor]:

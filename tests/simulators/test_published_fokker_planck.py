@@ -183,8 +183,8 @@ def test_both_run_on_the_same_arguments_and_only_ours_reaches_the_gibbs_law() ->
     moved, generator = z, seeded(12)
     for k in range(20):
         moved = system.step(moved, k * 0.01, 0.01, generator)
-    # dv/dt = 2 D - 4 v = 2 + 28 v never vanishes: v + 1/14 grows by 1.28 a step, far beyond 1/2, the
-    # variance of the Gibbs law. Chance adds about 7 % (measured over 8 seeds at n = 1500: 5 %).
+    # dv/dt = 2 D - 4 v = 2 + 28 v never vanishes: v + 1/14 grows by 1.28 a step, far beyond the 1/2
+    # of the Gibbs law. Chance adds about 7 % (measured over 8 seeds at n = 1500: 5 %).
     runaway = (0.01 + 1 / 14) * (1 + 28 * 0.01) ** 20 - 1 / 14
     assert runaway > 10
     assert float(moved.var()) == pytest.approx(runaway, rel=0.28)

@@ -15,14 +15,14 @@ from foreshock.simulators.potentials import Quadratic
 from foreshock.simulators.recording import NAMES, observe, run_engine
 from foreshock.simulators.resets import CloudReset
 from foreshock.simulators.schedules import constant_schedules
+from tests.simulators.decoders import generator, tanh_decoder
 from tests.simulators.flat import Flat
-from tests.simulators.test_decoder import generator, tanh_decoder
 
 
 def test_t1_observables_of_a_relaxing_ou_cloud() -> None:
     """N(m, s I) in k x^2/2: C^2 = k^2 s (s + m^2)/D^2, EP/d = (k s - D)^2/(s D) + k^2 m^2/D.
 
-    C and entropy production within 10 % (the audit's tolerance at n = 2048, d <= 8; the 95 % bars
+    C and entropy production within 10 % (at n = 2048, d <= 8; the 95 % bars
     have their own coverage cells), the bound's lower end below the truth, dH/dt = d (D/s - k).
     """
     n, d, k, m, s = 2048, 4, 1.0, 1.0, 0.25

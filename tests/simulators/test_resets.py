@@ -11,11 +11,8 @@ from foreshock.simulators.particles import Engine, State, reset_now, step
 from foreshock.simulators.potentials import Quadratic
 from foreshock.simulators.resets import CloudReset, PointReset, jumped, planned, redraw
 from foreshock.simulators.schedules import constant_schedules
+from tests.simulators.decoders import generator
 from tests.simulators.flat import Flat
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def free(resets: PointReset | CloudReset | None, dt: float, dimension: int = 1) -> Engine:

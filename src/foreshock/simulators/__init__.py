@@ -161,6 +161,12 @@ from foreshock.simulators.potentials import Potential as Potential
 from foreshock.simulators.potentials import Quadratic as Quadratic
 from foreshock.simulators.potentials import Quartic as Quartic
 from foreshock.simulators.potentials import Tilted as Tilted
+from foreshock.simulators.published_fokker_planck import Epoch as Epoch
+from foreshock.simulators.published_fokker_planck import (
+    FokkerPlanckDynamics as FokkerPlanckDynamics,
+)
+from foreshock.simulators.published_fokker_planck import corrected_engine as corrected_engine
+from foreshock.simulators.published_fokker_planck import train_epoch as train_epoch
 from foreshock.simulators.recording import Recorded as Recorded
 from foreshock.simulators.recording import run_engine as run_engine
 from foreshock.simulators.resets import CloudReset as CloudReset
@@ -202,10 +208,12 @@ __all__ = [
     "DoubleWell",
     "Dynamics",
     "Engine",
+    "Epoch",
     "EulerMaruyama",
     "ExactOU",
     "ExactStableOU",
     "Exponential",
+    "FokkerPlanckDynamics",
     "GeodesicWalk",
     "GradientFlow",
     "Grid",
@@ -254,6 +262,7 @@ __all__ = [
     "constant_schedules",
     "convergence_bound",
     "coordinate_boundary",
+    "corrected_engine",
     "corrected_schedules",
     "cubic_flow",
     "density_entropy",
@@ -351,6 +360,7 @@ __all__ = [
     "tilted_ring_velocity",
     "total_mass",
     "train",
+    "train_epoch",
     "well_decay_rate",
     "with_resets",
     "with_target",

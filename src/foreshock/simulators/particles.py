@@ -248,7 +248,7 @@ def step(engine: Engine, state: State, generator: torch.Generator) -> State:
     **Cost** for a decoder: one forward and one backward pass and n d normals; `SharedFisher` one
     backward pass and a Cholesky factor more. `ParticleFisher` in mode `published` costs n x normals
     more and no further pass, since drift and noise are pulled back as one cotangent; in mode
-    `gibbs` about five passes more.
+    `gibbs` it takes about five passes more, six times as long in all.
 
     Args:
         engine: The engine.

@@ -30,6 +30,8 @@ from foreshock.types import Estimate, Flag
 
 #: Numbers in the n diffusion matrices of `ParticleFisher` above which nothing is observed: 512 MB.
 MOST_NUMBERS = 2**27
+#: Numbers of the kernel matrix held at once, 4 MB: longer blocks leave the caches.
+BLOCK_NUMBERS = 2**20
 #: Particles in each half that W2 and its null need.
 LEAST = 40
 NAMES = (
@@ -64,6 +66,11 @@ class Recorded:
     final: State
 
 
+def rows_at_once(n: int) -> int:
+    """Rows of an (n, n) kernel matrix to hold at once."""
+    return max(64, BLOCK_NUMBERS // n)
+
+
 def observe(
     engine: Engine,
     state: State,
@@ -95,7 +102,8 @@ def observe(
     Returns:
         Name to estimate, and the score.
     """
-    score = fit_score(state.z, selection=selection)
+    block = rows_at_once(len(state.z))
+    score = fit_score(state.z, selection=selection, block=block)
     found = {
         "energy": _mean(engine.potential.energy(state.z)),
         "temperature": Estimate.exact(moved.temperature),

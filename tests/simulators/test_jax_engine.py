@@ -1,0 +1,531 @@
+"""One set of laws for both engines, torch and JAX, and what only JAX promises.
+
+Particles and results cross as numpy arrays or by DLPack, in float64 unless a test says otherwise.
+Where JAX is missing its tests are skipped, but in CI they fail.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from foreshock.density import Selection, fit_score, flow
+from foreshock.simulators import (
+    Constant,
+    DecoderPotential,
+    InverseTime,
+    Isotropic,
+    ParticleFisher,
+    Quadratic,
+    Schedules,
+    SharedFisher,
+    SharedMatrix,
+    constant_schedules,
+)
+from foreshock.simulators import particles as torch_engine
+from foreshock.types import Estimate, Flag
+from tests.density.clouds import mixing
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("c", "cosine", "irreversibility", "entropy_production", "entropy_rate")
+rng = np.random.default_rng(0)
+FIRST, SECOND = rng.standard_normal((3, 5)), rng.standard_normal((5, 4))
+
+
+@dataclass(frozen=True)
+class World:
+    """What moves the particles, for either engine: a well of stiffness k, or a tanh decoder."""
+
+    schedules: Schedules
+    dt: float
+    stiffness: float | None = None
+    sigma: float = 0.7
+    shape: Any = field(default_factory=Isotropic)
+    mode: str = "gibbs"
+
+
+class Torch:
+    """The torch engine."""
+
+    def walk(self, world: World, z: np.ndarray, steps: int, seed: int) -> np.ndarray:
+        """Particles after some steps."""
+        engine = torch_engine.Engine(
+            _potential(world, len(z), z.shape[1]),
+            world.schedules,
+            world.dt,
+            shape=world.shape,
+            mode=world.mode,
+        )
+        state = torch_engine.State(torch.from_numpy(z))
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(steps):
+            state = torch_engine.step(engine, state, generator)
+        return state.z.numpy()
+
+    def score(self, z: np.ndarray, selection: Selection) -> np.ndarray:
+        """Leave-one-out score."""
+        return fit_score(torch.from_numpy(z), selection=selection).values.numpy()
+
+    def flow(
+        self, z: np.ndarray, drift: np.ndarray, diffusion: Any, selection: Selection
+    ) -> dict[str, Estimate]:
+        """Observables with their bars."""
+        fitted = fit_score(torch.from_numpy(z), selection=selection)
+        found = flow(fitted, torch.from_numpy(drift), torch.as_tensor(diffusion), bounds=False)
+        return {"c": found.consolidation, **{name: getattr(found, name) for name in NAMES[1:]}}
+
+
+class Jax:
+    """The JAX engine."""
+
+    def engine(self, world: World, n: int) -> Any:
+        """The same world."""
+        import jax.numpy as jnp
+
+        from foreshock.simulators import jax_engine
+
+        if world.stiffness is not None:
+            k = world.stiffness
+            potential = lambda z: k * (z**2).sum(1) / 2  # noqa: E731
+        else:
+            decode = lambda z: jnp.tanh(z @ FIRST) @ SECOND  # noqa: E731
+            potential = jax_engine.Decoder(decode, jnp.zeros((n, 4)), world.sigma)
+        return jax_engine.Engine(potential, world.schedules, world.dt, world.shape, world.mode)
+
+    def walk(self, world: World, z: np.ndarray, steps: int, seed: int) -> np.ndarray:
+        """Particles after some steps."""
+        import jax
+        import jax.numpy as jnp
+
+        from foreshock.simulators import jax_engine
+
+        engine, state = self.engine(world, len(z)), jax_engine.State(jnp.asarray(z))
+        key = jax.random.key(seed)
+        found = jax_engine.run(engine, state, key, steps=steps, every=steps)
+        return np.asarray(found.final.z)
+
+    def score(self, z: np.ndarray, selection: Selection) -> np.ndarray:
+        """Leave-one-out score."""
+        import jax.numpy as jnp
+
+        from foreshock.simulators import jax_score
+
+        return np.asarray(jax_score.fit_score(jnp.asarray(z), selection).values)
+
+    def flow(
+        self, z: np.ndarray, drift: np.ndarray, diffusion: Any, selection: Selection
+    ) -> dict[str, Estimate]:
+        """Observables with their bars."""
+        import jax.numpy as jnp
+
+        from foreshock.simulators import jax_score
+
+        fitted = jax_score.fit_score(jnp.asarray(z), selection)
+        return jax_score.flow(fitted, jnp.asarray(drift), diffusion)
+
+
+def _potential(world: World, n: int, d: int) -> Any:
+    if world.stiffness is not None:
+        return Quadratic(world.stiffness, dimension=d)
+    first, second = torch.from_numpy(FIRST), torch.from_numpy(SECOND)
+    targets = torch.zeros(n, 4, dtype=torch.float64)
+    return DecoderPotential(
+        lambda z: torch.tanh(z @ first) @ second, targets, dimension=3, noise_scale=world.sigma
+    )
+
+
+@pytest.fixture
+def with_jax() -> Iterator[None]:
+    """JAX in double precision. Where it is missing a test is skipped, but in CI it fails."""
+    if find_spec("jax") is None:
+        missing = "This test needs JAX. Type: make jax"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    import jax
+
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(params=["torch", "jax"])
+def backend(request: pytest.FixtureRequest) -> Torch | Jax:
+    """Either engine."""
+    if request.param == "torch":
+        return Torch()
+    request.getfixturevalue("with_jax")
+    return Jax()
+
+
+def normal(*shape: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def test_t1_ornstein_uhlenbeck_cloud_has_the_moments_of_the_chain(backend) -> None:
+    """m <- (1 - eta k dt) m, s <- (1 - eta k dt)^2 s + 2 (D + eta lambda) dt, within 4.5 se."""
+    n, dt, eta, base, lam, k = 20_000, 0.01, 0.5, 0.4, 0.6, 2.0
+    world = World(constant_schedules(eta, base, lam), dt, stiffness=k)
+    z = 1.5 + 0.5 * normal(n, 2, seed=1)
+    mean, variance, keep = 1.5, 0.25, 1 - eta * k * dt
+    for i in range(1, 121):
+        mean, variance = keep * mean, keep**2 * variance + 2 * (base + eta * lam) * dt
+        if i in (1, 120):
+            found = backend.walk(world, z, i, seed=2)
+            assert (abs(found.mean(0) - mean) < 4.5 * math.sqrt(variance / n)).all()
+            assert (abs(found.var(0) - variance) < 4.5 * variance * math.sqrt(2 / n)).all()
+
+
+@pytest.mark.parametrize("d", [1, 2, 8])
+def test_t1_observables_of_an_ornstein_uhlenbeck_cloud(backend, d: int) -> None:
+    """C, cosine, entropy production and dH/dt of N(1, 1/4) in x^2/2 at D = 1, within 10 %.
+
+    The scatter of I, the noisiest, is sqrt(2/(n d)) = 3 % at d = 1.
+    """
+    n, s, m = 2048, 0.25, 1.0
+    x = m + math.sqrt(s) * normal(n, d, seed=d)
+    a, i = d * (s + m**2), d / s
+    truth = {
+        "c": math.sqrt(a / i),
+        "cosine": d / math.sqrt(a * i),
+        "irreversibility": (a - 2 * d + i) / (a + i),
+        "entropy_production": a - 2 * d + i,
+        "entropy_rate": i - d,
+    }
+    found = backend.flow(x, -x, 1.0, Selection())
+    assert set(found) == set(truth)
+    for name, value in truth.items():
+        assert found[name].value == pytest.approx(value, rel=0.1), name
+
+
+@pytest.mark.parametrize("mode", ["published", "gibbs"])
+@pytest.mark.parametrize("shape", [Isotropic(), ParticleFisher(0.6), SharedFisher(0.6)])
+def test_t6_noise_of_a_step_has_covariance_2_d_dt(backend, shape, mode: str) -> None:
+    """40,000 clones: mean mu dt, covariance 2 D dt with D = D_0 (I + gamma J'J/sigma^2) + eta lambda.
+
+    Within 4.5 standard errors; J, div F (over all signs) by torch's automatic differentiation.
+    """
+    n, dt, eta, base, lam = 40_000, 0.01, 0.5, 0.8, 0.3
+    world = World(constant_schedules(eta, base, lam), dt, shape=shape, mode=mode)
+    z = np.tile([[0.3, -0.5, 0.8]], (n, 1))
+    exact, one = _potential(world, 1, 3), torch.from_numpy(z[:1])
+    gradient, fisher = exact.gradient(one)[0].numpy(), exact.fisher(one)[0].numpy()
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 3)
+    slopes = torch.cat([exact.fisher_divergence(one, sign[None]) for sign in signs]).numpy()
+    gamma = getattr(shape, "gamma", 0.0)
+    tensor = (base + eta * lam) * np.eye(3) + base * gamma * fisher
+    drift, scatter = -eta * gradient, 0.0
+    if mode == "gibbs":
+        drift = -(tensor @ gradient) / (base / eta + lam)
+        if isinstance(shape, ParticleFisher):
+            drift = drift + base * gamma * slopes.mean(0)
+            scatter = base * gamma * slopes.std(0)
+    moved = backend.walk(world, z, 1, seed=21) - z
+    diagonal = 2 * dt * tensor.diagonal()
+    # A shared F is one draw for all, of relative error sqrt(2/n) in a direction.
+    slack = math.sqrt(2 / n) if isinstance(shape, SharedFisher) else 0.0
+    bound = np.sqrt(diagonal / n) + dt * (scatter / math.sqrt(n) + slack * abs(drift).max())
+    assert (abs(moved.mean(0) - dt * drift) < 4.5 * bound).all()
+    error = np.sqrt((np.outer(diagonal, diagonal) + (2 * dt * tensor) ** 2) / n)
+    bound = 4.5 * (error + slack * diagonal.max()) + np.square(dt * scatter).max()
+    assert (abs(np.cov(moved.T) - 2 * dt * tensor) < bound).all()
+
+
+def test_entropy_weight_adds_to_the_temperature(backend) -> None:
+    """Stationary variance of the chain near T/k = (D/eta + lambda)/k; the published sign subtracts.
+
+    Exactly 2 (D + eta lambda) dt / (1 - (1 - eta k dt)^2); 300 steps forget the start to e^-6.
+    """
+    n, dt, eta, base, lam = 20_000, 0.02, 0.5, 0.5, 0.75
+    world = World(constant_schedules(eta, base, lam), dt, stiffness=1.0)
+    variance = backend.walk(world, np.ones((n, 1)), 300, seed=3).var()
+    exact = 2 * (base + eta * lam) * dt / (1 - (1 - eta * dt) ** 2)
+    assert variance == pytest.approx(exact, rel=4.5 * math.sqrt(2 / n) + math.exp(-6))
+    assert variance > 5 * (base / eta - lam)
+
+
+def test_entropy_weight_is_that_much_more_diffusion(backend) -> None:
+    z = normal(50, 2, seed=4)
+    one = World(constant_schedules(0.5, 0.25, 0.5), 0.01, stiffness=1.0)
+    other = World(constant_schedules(0.5, 0.5, 0.0), 0.01, stiffness=1.0)
+    assert (backend.walk(one, z, 5, seed=5) == backend.walk(other, z, 5, seed=5)).all()
+
+
+def test_schedules_are_read_at_the_time_of_the_step(backend) -> None:
+    """Noise-free descent with eta(t) = 1/(1 + t): product of 1 - dt/(1 + k dt)."""
+    still = Schedules("own", InverseTime(1.0, 1.0), Constant(0.0), Constant(0.0))
+    exact = math.prod(1 - 0.1 / (1 + k * 0.1) for k in range(20))
+    found = backend.walk(World(still, 0.1, stiffness=1.0), np.ones((1, 1)), 20, seed=0)
+    assert float(found[0, 0]) == pytest.approx(exact, rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", [Isotropic(), ParticleFisher(0.2), SharedFisher(0.2)])
+def test_no_noise_at_all_is_gradient_descent(backend, shape) -> None:
+    z = normal(40, 3, seed=6)
+    world = World(constant_schedules(0.5, 0.0), 0.02, shape=shape)
+    gradient = _potential(world, 40, 3).gradient(torch.from_numpy(z)).numpy()
+    np.testing.assert_allclose(backend.walk(world, z, 1, seed=7), z - 0.01 * gradient, rtol=1e-10)
+
+
+@pytest.mark.parametrize("selection", [Selection(), Selection(0.4, 0.8, pull=0.9)])
+def test_t9_observables_do_not_depend_on_the_frame(backend, selection) -> None:
+    """z -> A z, D -> A D A': C, its cosine, the entropy production and dH/dt stay."""
+    x, a = 0.5 + normal(400, 3, seed=8), mixing(3, 2).numpy()
+    here = backend.flow(x, -x, 1.0, selection)
+    there = backend.flow(x @ a.T, -x @ a.T, a @ a.T, selection)
+    for name in NAMES:
+        assert there[name].value == pytest.approx(here[name].value, rel=1e-7), name
+        assert there[name].low == pytest.approx(here[name].low, rel=1e-7, abs=1e-9), name
+
+
+def test_t10_score_moves_with_the_cloud_and_not_with_its_units(backend) -> None:
+    """s(z + c) = s(z) and s(3 z) = s(z)/3."""
+    z, selection = normal(300, 2, seed=9), Selection(0.5, 0.7)
+    here = backend.score(z, selection)
+    np.testing.assert_allclose(backend.score(z + 5.0, selection), here, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(3 * backend.score(3 * z, selection), here, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [Isotropic(), ParticleFisher(0.6), SharedFisher(0.6)])
+def test_a_run_is_determined_by_its_seed(backend, shape) -> None:
+    z, world = normal(30, 3, seed=10), World(constant_schedules(), 0.001, shape=shape)
+    one, again = backend.walk(world, z, 3, seed=11), backend.walk(world, z, 3, seed=11)
+    assert (one == again).all()
+    assert (one != backend.walk(world, z, 3, seed=12)).all()
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [Selection(), Selection(shrinkage=0.2), Selection(0.4, 0.8, shrinkage=0.1, pull=0.9)],
+)
+@pytest.mark.parametrize("block", [256, 1000])
+def test_score_gauges_and_bars_are_those_of_torch(with_jax, selection, block: int) -> None:
+    """Same formulas, other code: equal to rounding, in blocks that do not divide n too."""
+    import jax.numpy as jnp
+
+    from foreshock.simulators import jax_score
+
+    z = torch.from_numpy(normal(600, 3, seed=13) @ mixing(3, 1).numpy())
+    theirs = fit_score(z, selection=selection)
+    ours = jax_score.fit_score(jnp.from_dlpack(z), selection, block=block)
+    torch.testing.assert_close(torch.from_dlpack(ours.values), theirs.values)
+    verdict = ours.validity
+    for name in ("ess", "j_loo", "j_gauss", "stein", "stein_error", "leverage", "shrinkage"):
+        assert getattr(verdict, name) == pytest.approx(getattr(theirs.validity, name), rel=1e-9)
+    assert (verdict.valid, verdict.reason) == (theirs.validity.valid, theirs.validity.reason)
+    tensor = torch.tensor([[2.0, 0.3, 0.0], [0.3, 1.0, 0.0], [0.0, 0.0, 0.5]]).double()
+    expected = flow(theirs, -z, tensor, bounds=False)
+    found = jax_score.flow(ours, -jnp.from_dlpack(z), tensor.numpy())
+    pairs = [(found["c"], expected.consolidation)]
+    pairs += [(found[name], getattr(expected, name)) for name in NAMES[1:]]
+    for one, other in pairs:
+        assert one.value == pytest.approx(other.value, rel=1e-9)
+        assert one.high == pytest.approx(other.high, rel=1e-9)
+
+
+def test_score_in_float32_loses_only_rounding(with_jax) -> None:
+    """Pivots .1 and more, kernel terms of order 1/h^2: 1e-3 of the largest score, seen 2e-5."""
+    import jax.numpy as jnp
+
+    from foreshock.simulators import jax_score
+
+    z, selection = normal(600, 3, seed=14), Selection(0.4, 0.8)
+    exact = jax_score.fit_score(jnp.asarray(z), selection).values
+    single = jax_score.fit_score(jnp.asarray(z, jnp.float32), selection).values
+    assert single.dtype == jnp.float32
+    assert float(abs(single - exact).max()) < 1e-3 * float(abs(exact).max())
+
+
+def test_a_score_that_cannot_be_believed_refuses_its_observables(with_jax) -> None:
+    import jax.numpy as jnp
+
+    from foreshock.simulators import jax_score
+
+    lonely = jax_score.fit_score(jnp.asarray(normal(100, 8, seed=15)), Selection(0.2, 1.0))
+    flat = jnp.asarray(normal(100, 1, seed=16)) * jnp.ones((1, 2))
+    singular = jax_score.fit_score(flat, Selection())
+    for fitted, sentence in ((lonely, "effective neighbours"), (singular, "not finite")):
+        found = jax_score.flow(fitted, -fitted.particles, 1.0)["entropy_production"]
+        assert math.isnan(found.value) and Flag.INVALID_DENSITY in found.flags
+        assert sentence in found.reason
+
+
+def test_a_run_is_its_steps_and_two_halves_are_the_whole(with_jax) -> None:
+    """Equal to rounding: the compiler may order sums of a step otherwise within a loop."""
+    import jax
+    import jax.numpy as jnp
+
+    from foreshock.simulators import jax_engine
+
+    world = World(constant_schedules(entropy=0.2), 0.001, shape=SharedFisher(0.5))
+    engine, key = Jax().engine(world, 50), jax.random.key(1)
+    start = jax_engine.State(jnp.asarray(normal(50, 3, seed=17)))
+    whole = jax_engine.run(engine, start, key, steps=8, every=2)
+    assert whole.path.shape == (5, 50, 3) and whole.times == pytest.approx(
+        [0, 2e-3, 4e-3, 6e-3, 8e-3]
+    )
+    half = jax_engine.run(engine, start, key, steps=4, every=4).final
+    rest = jax_engine.run(engine, half, key, steps=4, every=1)
+    np.testing.assert_allclose(rest.final.z, whole.final.z, rtol=1e-12)
+    np.testing.assert_allclose(rest.path[::2], whole.path[2:], rtol=1e-12)
+    state = start
+    for _ in range(8):
+        state = jax_engine.step(engine, state, key)
+    assert state.steps == whole.final.steps == 8
+    np.testing.assert_allclose(state.z, whole.final.z, rtol=1e-12)
+
+
+def test_what_a_run_observes_is_the_plug_in_at_its_records(with_jax) -> None:
+    import jax
+    import jax.numpy as jnp
+
+    from foreshock.simulators import jax_engine, jax_score
+
+    world = World(constant_schedules(0.5, 0.4, 0.2), 0.01, stiffness=1.0)
+    engine, selection = Jax().engine(world, 200), Selection(0.5, 0.6)
+    start = jax_engine.State(jnp.asarray(normal(200, 2, seed=18)))
+    found = jax_engine.run(
+        engine, start, jax.random.key(2), steps=6, every=3, selection=selection, block=64
+    )
+    for k, z in enumerate(found.path):
+        drift, fitted = -0.5 * z, jax_score.fit_score(z, selection)
+        expected = jax_score.flow(fitted, drift, 0.4 + 0.5 * 0.2, refits=0)
+        for name in NAMES:
+            assert found.observables[name][k].value == pytest.approx(expected[name].value, rel=1e-9)
+            assert math.isnan(found.observables[name][k].low)  # no bars are claimed
+
+
+TWO_DEVICES = """
+import jax, numpy as np, jax.numpy as jnp
+jax.config.update("jax_enable_x64", True)
+from foreshock.density import Selection
+from foreshock.simulators import ParticleFisher, SharedFisher, constant_schedules, jax_engine
+assert len(jax.devices()) == 2
+w = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4)))
+z = jnp.asarray(np.random.default_rng(1).standard_normal((64, 3)))
+for shape, selection in ((ParticleFisher(0.3), None), (SharedFisher(0.3), Selection(0.5, 0.6))):
+    decoder = jax_engine.Decoder(lambda z: jnp.tanh(z @ w), jnp.ones((64, 4)))
+    engine = jax_engine.Engine(decoder, constant_schedules(), 0.01, shape)
+    one = jax_engine.State(z)
+    engine_two, two = jax_engine.shard(engine, one)
+    kwargs = dict(steps=6, every=2, selection=selection)
+    alone = jax_engine.run(engine, one, jax.random.key(0), **kwargs)
+    spread = jax_engine.run(engine_two, two, jax.random.key(0), **kwargs)
+    assert len(spread.final.z.sharding.device_set) == 2
+    assert {s.data.shape for s in spread.final.z.addressable_shards} == {(32, 3)}
+    np.testing.assert_allclose(spread.path, alone.path, rtol=1e-10, atol=1e-12)
+    for name, estimates in alone.observables.items():
+        for a, b in zip(estimates, spread.observables[name], strict=True):
+            np.testing.assert_allclose(a.value, b.value, rtol=1e-8)
+print("equal")
+"""
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(ROOT), str(ROOT / "src")])
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        check=False,
+    )
+
+
+def test_particles_on_two_devices_walk_the_path_of_one(with_jax) -> None:
+    """Random numbers do not depend on devices, sums over particles do by rounding."""
+    done = python(
+        TWO_DEVICES, XLA_FLAGS="--xla_force_host_platform_device_count=2", JAX_PLATFORMS="cpu"
+    )
+    assert done.stdout.strip() == "equal", done.stderr
+
+
+def test_importing_the_simulators_does_not_import_jax() -> None:
+    code = "import sys, foreshock.simulators, foreshock.density; print('jax' in sys.modules)"
+    assert python(code).stdout.strip() == "False"
+
+
+def test_the_import_would_be_noticed(with_jax) -> None:
+    code = "import sys, foreshock.simulators.jax_engine; print('jax' in sys.modules)"
+    assert python(code).stdout.strip() == "True"
+
+
+def test_without_jax_the_module_says_what_to_type() -> None:
+    code = "import sys; sys.modules['jax'] = None; import foreshock.simulators.jax_engine"
+    done = python(code)
+    assert done.returncode != 0 and "pip install 'foreshock[jax]'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda j, e, s, k: j.run(e, s, k, steps=5, every=2), "multiple of `every`. Got 5 and 2"),
+        (lambda j, e, s, k: j.run(e, s, k, steps=0), "`steps` of `run` must be at least 1"),
+        (
+            lambda j, e, s, k: j.run(e, s, k, steps=1, selection=Selection(components=2)),
+            "is that of a mixture",
+        ),
+        (
+            lambda j, e, s, k: j.run(j.Engine(e.potential, e.schedules, 3.0), s, k, steps=1),
+            r"curvature 1, so eta \* dt must stay below",
+        ),
+        (lambda j, e, s, k: j.run(e, j.State(s.z * math.nan), k, steps=1), "must be finite"),
+        (lambda j, e, s, k: j.Engine(e.potential, e.schedules, 0.0), "`dt` of `Engine` must be"),
+        (
+            lambda j, e, s, k: j.Engine(e.potential, e.schedules, 0.1, SharedFisher(0.1)),
+            "couples the noise to a decoder",
+        ),
+        (
+            lambda j, e, s, k: j.Engine(e.potential, e.schedules, 0.1, SharedMatrix(torch.eye(2))),
+            "the torch engine has more",
+        ),
+        (lambda j, e, s, k: j.Decoder(lambda z: z, s.z[0]), "one row per particle"),
+        (
+            lambda j, e, s, k: j.step(
+                j.Engine(j.Decoder(lambda z: z[:, :1], s.z), e.schedules, 0.1), s, k
+            ),
+            r"maps \(6, 2\) to \(6, 1\), but the targets are \(6, 2\)",
+        ),
+        (
+            lambda j, e, s, k: j.step(
+                j.Engine(j.Decoder(lambda z: z, s.z[:2]), e.schedules, 0.1, SharedFisher(0.1)),
+                j.State(s.z[:2]),
+                k,
+            ),
+            "needs more than 2 particles; there are 2",
+        ),
+        (
+            lambda j, e, s, k: j.run(
+                j.Engine(j.Decoder(lambda z: z, s.z), e.schedules, 0.1, SharedFisher(-50.0)),
+                s,
+                k,
+                steps=1,
+            ),
+            "Particles left the finite numbers",
+        ),
+        (
+            lambda j, e, s, k: j.shard(e, j.State(s.z[:5]), [None, None]),
+            "5 particles cannot be dealt out evenly to 2 devices. Use 4 particles",
+        ),
+    ],
+)
+def test_unfit_input_is_refused(with_jax, call, sentence: str) -> None:
+    import jax
+    import jax.numpy as jnp
+
+    from foreshock.simulators import jax_engine
+
+    engine = Jax().engine(World(constant_schedules(), 0.1, stiffness=1.0), 6)
+    state = jax_engine.State(jnp.asarray(normal(6, 2, seed=19)))
+    with pytest.raises(ValueError, match=sentence):
+        call(jax_engine, engine, state, jax.random.key(0))
