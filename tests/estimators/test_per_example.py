@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from foreshock.estimators import GradientNoise, per_example_rules
 from foreshock.estimators.per_example import PerExample, per_example_norms
-from foreshock.estimators.per_example_hearing import form, plainly
+from foreshock.estimators.per_example_forms import form
+from foreshock.estimators.per_example_hearing import plainly
 from foreshock.estimators.per_example_rules import Outer, squares, summed_squares
 from foreshock.probe import Probe
 from foreshock.probe.moment import Moment

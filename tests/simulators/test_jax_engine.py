@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ class Torch:
 class Jax:
     """The JAX engine."""
 
+    @cache  # noqa: B019 another engine is compiled anew, which takes a second
     def engine(self, world: World, n: int) -> Any:
         """The same world."""
         import jax.numpy as jnp
@@ -112,6 +114,8 @@ class Jax:
 
         engine, state = self.engine(world, len(z)), jax_engine.State(jnp.asarray(z))
         key = jax.random.key(seed)
+        if steps == 1:
+            return np.asarray(jax_engine.step(engine, state, key).z)
         found = jax_engine.run(engine, state, key, steps=steps, every=steps)
         return np.asarray(found.final.z)
 
@@ -135,6 +139,9 @@ class Jax:
         return jax_score.flow(fitted, jnp.asarray(drift), diffusion)
 
 
+JAX = Jax()
+
+
 def _potential(world: World, n: int, d: int) -> Any:
     if world.stiffness is not None:
         return Quadratic(world.stiffness, dimension=d)
@@ -155,8 +162,11 @@ def with_jax() -> Iterator[None]:
         pytest.skip(missing)
     import jax
 
+    # Most of the time of these tests is compilation, and nothing here is large.
+    jax.config.update("jax_disable_most_optimizations", True)
     with jax.enable_x64(True):
         yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(params=["torch", "jax"])
@@ -165,7 +175,7 @@ def backend(request: pytest.FixtureRequest) -> Torch | Jax:
     if request.param == "torch":
         return Torch()
     request.getfixturevalue("with_jax")
-    return Jax()
+    return JAX
 
 
 def normal(*shape: int, seed: int) -> np.ndarray:
@@ -178,21 +188,21 @@ def test_t1_ornstein_uhlenbeck_cloud_has_the_moments_of_the_chain(backend) -> No
     world = World(constant_schedules(eta, base, lam), dt, stiffness=k)
     z = 1.5 + 0.5 * normal(n, 2, seed=1)
     mean, variance, keep = 1.5, 0.25, 1 - eta * k * dt
-    for i in range(1, 121):
+    for _ in range(60):
         mean, variance = keep * mean, keep**2 * variance + 2 * (base + eta * lam) * dt
-        if i in (1, 120):
-            found = backend.walk(world, z, i, seed=2)
-            assert (abs(found.mean(0) - mean) < 4.5 * math.sqrt(variance / n)).all()
-            assert (abs(found.var(0) - variance) < 4.5 * variance * math.sqrt(2 / n)).all()
+    assert 0.3 < mean < 1.2  # halfway
+    found = backend.walk(world, z, 60, seed=2)
+    assert (abs(found.mean(0) - mean) < 4.5 * math.sqrt(variance / n)).all()
+    assert (abs(found.var(0) - variance) < 4.5 * variance * math.sqrt(2 / n)).all()
 
 
-@pytest.mark.parametrize("d", [1, 2, 8])
+@pytest.mark.parametrize("d", [1, 8])
 def test_t1_observables_of_an_ornstein_uhlenbeck_cloud(backend, d: int) -> None:
     """C, cosine, entropy production and dH/dt of N(1, 1/4) in x^2/2 at D = 1, within 10 %.
 
     The scatter of I, the noisiest, is sqrt(2/(n d)) = 3 % at d = 1.
     """
-    n, s, m = 2048, 0.25, 1.0
+    n, s, m = 2000, 0.25, 1.0
     x = m + math.sqrt(s) * normal(n, d, seed=d)
     a, i = d * (s + m**2), d / s
     truth = {
@@ -208,10 +218,18 @@ def test_t1_observables_of_an_ornstein_uhlenbeck_cloud(backend, d: int) -> None:
         assert found[name].value == pytest.approx(value, rel=0.1), name
 
 
-@pytest.mark.parametrize("mode", ["published", "gibbs"])
-@pytest.mark.parametrize("shape", [Isotropic(), ParticleFisher(0.6), SharedFisher(0.6)])
+@pytest.mark.parametrize(
+    ("shape", "mode"),
+    [
+        (Isotropic(), "gibbs"),
+        (ParticleFisher(0.6), "published"),
+        (ParticleFisher(0.6), "gibbs"),
+        (SharedFisher(0.6), "published"),
+        (SharedFisher(0.6), "gibbs"),
+    ],
+)
 def test_t6_noise_of_a_step_has_covariance_2_d_dt(backend, shape, mode: str) -> None:
-    """40,000 clones: mean mu dt, covariance 2 D dt with D = D_0 (I + gamma J'J/sigma^2) + eta lambda.
+    """40,000 clones: mean mu dt, covariance 2 D dt, D = D_0 (I + gamma J'J/sigma^2) + eta lambda.
 
     Within 4.5 standard errors; J, div F (over all signs) by torch's automatic differentiation.
     """
@@ -269,7 +287,7 @@ def test_schedules_are_read_at_the_time_of_the_step(backend) -> None:
     assert float(found[0, 0]) == pytest.approx(exact, rel=1e-12)
 
 
-@pytest.mark.parametrize("shape", [Isotropic(), ParticleFisher(0.2), SharedFisher(0.2)])
+@pytest.mark.parametrize("shape", [ParticleFisher(0.2), SharedFisher(0.2)])
 def test_no_noise_at_all_is_gradient_descent(backend, shape) -> None:
     z = normal(40, 3, seed=6)
     world = World(constant_schedules(0.5, 0.0), 0.02, shape=shape)
@@ -296,19 +314,22 @@ def test_t10_score_moves_with_the_cloud_and_not_with_its_units(backend) -> None:
     np.testing.assert_allclose(3 * backend.score(3 * z, selection), here, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("shape", [Isotropic(), ParticleFisher(0.6), SharedFisher(0.6)])
-def test_a_run_is_determined_by_its_seed(backend, shape) -> None:
-    z, world = normal(30, 3, seed=10), World(constant_schedules(), 0.001, shape=shape)
+def test_a_run_is_determined_by_its_seed(backend) -> None:
+    z, world = normal(30, 3, seed=10), World(constant_schedules(), 0.001, shape=ParticleFisher(0.6))
     one, again = backend.walk(world, z, 3, seed=11), backend.walk(world, z, 3, seed=11)
     assert (one == again).all()
     assert (one != backend.walk(world, z, 3, seed=12)).all()
 
 
 @pytest.mark.parametrize(
-    "selection",
-    [Selection(), Selection(shrinkage=0.2), Selection(0.4, 0.8, shrinkage=0.1, pull=0.9)],
+    ("selection", "block"),
+    [
+        (Selection(), 256),
+        (Selection(shrinkage=0.2), 256),
+        (Selection(0.4, 0.8, shrinkage=0.1, pull=0.9), 256),
+        (Selection(0.4, 0.8, shrinkage=0.1, pull=0.9), 1000),
+    ],
 )
-@pytest.mark.parametrize("block", [256, 1000])
 def test_score_gauges_and_bars_are_those_of_torch(with_jax, selection, block: int) -> None:
     """Same formulas, other code: equal to rounding, in blocks that do not divide n too."""
     import jax.numpy as jnp
@@ -368,7 +389,7 @@ def test_a_run_is_its_steps_and_two_halves_are_the_whole(with_jax) -> None:
     from foreshock.simulators import jax_engine
 
     world = World(constant_schedules(entropy=0.2), 0.001, shape=SharedFisher(0.5))
-    engine, key = Jax().engine(world, 50), jax.random.key(1)
+    engine, key = JAX.engine(world, 50), jax.random.key(1)
     start = jax_engine.State(jnp.asarray(normal(50, 3, seed=17)))
     whole = jax_engine.run(engine, start, key, steps=8, every=2)
     assert whole.path.shape == (5, 50, 3) and whole.times == pytest.approx(
@@ -392,7 +413,7 @@ def test_what_a_run_observes_is_the_plug_in_at_its_records(with_jax) -> None:
     from foreshock.simulators import jax_engine, jax_score
 
     world = World(constant_schedules(0.5, 0.4, 0.2), 0.01, stiffness=1.0)
-    engine, selection = Jax().engine(world, 200), Selection(0.5, 0.6)
+    engine, selection = JAX.engine(world, 200), Selection(0.5, 0.6)
     start = jax_engine.State(jnp.asarray(normal(200, 2, seed=18)))
     found = jax_engine.run(
         engine, start, jax.random.key(2), steps=6, every=3, selection=selection, block=64
@@ -408,6 +429,7 @@ def test_what_a_run_observes_is_the_plug_in_at_its_records(with_jax) -> None:
 TWO_DEVICES = """
 import jax, numpy as np, jax.numpy as jnp
 jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_disable_most_optimizations", True)
 from foreshock.density import Selection
 from foreshock.simulators import ParticleFisher, SharedFisher, constant_schedules, jax_engine
 assert len(jax.devices()) == 2
@@ -418,7 +440,7 @@ for shape, selection in ((ParticleFisher(0.3), None), (SharedFisher(0.3), Select
     engine = jax_engine.Engine(decoder, constant_schedules(), 0.01, shape)
     one = jax_engine.State(z)
     engine_two, two = jax_engine.shard(engine, one)
-    kwargs = dict(steps=6, every=2, selection=selection)
+    kwargs = dict(steps=3, every=1, selection=selection)
     alone = jax_engine.run(engine, one, jax.random.key(0), **kwargs)
     spread = jax_engine.run(engine_two, two, jax.random.key(0), **kwargs)
     assert len(spread.final.z.sharding.device_set) == 2
@@ -525,7 +547,7 @@ def test_unfit_input_is_refused(with_jax, call, sentence: str) -> None:
 
     from foreshock.simulators import jax_engine
 
-    engine = Jax().engine(World(constant_schedules(), 0.1, stiffness=1.0), 6)
+    engine = JAX.engine(World(constant_schedules(), 0.1, stiffness=1.0), 6)
     state = jax_engine.State(jnp.asarray(normal(6, 2, seed=19)))
     with pytest.raises(ValueError, match=sentence):
         call(jax_engine, engine, state, jax.random.key(0))

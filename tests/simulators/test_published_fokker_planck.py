@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from foreshock.detectors import PhaseTransition
+from foreshock.simulators.diffusion import ParticleFisher
 from foreshock.simulators.published_fokker_planck import (
     FokkerPlanckDynamics,
     corrected_engine,
     train_epoch,
 )
+from foreshock.simulators.resets import CloudReset
 
 N, WIDTH, H = 30, 3, 0.4
 
@@ -142,6 +145,20 @@ def test_a19_published_epoch_resets_at_every_step_below_the_threshold() -> None:
     assert [len(history[name]) for name in ("C", "S_dot", "loss")] == [15, 15, 15]
 
 
+def test_the_epoch_observes_the_moved_particles_at_the_time_before(
+    system: FokkerPlanckDynamics, z: Tensor
+) -> None:
+    final, history = system.train_epoch(z, n_steps=2, dt=5.0, generator=seeded(20))
+    generator, moved = seeded(20), z
+    for k in range(2):
+        t = 5.0 * k
+        moved = system.step(moved, t, 5.0, generator)
+        flux = system.flux(moved, t)
+        assert history["S_dot"][k] == system.entropy_production(moved, flux)
+        assert history["C"][k] == system.consolidation_ratio(moved, t)
+    assert torch.equal(final, moved)
+
+
 def bowl(temperature: float, dtype: torch.dtype = torch.float64) -> FokkerPlanckDynamics:
     """L = |z|^2, the mean of the two squares of sqrt(2) z; eta_0 = 1, so D_0 is T."""
 
@@ -208,6 +225,39 @@ def test_the_detector_resets_the_corrected_engine_and_rests() -> None:
     # And with defaults nothing fires where nothing happens.
     _, still = train_epoch(engine, z, 60, generator=seeded(15))
     assert still.transitions == ()
+
+
+def test_a_reset_boosts_the_diffusion_as_beta_reset_says() -> None:
+    eager = PhaseTransition("C", "S_dot", "loss", drop=1e-3, spike=1e-3, plateau=1e6, window=11)
+    hot = replace(bowl(1.0), beta_reset=1e4)
+    z = math.sqrt(0.5) * torch.randn(120, 2, generator=seeded(14), dtype=torch.float64)
+    moved, epoch = train_epoch(
+        corrected_engine(hot, 2), z, 60, generator=seeded(15), detector=eager
+    )
+    # 2 x 10^4 x .1 in the time of the boost, forgotten at rate 4.8 since: far above 1/2 whenever.
+    assert epoch.transitions and float(moved.var()) > 20
+
+
+def test_the_corrected_engine_has_the_published_arguments() -> None:
+    data = torch.randn(6, WIDTH, generator=seeded(16))
+    system = FokkerPlanckDynamics(
+        decoder(torch.float32), data, eta_0=0.2, tau_eta=30.0, lambda_reg=0.4, D_0=0.6, gamma=0.7,
+        alpha_reset=0.3, beta_reset=2.0,
+    )  # fmt: skip
+    engine = corrected_engine(system, 2, dt=0.02, boost_time=0.5, refractory=3.0)
+    assert engine.schedules.rate(30.0) == pytest.approx(0.1)
+    # T = D_0/eta_0 + lambda at the start, D_0/eta_0/log(e + t) + lambda later: no freezing.
+    assert engine.schedules.temperature(0.0) == pytest.approx(3.4)
+    late = 3.0 / math.log(math.e + 1e6) + 0.4
+    assert engine.schedules.temperature(1e6) == pytest.approx(late)
+    assert engine.shape == ParticleFisher(0.7) and engine.mode == "gibbs" and engine.dt == 0.02
+    assert engine.resets == CloudReset(0.3, 1.5, boost=1.2, boost_time=0.5, refractory=3.0)
+    # Six particles, six targets: the loss of each against its own, by the published formula.
+    z = torch.randn(6, 2, generator=seeded(17))
+    with torch.no_grad():
+        own = (system.decode(z) - data).square().mean(1)
+        assert torch.allclose(engine.potential.energy(z), own)
+        assert not torch.allclose(system.losses(z), own)  # A4: all against all
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,11 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from foreshock.estimators import per_example_operands as ops
-from foreshock.estimators.per_example_follow import CONSTANT, INSIDE, name_of
-from foreshock.estimators.per_example_hearing import Hearing, form
+from foreshock.estimators.per_example_follow import name_of
+from foreshock.estimators.per_example_forms import form
+from foreshock.estimators.per_example_hearing import Hearing
 from foreshock.estimators.per_example_operations import RULES, Call, move
+from foreshock.estimators.per_example_places import CONSTANT, INSIDE
 from foreshock.probe.examples import ExampleNorms
 from foreshock.probe.quiet import quiet
 from foreshock.probe.view import ModelView, batch_size
@@ -228,7 +230,7 @@ def assemble(
     missed: dict[int, str] = {}
     for _, why in passes:
         missed |= why
-    names, parameters = view.names, view.live_parameters
+    names = view.names
     covered = tuple(i not in missed for i in range(len(names)))
     squared = passes[0][0] if len(passes) == 1 else torch.cat([s for s, _ in passes])
     if missed:
@@ -240,11 +242,13 @@ def assemble(
         more = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
         reason = f"Per-example norms do not cover {names[index]} (used by {why}){more}."
     n, factor = squared.shape[0], scale * scale
+    if isinstance(factor, Tensor) or factor != 1.0:
+        mean_squares = mean_squares * factor
     return ExampleNorms(
         tuple(names),
-        tuple(p.numel() for p in parameters),
+        tuple(view.sizes),
         squared * (factor * n**2),
-        mean_squares * factor,
+        mean_squares,
         covered,
         Flag.NONE,
         reason,
@@ -273,7 +277,7 @@ def per_example_norms(view: ModelView, loss: Callable[..., Tensor], batch: Any) 
         >>> [round(s, 4) for s in norms.squares[:, 0].tolist()], norms.coverage  # |n x_i/n|²
         ([1.0, 4.0, 9.0], 1.0)
     """
-    names, sizes = view.names, [p.numel() for p in view.live_parameters]
+    names, sizes = view.names, view.sizes
     n = batch_size(batch)
     if not n:
         return ExampleNorms.refused(names, sizes, "The batch holds no tensor, so no examples.")

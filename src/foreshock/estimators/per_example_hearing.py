@@ -6,22 +6,32 @@ which operands stand for which parameter, what the hooks found, and what could n
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from foreshock.estimators.per_example_follow import CONSTANT, INSIDE, LOST, MERGED, Marks
+from foreshock.estimators.per_example_follow import Marks
+from foreshock.estimators.per_example_forms import (
+    NARROW,
+    form_of_term,
+    form_weights,
+    stacked,
+    unexplained,
+    unexplained_numbers,
+    wave_of,
+    weighted,
+)
 from foreshock.estimators.per_example_operands import Operand
+from foreshock.estimators.per_example_places import CONSTANT, INSIDE, LOST, MERGED
 from foreshock.estimators.per_example_rules import (
     PORTION,
     Outer,
     Rows,
     Term,
-    row_squares,
     squares,
     summed_squares,
 )
@@ -32,7 +42,6 @@ SEVERAL = (
     "The graph was walked through more than once in this step, so the gradient of an example is in "
     "several pieces."
 )
-NARROW = (torch.float16, torch.bfloat16)
 #: Part of a gradient that may be unaccounted for: above what TF32 or bfloat16 products lose.
 TOLERANCE = 0.02
 #: The same where products are those of float32 or float64.
@@ -71,6 +80,7 @@ class Hearing:
         inside_attention: Whether tensors are laid out as (position, example, feature).
         marks: Where tensors have their examples.
         on_start: Called with this when the first error arrives.
+        before: Passes that no error had reached when this one's forward pass ended.
     """
 
     def __init__(self, parameters: Sequence[Tensor], n: int) -> None:
@@ -84,6 +94,7 @@ class Hearing:
         for parameter in parameters:
             self.marks.put(parameter, CONSTANT)
         self.on_start: Callable[[Hearing], None] | None = None
+        self.before: list[weakref.ref[Hearing]] = []
         #: What became of parameters, held so that nothing else takes over its identity.
         self.held: list[Tensor] = []
         self.operands = {id(p): Operand(i, p.shape) for i, p in enumerate(parameters)}
@@ -91,7 +102,9 @@ class Hearing:
         self.hidden: set[int] = set()
         self._uses = [0] * len(self._parameters)
         self._uncovered: dict[int, str] = {}
+        #: Squared norms by parameter, and norms of those that are squared together at the end.
         self._found: dict[int, Tensor] = {}
+        self._roots: dict[int, Tensor] = {}
         self._pending: dict[int, list[tuple[Part, Term]]] = {}
         self._coarse = False
         self._expected: dict[int, Tensor] = {}
@@ -240,11 +253,13 @@ class Hearing:
         """Matrix and bias of a layer at one position: what both need is computed once."""
         if error.dtype in NARROW:
             self._coarse, error, x = True, error.float(), x.float()
-        along = error.mv(_wave(error.shape[1], error.dtype, error.device))
-        self._expected[weight] = along.dot(x.mv(_wave(x.shape[1], x.dtype, x.device)))
+        dtype, device = error.dtype, error.device
+        along = error.mv(wave_of(error.shape[1], dtype, device))
+        self._expected[weight] = along.dot(x.mv(wave_of(x.shape[1], dtype, device)))
         self._expected[bias] = along.sum()
-        self._found[bias] = size = row_squares(error)
-        self._found[weight] = row_squares(x).mul_(size)
+        size = torch.linalg.vector_norm(error, dim=1)
+        self._roots[bias] = size
+        self._roots[weight] = torch.linalg.vector_norm(x, dim=1).mul_(size)
 
     def _enter(self, part: Part, term: Term) -> None:
         """Norms of one operand, and what its gradient should look like if nothing is missed.
@@ -255,15 +270,15 @@ class Hearing:
         if index in self._uncovered:
             return
         if operand.whole:
-            seen = _form_of_term(operand, term)
+            seen = form_of_term(operand, term)
         elif isinstance(term, Outer) and term.groups > 1:
             self.miss([operand], "a convolution with a part of it")
             return
         else:
-            test = _test(operand.shape, term)
+            test = form_weights(operand.shape, term)
             for step in operand.steps:
                 test = step(test)
-            seen = _along(test, term)
+            seen = weighted(test, term)
         self._expected[index] = self._expected[index] + seen if index in self._expected else seen
         if self._uses[index] == 1 and operand.injective:
             self._found[index] = squares(term)
@@ -291,24 +306,31 @@ class Hearing:
 
     def _missed_silently(self, squared: Tensor, missed: Mapping[int, str]) -> Tensor:
         """Norms that are nan where a gradient is not the sum of the terms that were heard."""
-        rows: list[Sequence[Tensor]] = []
+        seen, sizes, terms = [], [], []
         for index in range(squared.shape[1]):
-            if index not in self._found or index in missed:
-                rows.append([squared.new_zeros(())] * 3)  # nothing to compare
-            elif index not in self._arrived or index not in self._expected:
+            arrived, term = self._arrived.get(index), self._expected.get(index)
+            compared = index not in missed and self._heard(index)
+            if not compared or arrived is None or term is None:
+                zero = torch.zeros((), device=squared.device)
                 # What was heard of and has not arrived is not what the optimizer uses.
-                zero = squared.new_zeros(())
-                rows.append((zero, zero, zero + torch.inf))
-            else:
-                rows.append((*self._arrived[index], self._expected[index]))
-        seen, size, expected = stacked([t for row in rows for t in row]).view(-1, 3).unbind(1)
-        # Rounding goes with the terms, which may be larger than their sum.
-        scale = squared.sum(0).sqrt_().add_(size)
+                arrived, term = (zero, zero), zero + torch.inf if compared else zero
+            seen.append(arrived[0])
+            sizes.append(arrived[1])
+            terms.append(term)
         # Some gradients are rounding alone (the bias of keys in attention).
         share, least = (TOLERANCE, 2e-3) if self._coarse else (FINE, 1e-5)
-        bound = torch.add(least * torch.linalg.vector_norm(scale), scale, alpha=share)
-        # This way round, so that nan is wrong too.
-        return torch.where((seen - expected).abs_() <= bound, squared, torch.nan)
+        sums = squared.sum(0)
+        if squared.is_cpu:
+            rows = [[t.item() for t in row] for row in (seen, sizes, terms)]
+            wrong = unexplained_numbers(sums.tolist(), *rows, share, least)
+            if wrong:
+                squared[:, wrong] = torch.nan
+            return squared
+        rows = stacked(seen + sizes + terms).view(3, -1).unbind()
+        return squared.masked_fill_(unexplained(sums, *rows, share, least), torch.nan)
+
+    def _heard(self, index: int) -> bool:
+        return index in self._found or index in self._roots
 
     def norms(self, present: Sequence[bool]) -> tuple[Tensor, dict[int, str]]:
         """What the backward pass gave.
@@ -332,81 +354,19 @@ class Hearing:
         for index, there in enumerate(present):
             if there and index in self.hidden:
                 missed.setdefault(index, "code that runs without a graph (reentrant checkpoints)")
-            elif there and index not in self._found:
+            elif there and not self._heard(index):
                 missed.setdefault(index, "something outside the forward pass")
-        columns = [
-            torch.zeros(self.n, device=device) if i in missed or i not in self._found
-            else self._found[i]
-            for i in range(len(self._parameters))
-        ]  # fmt: skip
-        return self._missed_silently(stacked(columns, 1), missed), missed
+        return self._missed_silently(self._columns(missed), missed), missed
 
-
-def stacked(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Tensors stacked in float64, with one conversion of what they promote to together."""
-    return torch.stack(list(tensors), dim).double()
-
-
-def form(gradient: Tensor) -> Tensor:
-    """A bilinear form u'Gv of a gradient as a matrix of ``len(gradient)`` rows, ``()``."""
-    dtype, device = gradient.dtype, gradient.device
-    if dtype in NARROW:
-        gradient, dtype = gradient.float(), torch.float32
-    if gradient.dim() > 1:
-        matrix = gradient.flatten(1)
-        gradient = matrix @ _wave(matrix.shape[1], dtype, device)
-    return torch.dot(_wave(gradient.numel(), dtype, device), gradient.reshape(-1))
-
-
-def _form_of_term(operand: Operand, term: Term) -> Tensor:
-    """The same form of Σ_i of per-example gradients."""
-    if isinstance(term, Rows):
-        total = term.values.sum(0)
-        if not operand.plain:
-            return form(total.reshape(operand.shape[::-1]).T)
-        return form(total.reshape(operand.shape))
-    left, right, groups = term.left, term.right, term.groups
-    # The form is the same for a matrix and its transpose.
-    wave = _wave(term.height * groups, right.dtype, right.device)
-    if term.sparse:
-        along = wave[left]
-    elif groups == 1:
-        along = left @ wave
-    else:
-        blocks = left.unflatten(0, (-1, groups)) @ wave.view(groups, -1, 1)
-        along = blocks.flatten(0, 1).squeeze(-1)
-    across = right @ _wave(right.shape[-1], right.dtype, right.device)
-    return torch.dot(along.reshape(-1), across.reshape(-1))
-
-
-def _test(shape: torch.Size, term: Term) -> Tensor:
-    """The tensor whose inner product with a gradient is its `form`."""
-    like = term.values if isinstance(term, Rows) else term.right
-    length = shape[0] if shape else 1
-    rows = _wave(length, like.dtype, like.device)
-    if len(shape) < 2:
-        return rows.reshape(shape)
-    columns = _wave(shape.numel() // max(1, length), like.dtype, like.device)
-    return torch.outer(rows, columns).reshape(shape)
-
-
-def _along(test: Tensor, term: Term) -> Tensor:
-    """Inner product of Σ_i of per-example gradients with a tensor."""
-    if isinstance(term, Rows):
-        values = term.values
-        own = test.numel() == values.numel() != values.shape[1]
-        return ((values if own else values.sum(0)) * test.reshape(-1, values.shape[1])).sum()
-    matrix = test.reshape(term.height, -1)
-    left = matrix[term.left] if term.sparse else term.left @ matrix
-    return (left * term.right).sum()
-
-
-@lru_cache(maxsize=256)
-def _wave(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A fixed vector that nothing in a model is orthogonal to, ``(length,)``."""
-    with torch.inference_mode(False):
-        place = torch.arange(1, length + 1, dtype=torch.float64, device=device)
-        return torch.cos(place).to(dtype)
+    def _columns(self, missed: Mapping[int, str]) -> Tensor:
+        """Squared norms by parameter, 0 where there are none, ``(n, parameters)``."""
+        every = range(len(self._parameters))
+        if len(self._roots) == len(every) and not missed:
+            roots = stacked([self._roots[i] for i in every])
+            return roots.mul_(roots).T
+        found = self._found | {index: root.square() for index, root in self._roots.items()}
+        none = torch.zeros(self.n, device=self._parameters[0].device)
+        return stacked([none if i in missed else found.get(i, none) for i in every]).T
 
 
 def plainly(device: torch.device) -> AbstractContextManager[None]:

@@ -7,11 +7,10 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -19,7 +18,8 @@ from torch.nn.modules.module import (
 from torch.utils.hooks import RemovableHandle
 
 from foreshock.estimators.per_example import PerExample, assemble
-from foreshock.estimators.per_example_hearing import Hearing, form, plainly, stacked
+from foreshock.estimators.per_example_hearing import Hearing, plainly
+from foreshock.monitor.arrivals import Arrivals
 from foreshock.probe.examples import ExampleNorms
 from foreshock.probe.view import ModelView, batch_size, unwrap
 from foreshock.types import Flag
@@ -34,34 +34,6 @@ UNEQUAL = (
     "weights them is not known."
 )
 GIVEN_UP = "{kind}: {error}: the per-example norms of this step were given up."
-#: Part of a parameter's gradient that may differ from one factor times what was heard, and of its
-#: norm. In 16 bits a scaled gradient is rounded again.
-DIFFERENCE, NORMS = {True: 0.05, False: 0.02}, {True: 0.02, False: 0.002}
-#: How often gradients are compared although they look untouched (same memory, never written to):
-#: at the first steps, and then at every so many. Writing past autograd's counter (``.data``, a
-#: kernel of one's own) is seen at these.
-FIRST, PERIOD = 8, 8
-
-
-class Arrived(NamedTuple):
-    """One parameter's gradients of this step."""
-
-    form: Tensor
-    norm: Tensor
-    memory: StorageWeakRef | None = None
-    place: tuple[int, tuple[int, ...]] = (0, ())
-    version: int = 0
-
-    def untouched(self, gradient: Tensor | None) -> bool:
-        """Whether this is the memory that arrived, and nobody wrote to it since."""
-        return (
-            gradient is not None
-            and self.memory is not None
-            and gradient.layout is torch.strided
-            and gradient._version == self.version
-            and (gradient.data_ptr(), gradient.stride()) == self.place
-            and gradient.untyped_storage()._cdata == self.memory.cdata
-        )
 
 
 class Inert:
@@ -120,7 +92,10 @@ class Examples:
         self._live = unwrap(model)
         self._handles: list[RemovableHandle] = []
         self._keyed = 0
-        self._taken_so_far = 0
+        self._arrivals = Arrivals()
+        own = {id(module) for module in self._live.modules()}
+        #: What the model is wrapped in (data parallelism, a compiled model).
+        self._around = [module for module in model.modules() if id(module) not in own]
         self._reset()
 
     def _reset(self) -> None:
@@ -132,27 +107,27 @@ class Examples:
         #: Passes that no error has reached yet: alive as long as their graph.
         self._quiet: list[weakref.ref[Hearing]] = []
         self._passes: list[Hearing] = []
-        #: By pass: those before it that no error had reached when it began.
-        self._waiting: weakref.WeakKeyDictionary[Hearing, list[weakref.ref[Hearing]]]
-        self._waiting = weakref.WeakKeyDictionary()
         self._present: dict[int, set[int]] = {}
-        self._totals: dict[int, Arrived] = {}
+        self._arrivals.forget()
 
     @property
     def compiled(self) -> bool:
         """Whether any part of the model is compiled, so that there is nothing to listen to."""
-        return any(
-            "_orig_mod" in module._modules or module._compiled_call_impl is not None
-            for module in self._model.modules()
-        )
+        for module in (*self._around, *self._view.modules):
+            if module._compiled_call_impl is not None or "_orig_mod" in module._modules:
+                return True
+        return False
 
     def arm(self, wanted: bool) -> None:
         """Start listening for the coming step, or stop."""
-        self.remove()
-        if not wanted or self.compiled:
+        if self._armed:
+            self.remove()
+        if not wanted:
             return
-        self._armed = True
-        self._parameters = list(self._view.live_parameters)
+        live_parameters = self._view.live_parameters
+        if self.compiled:
+            return
+        self._armed, self._parameters = True, live_parameters
         if _somebody_compiles():
             # Compiled models warn of global hooks.
             live, before, after = self._live, Inert(self._before), Inert(self._after)
@@ -188,7 +163,7 @@ class Examples:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
     ) -> None:
         # Compiled code would take the mode into its graph; a replica is another module.
-        if torch.compiler.is_compiling() or module is not self._live or torch.jit.is_tracing():
+        if module is not self._live or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return
         try:
             if self._open is not None:
@@ -217,7 +192,7 @@ class Examples:
         )
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
-        if torch.compiler.is_compiling() or module is not self._live or self._open is None:
+        if module is not self._live or self._open is None or torch.compiler.is_compiling():
             return
         if self._depth:
             self._depth -= 1
@@ -228,7 +203,7 @@ class Examples:
             heard = mode.heard
             heard.forget()
             self._quiet = [one for one in self._quiet if one() is not None]
-            self._waiting[heard] = list(self._quiet)
+            heard.before = list(self._quiet)
             if not heard.started:
                 self._quiet.append(weakref.ref(heard))
             if heard.trouble:  # perhaps nothing of it was listened to, so nothing would start it
@@ -256,21 +231,10 @@ class Examples:
     def _keep(self, index: int, gradient: Tensor, latest: int) -> None:
         if gradient.is_sparse:
             gradient = gradient.to_dense()
-        seen = form(gradient)
-        norm = _norms([gradient])[0]
+        held = self._parameters[index].grad
+        seen, norm = self._arrivals.keep(index, gradient, held)
         if latest >= 0:
             self._passes[latest].gradient(index, gradient, seen, norm)
-        earlier = self._totals.get(index)
-        if earlier is not None:  # an earlier pass of this step
-            seen = seen + earlier.form
-            held = self._parameters[index].grad
-            if held is not None:
-                norm = _norms([gradient + held])[0]
-            self._totals[index] = Arrived(seen, norm)
-            return
-        # No reference to the memory itself, which accumulation frees.
-        memory, place = StorageWeakRef(gradient.untyped_storage()), (gradient.data_ptr(), gradient.stride())
-        self._totals[index] = Arrived(seen, norm, memory, place, gradient._version)
 
     # ------------------------------------------------------------------ reading out
 
@@ -302,8 +266,7 @@ class Examples:
             self.remove()
 
     def _refused(self, reason: str, flags: Flag = Flag.UNRESOLVED) -> ExampleNorms:
-        sizes = [p.numel() for p in self._view.live_parameters]
-        return ExampleNorms.refused(self._view.names, sizes, reason, flags)
+        return ExampleNorms.refused(self._view.names, self._view.sizes, reason, flags)
 
     def _taken(self, gradients: Sequence[Tensor | None]) -> ExampleNorms | None:
         passes = self._passes
@@ -330,57 +293,24 @@ class Examples:
         norms, factor, altered = self._compare(gradients)
         unused = [index for index, g in enumerate(gradients) if g is None]
         for at, (squares, missed) in enumerate(taken):
-            squares = torch.where(altered, torch.nan, squares)
+            if altered is not None:
+                squares = torch.where(altered, torch.nan, squares)
             if unused:
                 squares[:, unused] = 0.0
             used = {i: why for i, why in missed.items() if gradients[i] is not None}
             taken[at] = squares, used
-        return assemble(self._view, taken, norms.square(), factor, altered)
+        return assemble(self._view, taken, norms * norms, factor, altered)
 
     def _entangled(self) -> bool:
         """Whether two passes were both under way before the first of them was walked back."""
         started = {id(one) for one in self._passes}
-        waiting = [w() for one in self._passes for w in self._waiting.get(one, [])]
+        waiting = [w() for one in self._passes for w in one.before]
         return any(id(one) in started for one in waiting if one is not None)
 
-    def _compare(self, gradients: Sequence[Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
-        """What was heard against what the optimizer uses.
-
-        Args:
-            gradients: What the optimizer is about to use.
-
-        Returns:
-            The norm of each parameter's gradient as it was heard, the factor between the two, and
-            which parameters are not at that factor.
-        """
-        self._taken_so_far += 1
-        if self._taken_so_far > FIRST and self._taken_so_far % PERIOD:
-            totals = [self._totals.get(i) for i in range(len(gradients))]
-            if all(t is not None and t.untouched(g) for t, g in zip(totals, gradients, strict=True)):
-                heard = stacked([t.norm for t in totals])
-                return heard, heard.new_ones(()), heard < 0
-        present = [_dense(g) for g in gradients if g is not None]
-        zero = torch.zeros((), device=present[0].device)
-        nothing = Arrived(zero, zero)
-        unused = [g is None for g in gradients]
-        totals = [
-            nothing if empty else self._totals.get(i, nothing) for i, empty in enumerate(unused)
-        ]
-        heard = stacked([t.norm for t in totals])
-        norms, along = iter(_norms(present)), iter([form(g) for g in present])
-        used = stacked([zero if empty else next(norms) for empty in unused])
-        size = heard.square().sum()
-        factor = torch.where(size > 0, used.square().sum() / size, 1.0).sqrt()
-        ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if ranks and torch.distributed.get_world_size() > 1:
-            return heard, torch.ones_like(factor), heard < 0
-        narrow = any(g.dtype in (torch.float16, torch.bfloat16) for g in present)
-        scale = factor * heard
-        least = 1e-6 * factor * size.sqrt()  # a parameter whose gradient is rounding alone
-        seen = stacked([zero if empty else next(along) for empty in unused])
-        expected = factor * stacked([t.form for t in totals])
-        far = (seen - expected).abs() > DIFFERENCE[narrow] * scale + least
-        return heard, factor, far | ((used - scale).abs() > NORMS[narrow] * scale + least)
+    def _compare(
+        self, gradients: Sequence[Tensor | None]
+    ) -> tuple[Tensor, Tensor | float, Tensor | None]:
+        return self._arrivals.compare(gradients)
 
 
 def _somebody_compiles() -> bool:
@@ -397,10 +327,6 @@ def _start(heard: Hearing, error: Tensor) -> None:
     heard.begin()
 
 
-def _dense(tensor: Tensor) -> Tensor:
-    return tensor.to_dense() if tensor.is_sparse else tensor
-
-
 def _tensors(output: Any) -> Iterator[Tensor]:
     """The tensors of what a model returned."""
     if isinstance(output, Tensor):
@@ -413,9 +339,3 @@ def _tensors(output: Any) -> Iterator[Tensor]:
     for one in output:
         if isinstance(one, (Tensor, Mapping, tuple, list)):
             yield from _tensors(one)
-
-
-def _norms(tensors: list[Tensor]) -> Sequence[Tensor]:
-    """Norm of each tensor, without overflow of 16-bit numbers."""
-    narrow = (torch.float16, torch.bfloat16)
-    return torch._foreach_norm([t.float() if t.dtype in narrow else t for t in tensors])

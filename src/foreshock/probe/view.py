@@ -89,6 +89,7 @@ class ModelView:
         named = list(self._live.named_parameters())
         self._trainable = [(n, p) for n, p in named if p.requires_grad]
         self._fixed = [(n, p) for n, p in named if not p.requires_grad]
+        self._modules = list(self._live.modules())
         self._signature = self._identity()
         self._call = None
 
@@ -127,22 +128,31 @@ class ModelView:
         frozen = not self.live_parameters
         return "No parameter of the model requires a gradient at this step." if frozen else ""
 
-    def _identity(self) -> tuple[tuple[int, bool], ...]:
-        # By hand: asked several times a step, and `parameters()` takes four times as long.
-        found, seen, waiting = [], {id(self._live)}, [self._live]
-        while waiting:
-            module = waiting.pop()
-            found += [(id(p), p.requires_grad) for p in module._parameters.values() if p is not None]
-            for child in module._modules.values():
-                if child is not None and id(child) not in seen:
-                    seen.add(id(child))
-                    waiting.append(child)
-        return tuple(found)
+    def _identity(self) -> tuple[list[int], list[bool]]:
+        """What has to stay for the list to hold; asked several times a step, so without a walk."""
+        there = [
+            id(entry)
+            for module in self._modules
+            for table in (module._parameters, module._modules)
+            for entry in table.values()
+        ]
+        known = [p.requires_grad for _, p in self._trainable]
+        return there, known + [p.requires_grad for _, p in self._fixed]
 
     @property
     def names(self) -> list[str]:
         """Names of the trainable parameters, tied ones once."""
         return [name for name, _ in self._trainable]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of elements of the trainable parameters, in the order of ``names``."""
+        return [parameter.numel() for _, parameter in self._trainable]
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """Modules of the live model, as of the last look at ``live_parameters``."""
+        return self._modules
 
     @property
     def parameters(self) -> list[Tensor]:

@@ -327,20 +327,9 @@ def check_stable(engine: Engine, state: State) -> None:
     Raises:
         ValueError: If dt is too large for one of the 16.
     """
-    potential, few = engine.potential, state.z[:PROBED]
-    gamma = getattr(engine.shape, "gamma", 0.0)
-    if isinstance(potential, Decoder):
-        hessian = jax.vmap(jax.hessian(partial(_one_energy, potential)))(
-            few, potential.targets[:PROBED]
-        )
-        if engine.mode == "gibbs" and gamma:
-            jacobian = jax.vmap(jax.jacrev(lambda p: potential.decode(p[None])[0]))(few)
-            fisher = jnp.swapaxes(jacobian, 1, 2) @ jacobian / potential.noise_scale**2
-            if isinstance(engine.shape, SharedFisher):
-                fisher = fisher.mean(0)
-            hessian = hessian + gamma * (fisher @ hessian)
-    else:
-        hessian = jax.vmap(jax.hessian(lambda p: potential(p[None])[0]))(few)
+    potential = engine.potential
+    targets = potential.targets[:PROBED] if isinstance(potential, Decoder) else None
+    hessian = _stiffness_compiled(engine, targets, state.z[:PROBED])
     stiffest = float(np.linalg.eigvals(np.asarray(hessian, np.float64)).real.max())
     eta = engine.schedules.rate(state.steps * engine.dt)
     if eta * engine.dt * stiffest > 2:
@@ -440,35 +429,58 @@ def _run(
     records = (len(rates) - 1) // every
     index = start + jnp.arange(len(rates))
 
-    def watch(z: Array, flow: Motion) -> tuple[Array, Gauges] | None:
-        if choice is None:
-            return None
-        values, gauges = fit(z, choice, active, block)
-        diffusion = flow.level if flow.matrix is None else flow.level * flow.matrix
-        return means(values, flow.drift, diffusion), gauges
+    moments = index[:-1].reshape(records, every), rates[:-1].reshape(records, every, 3)
 
     def plain(z: Array, moment: tuple[Array, Array]) -> tuple[Array, None]:
         return _step(engine, targets, z, key, *moment), None
 
-    def block_of_steps(z: Array, moments: tuple[Array, Array]) -> tuple[Array, Any]:
+    def unwatched(z: Array, moments: tuple[Array, Array]) -> tuple[Array, Array]:
+        return jax.lax.scan(plain, z, moments)[0], z
+
+    if choice is None:
+        z, path = jax.lax.scan(unwatched, z, moments)
+        return z, jnp.concatenate([path, z[None]]), None
+
+    def watch(z: Array, flow: Motion) -> tuple[Array, Array, Gauges]:
+        values, gauges = fit(z, choice, active, block)
+        diffusion = flow.level if flow.matrix is None else flow.level * flow.matrix
+        return z, means(values, flow.drift, diffusion), gauges
+
+    def watched(z: Array, moments: tuple[Array, Array]) -> tuple[Array, Any]:
         # The motion that is observed is the one that makes the next step.
         moved, noise = jax.random.split(jax.random.fold_in(key, moments[0][0]))
         flow = motion(engine, targets, z, moved, moments[1][0])
-        seen = z, watch(z, flow)
-        z = _move(engine, z, flow, noise)
-        z, _ = jax.lax.scan(plain, z, (moments[0][1:], moments[1][1:]))
-        return z, seen
+        after = _move(engine, z, flow, noise)
+        if every > 1:
+            after, _ = jax.lax.scan(plain, after, (moments[0][1:], moments[1][1:]))
+        return after, watch(z, flow)
 
-    moments = index[:-1].reshape(records, every), rates[:-1].reshape(records, every, 3)
-    z, (path, watched) = jax.lax.scan(block_of_steps, z, moments)
+    z, seen = jax.lax.scan(watched, z, moments)
     moved, _ = jax.random.split(jax.random.fold_in(key, index[-1]))
-    last = z, watch(z, motion(engine, targets, z, moved, rates[-1]))
-    path, watched = jax.tree.map(
-        lambda many, one: jnp.concatenate([many, one[None]]), (path, watched), last
+    last = watch(z, motion(engine, targets, z, moved, rates[-1]))
+    path, found, gauges = jax.tree.map(
+        lambda many, one: jnp.concatenate([many, one[None]]), seen, last
     )
-    return z, path, watched
+    return z, path, (found, gauges)
 
 
+def _stiffness(engine: Engine, targets: Array | None, few: Array) -> Array:
+    """Hessians of the energy times the mobility over eta at some particles."""
+    potential = engine.potential
+    if not isinstance(potential, Decoder):
+        return jax.vmap(jax.hessian(lambda p: potential(p[None])[0]))(few)
+    hessian = jax.vmap(jax.hessian(partial(_one_energy, potential)))(few, targets)
+    gamma = getattr(engine.shape, "gamma", 0.0)
+    if engine.mode == "published" or not gamma:
+        return hessian
+    jacobian = jax.vmap(jax.jacrev(lambda p: potential.decode(p[None])[0]))(few)
+    fisher = jnp.swapaxes(jacobian, 1, 2) @ jacobian / potential.noise_scale**2
+    if isinstance(engine.shape, SharedFisher):
+        fisher = fisher.mean(0)
+    return hessian + gamma * (fisher @ hessian)
+
+
+_stiffness_compiled = jax.jit(_stiffness, static_argnames="engine")
 _step_compiled = jax.jit(_step, static_argnames="engine")
 _run_compiled = jax.jit(_run, static_argnames=("engine", "every", "active", "block"))
 

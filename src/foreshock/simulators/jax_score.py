@@ -169,11 +169,11 @@ def flow(
     if not validity.valid:
         return refused(validity.reason, n)
     all_of_them = _means_compiled(fitted.values, drift, given)
-    parts = []
+    parts, points, drifts = [], np.asarray(z), np.asarray(drift)
     for group in range(refits):
         keep = np.arange(n) % refits != group
-        part = fit_score(z[keep], fitted.selection, block=fitted.block)
-        parts.append(_means_compiled(part.values, drift[keep], given))
+        part = fit_score(jnp.asarray(points[keep]), fitted.selection, block=fitted.block)
+        parts.append(_means_compiled(part.values, jnp.asarray(drifts[keep]), given))
     return summary(np.asarray(all_of_them), [np.asarray(part) for part in parts], n)
 
 
@@ -260,7 +260,7 @@ def fit(z: Array, choice: tuple, active: bool, block: int) -> tuple[Array, Gauge
         smooth = weight / (1 + bandwidth**2)
         scores = pull * scores + weight * kernel + smooth * y
         divergence = pull * divergence + weight * kernel_divergence + smooth * d
-        ess = jnp.median(neighbours)
+        ess = jnp.sort(neighbours)[(n - 1) // 2]  # the lower median, as torch takes it
     gauges = Gauges(
         ess,
         _hyvarinen(scores, divergence),

@@ -9,8 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from foreshock.simulators.worlds.double_well import DoubleWellWorld as DoubleWellWorld
+from foreshock.simulators.worlds.muller_brown import MullerBrownWorld as MullerBrownWorld
+from foreshock.simulators.worlds.decoder import DecoderWorld as DecoderWorld
+from foreshock.simulators.worlds.k_wells import KWellsWorld as KWellsWorld
+from foreshock.simulators.worlds.levy import LevyWorld as LevyWorld
 from foreshock.simulators.worlds.ornstein_uhlenbeck import OrnsteinUhlenbeck as OrnsteinUhlenbeck
 from foreshock.simulators.worlds.recorded import Progress as Progress
+from foreshock.simulators.worlds.ring import RingWorld as RingWorld
 from foreshock.store import Run
 
 
@@ -31,7 +37,24 @@ class World(Protocol):
 
 #: Name on the command line, and the configuration.
 WORLDS: dict[str, type[World]] = {
+    "double-well": DoubleWellWorld,
+    "muller-brown": MullerBrownWorld,
     "ou": OrnsteinUhlenbeck,
+    "levy": LevyWorld,
+    "k-wells": KWellsWorld,
+    "decoder": DecoderWorld,
+    "ring": RingWorld,
 }
 
-__all__ = ["WORLDS", "OrnsteinUhlenbeck", "Progress", "World"]
+__all__ = [
+    "DecoderWorld",
+    "DoubleWellWorld",
+    "KWellsWorld",
+    "LevyWorld",
+    "MullerBrownWorld",
+    "OrnsteinUhlenbeck",
+    "Progress",
+    "RingWorld",
+    "WORLDS",
+    "World",
+]

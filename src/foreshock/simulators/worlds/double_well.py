@@ -45,7 +45,7 @@ from foreshock.stats.sample import proportion
 from foreshock.store import Comparison, Curve, Field, Figure, Run, record
 from foreshock.types import Estimate
 
-#: Barriers, in units of the temperature, of the figure of escape times.
+#: Barriers, in units of the temperature, of the figure of escape times, up to `highest`.
 _BARRIERS = (2.0, 3.0, 4.0, 5.0)
 #: Particles whose score is fitted: the cost grows with their square.
 _SCORED = 2000
@@ -68,6 +68,7 @@ class DoubleWellWorld:
         time: How long the cloud relaxes, in units of length^2/(mobility energy).
         records: How often it is measured, at times that grow geometrically.
         friction: Of the second picture, of particles with inertia and mass 1.
+        highest: Highest barrier over T in the figure of escape times, from 3 to 6.
         seed: Of all noise.
 
     Raises:
@@ -81,6 +82,7 @@ class DoubleWellWorld:
     time: float = 100.0
     records: int = 25
     friction: float = 0.3
+    highest: float = 5.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -100,6 +102,11 @@ class DoubleWellWorld:
             raise ValueError(
                 "The `dt` of the world `double-well` must be at most 1/32 of 1/`barrier` and 1/100 "
                 f"of `time`. Got {self.dt:g}: use {min(0.03 / self.barrier, self.time / 100):.2g}."
+            )
+        if not 3 <= self.highest <= 6:
+            raise ValueError(
+                "The `highest` barrier of the world `double-well` must be 3 to 6 T. "
+                f"Got {self.highest}."
             )
         if self.particles < 200 or self.records < 4:
             raise ValueError(
@@ -132,7 +139,7 @@ class DoubleWellWorld:
             run.declare(name, title=title, unit=unit, taken_at="all particles", null=null)
         generator = torch.Generator().manual_seed(self.seed)
         own = self.barrier / self.temperature
-        heights = sorted({own, *_BARRIERS})
+        heights = sorted({own, *(height for height in _BARRIERS if height <= self.highest)})
         passages = [self._horizon(self.barrier / height) for height in heights]
         leaving = self._horizon(self.temperature) // 2  # the top is half way
         total = round(self.time / self.dt)

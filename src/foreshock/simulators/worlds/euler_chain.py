@@ -181,4 +181,4 @@ def chain_stationary(kernel: Array) -> Array:
     system[0] = 1.0
     right = np.zeros(size)
     right[0] = 1.0
-    return np.linalg.solve(system, right)
+    return np.asarray(np.linalg.solve(system, right), np.float64)

@@ -32,6 +32,8 @@ _A, _B, _C = _UNIT.minima
 _PASS = 106.03467370137566
 #: Outside of this box lies less than e^-30 of the Gibbs law at any barrier from 3 T on.
 _BOX = ((-3.6, 1.8), (-1.6, 3.6))
+#: Energies up to this share of the barrier are drawn: a little below those of the flat land.
+_SHOWN = 1.35
 #: Standard deviation of the cloud at the start, around the deepest well.
 _SPREAD = 0.1
 
@@ -55,7 +57,7 @@ class MullerBrownWorld:
     barrier: float = 4.0
     particles: int = 1500
     dt: float = 1e-3
-    time: float = 30.0
+    time: float = 20.0
     records: int = 13
     seed: int = 0
 
@@ -104,8 +106,9 @@ class MullerBrownWorld:
         horizons = [round(1.5 * times[0] / self.dt) for times in exact]
         moves = stages(progress, [round(self.time / self.dt), *horizons])
         way = string_method(self.surface, torch.tensor(_A), torch.tensor(_B), images=61)
-        path_taken = _relaxation(self, run, generator, moves[0])
-        record(run, _landscape(self, way, path_taken), _profile(self, way), _height(self, way))
+        _relaxation(self, run, generator, moves[0])
+        pictures = _landscape(self, way, _crossing(self, generator)), _profile(self, way)
+        record(run, *pictures, _height(self, way))
         for route, times, steps, move in zip(
             (_THERE, _BACK), exact, horizons, moves[1:], strict=True
         ):
@@ -170,7 +173,9 @@ def _at(grid: Grid, field: Array, point: tuple[float, ...]) -> float:
     """A field between the nodes, by cubic splines."""
     from scipy.interpolate import RectBivariateSpline
 
-    return float(RectBivariateSpline(*grid.axes, field)(*point)[0, 0])
+    x, y = grid.axes
+
+    return float(RectBivariateSpline(x, y, field)(*point)[0, 0])
 
 
 def _passage(
@@ -238,12 +243,8 @@ def _wells(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _relaxation(
     world: MullerBrownWorld, run: Run, generator: torch.Generator, move: Progress
-) -> Tensor:
-    """A cloud leaves the deepest well; shares against the grid and the Gibbs law.
-
-    Returns:
-        (steps, 2) The path of a particle that changes wells.
-    """
+) -> None:
+    """A cloud leaves the deepest well; shares against the grid and the Gibbs law."""
     surface = world.surface
     bottom = torch.tensor(_A, dtype=torch.float64)
     cloud = torch.randn(world.particles, 2, generator=generator, dtype=torch.float64)
@@ -263,7 +264,7 @@ def _relaxation(
     stepper = EulerMaruyama(Langevin(surface, 1.0), world.dt)
     seen: dict[str, list[Estimate]] = {name: [] for name in names}
     exact: dict[str, list[float]] = {name: [] for name in names}
-    pool, paths, before = [], [], 0
+    pool, before = [], 0
     every = max(1, int(records[0]) // 50)
     for step in records.tolist():
         path = integrate(stepper, cloud, step - before, generator=generator, every=every)
@@ -279,7 +280,6 @@ def _relaxation(
         for name, field in zip(names, fields, strict=True):
             seen[name].append(found[name])
             exact[name].append(float((density * grid.volume * field).sum()))
-        paths.append(path.values[:, :200])
         if step > steps // 2:
             pool.append(path.values[1:].reshape(-1, 2))
         before = step
@@ -294,10 +294,22 @@ def _relaxation(
         record(run, Comparison(label, seen[name][-1], true, bias, "Gibbs law"))
     times = (records * world.dt).tolist()
     record(run, _shares(times, seen, exact, gibbs), _density(world, torch.cat(pool)))
-    whole = torch.cat(paths)
-    deepest, second = _wells(whole)
-    crossed = (deepest.any(0) & second.any(0)).int()
-    return whole[:, int(crossed.argmax())]
+
+
+def _crossing(world: MullerBrownWorld, generator: torch.Generator) -> Tensor:
+    """A path from the deepest to the second well, its last unit of time.
+
+    Returns:
+        (k, 2) Positions, five steps apart.
+    """
+    stepper = EulerMaruyama(Langevin(world.surface, 1.0), world.dt)
+    cloud = torch.tensor([_A]).expand(40, 2).contiguous()
+    found = integrate(stepper, cloud, round(10 / world.dt), generator=generator, every=5).values
+    _, second = _wells(found)
+    first = torch.where(second.any(0), second.int().argmax(0), len(found) - 1)
+    which = int(first.argmin())
+    end = min(int(first[which]) + 200, len(found) - 1)
+    return found[max(0, end - round(1 / world.dt / 5)) : end, which]
 
 
 def _shares(
@@ -330,28 +342,27 @@ def _view() -> tuple[Array, Array]:
 
 
 def _energies(world: MullerBrownWorld) -> tuple[Array, Array, Array]:
-    """Edges, and the energy above the deepest well in the middle of the cells."""
+    """Edges, and the energy in the middle of the cells; none where it is high."""
     x, y = _view()
     middle = [torch.from_numpy((e[1:] + e[:-1]) / 2) for e in (x, y)]
     at = torch.stack(torch.meshgrid(*middle, indexing="xy"), -1)
-    bottom = world.surface.energy(torch.tensor([_A], dtype=torch.float64))
-    return x, y, (world.surface.energy(at) - bottom).numpy()
+    bottom = float(world.surface.energy(torch.tensor([_A], dtype=torch.float64))[0])
+    energy = world.surface.energy(at).numpy()
+    energy[energy > bottom + _SHOWN * world.barrier] = np.nan
+    return x, y, energy
 
 
 def _landscape(world: MullerBrownWorld, way: Barrier, taken: Tensor) -> Figure:
     x, y, energy = _energies(world)
-    energy[energy > 2.5 * world.barrier] = np.nan
-    field = Field(
-        x.tolist(), y.tolist(), energy.tolist(), label="energy above the deepest well / T"
-    )
+    field = Field(x.tolist(), y.tolist(), energy.tolist(), label="energy / T")
     inside = (taken > torch.tensor([x[0], y[0]])) & (taken < torch.tensor([x[-1], y[-1]]))
     kept = taken.where(inside.all(1, keepdim=True), torch.full_like(taken, torch.nan))
     points = [np.array(group).T.tolist() for group in (_UNIT.saddles, _UNIT.minima)]
     curves = (
         Curve("a particle", kept[:, 0].tolist(), kept[:, 1].tolist()),
+        Curve("path of least resistance", *way.path.T.tolist(), look="dashed"),
         Curve("saddles", *points[0], look="points"),
         Curve("wells", *points[1], look="points"),
-        Curve("path of least resistance", *way.path.T.tolist(), look="dashed"),
     )
     caption = "A particle that crossed, and the path of the string method between two wells."
     return Figure("landscape", "Landscape", "x", "y", curves, field=field, caption=caption)
@@ -371,9 +382,12 @@ def _profile(world: MullerBrownWorld, way: Barrier) -> Figure:
 
 
 def _height(world: MullerBrownWorld, way: Barrier) -> Comparison:
-    label = "Barrier by the string method, in T"
-    # Energies of about 10 T in float64, at a stationary point: rounding is all there is.
-    return Comparison(label, way.height, world.barrier, 1e-9, "Newton's method at the saddle")
+    label, source = "Barrier by the string method, in T", "Newton's method at the saddle"
+    if not way.height.flags:  # energies of about 10 T in float64: the rest is rounding
+        return Comparison(
+            label, Estimate.exact(round(way.height.value, 9)), world.barrier, source=source
+        )
+    return Comparison(label, way.height, world.barrier, source=source)
 
 
 def _density(world: MullerBrownWorld, pool: Tensor) -> Figure:
@@ -383,15 +397,16 @@ def _density(world: MullerBrownWorld, pool: Tensor) -> Figure:
     with np.errstate(divide="ignore"):
         seen = np.where(counts > 0, -np.log(counts / counts.max()), np.nan)
     # Both are known up to a constant, which the cells with many particles fix.
-    often = counts > 0.05 * counts.max()
+    often = (counts > 0.05 * counts.max()) & np.isfinite(energy)
     seen += float((energy - seen)[often].mean())
-    seen[seen > 2.5 * world.barrier] = np.nan
-    good = counts >= 100
+    seen[seen > np.nanmax(energy)] = np.nan
+    good = (counts > 0.01 * counts.max()) & np.isfinite(energy + seen)
     miss = float(np.sqrt(np.mean((seen - energy)[good] ** 2)))
-    field = Field(x.tolist(), y.tolist(), seen.tolist(), label="−log density")
+    field = Field(x.tolist(), y.tolist(), seen.tolist(), label="−log density, shifted")
     caption = (
         f"Of {len(pool):,} places in the second half of the run, whose neighbours in time are not "
-        f"independent. In cells with 100 or more it differs from the energy by {miss:.2f} T."
+        f"independent. Where cells hold more than 1 % of the fullest, it misses the energy by "
+        f"{miss:.2f} T."
     )
     figure = "Energy as the particles show it"
     return Figure("density", figure, "x", "y", field=field, caption=caption)

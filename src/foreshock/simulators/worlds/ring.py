@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from foreshock.density import fit_score, flow
 from foreshock.simulators.door import Array
-from foreshock.simulators.dynamics import Convention, ItoProcess, Langevin
+from foreshock.simulators.dynamics import Langevin
 from foreshock.simulators.exact_linear import ring_entropy_production, tilted_ring_velocity
 from foreshock.simulators.grid import drift_grid
 from foreshock.simulators.grid_entropy import entropy_production
@@ -21,23 +20,26 @@ from foreshock.simulators.grid_solvers import stationary
 from foreshock.simulators.landscapes import TiltedRing
 from foreshock.simulators.sde import EulerMaruyama, integrate
 from foreshock.simulators.sde import Progress as Step
-from foreshock.simulators.worlds.euler_chain import chain_stationary, euler_kernel
+from foreshock.simulators.worlds.euler_chain import chain_stationary
 from foreshock.simulators.worlds.recorded import Progress, density_curve, measured, stages, told
-from foreshock.stats.intervals import jackknife_se, t_quantile
+from foreshock.simulators.worlds.ring_noise import (
+    PLACES,
+    TURN,
+    crossings,
+    drawn,
+    ring_kernel,
+    ring_nodes,
+    unequal_noise,
+)
 from foreshock.store import Comparison, Curve, Figure, Run, record
 from foreshock.types import Estimate
 
-_TURN = 2 * math.pi
 #: Record at which the driven cloud is compared while it is not yet uniform.
 _EARLY = 1
 #: Variance at the start of the driven cloud.
 _SPREAD = 0.1
 #: Tilts of the figure, in units of the corrugation: below 1 there are barriers, above none.
 _TILTS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-#: Harmonics of the fitted score of the equilibrium ring, and independent groups it is fitted in.
-_HARMONICS, _GROUPS = 4, 20
-#: Angles whose crossings are counted.
-_PLACES = np.arange(12) * _TURN / 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ class RingWorld:
         moves = stages(progress, lengths)
         _driven(self, run, generator, moves[0])
         driven, velocity = _barriers(self, run, generator, moves[1:-2])
-        rest = _unequal_noise(self, run, generator, moves[-2:])
+        rest = unequal_noise(run, self.contrast, 4 * self.particles, self.dt, generator, moves[-2:])
         record(run, _flux(driven, rest, velocity))
         return run
 
@@ -221,16 +223,16 @@ def _driven(world: RingWorld, run: Run, generator: torch.Generator, move: Progre
 
 
 def _wrapped(times: Array, clouds: list[Array], force: float, spread: Array) -> Figure:
-    edges = np.linspace(0, _TURN, 41)
-    fine = np.linspace(0, _TURN, 201)
+    edges = np.linspace(0, TURN, 41)
+    fine = np.linspace(0, TURN, 201)
     seen, exact = [], []
     for i in dict.fromkeys([0, min(2, len(times) - 2), len(times) - 1]):
-        seen.append(density_curve(f"t = {times[i]:.3g}", np.mod(clouds[i], _TURN), edges))
-        turns = _TURN * np.arange(-30, 31)[:, None]
-        apart = np.remainder(fine - force * times[i], _TURN) + turns
-        law = np.exp(-(apart**2) / (2 * spread[i])).sum(0) / math.sqrt(_TURN * spread[i])
+        seen.append(density_curve(f"t = {times[i]:.3g}", np.mod(clouds[i], TURN), edges))
+        turns = TURN * np.arange(-30, 31)[:, None]
+        apart = np.remainder(fine - force * times[i], TURN) + turns
+        law = np.exp(-(apart**2) / (2 * spread[i])).sum(0) / math.sqrt(TURN * spread[i])
         exact.append(Curve(f"exact, {times[i]:.3g}", fine.tolist(), law.tolist(), look="dashed"))
-    flat = Curve("uniform", [0.0, _TURN], [1 / _TURN] * 2)
+    flat = Curve("uniform", [0.0, TURN], [1 / TURN] * 2)
     caption = "Histograms with 95 % bands over the wrapped normal law; it ends uniform."
     return Figure(
         "density_driven",
@@ -245,6 +247,10 @@ def _wrapped(times: Array, clouds: list[Array], force: float, spread: Array) -> 
 # ------------------------------------------------------------------ a force over barriers
 
 
+def _as_step(move: Progress) -> Step:
+    return lambda done, total: move(done, total)
+
+
 def _barriers(
     world: RingWorld, run: Run, generator: torch.Generator, moves: list[Progress]
 ) -> tuple[list[Estimate], float]:
@@ -255,14 +261,14 @@ def _barriers(
     """
     a, d = world.corrugation, world.diffusion
     steps = round(world.time / world.dt)
-    nodes = _nodes(d, world.dt)
+    nodes = ring_nodes(d, world.dt)
     seen, exact, flux, own = [], [], [], math.nan
     for force, move in zip(world.tilts, moves, strict=True):
-        kernel = _ring_kernel(
+        kernel = ring_kernel(
             nodes, lambda x, f=force: f + a * np.sin(x), lambda x: d + 0 * x, world.dt
         )
         law = chain_stationary(kernel)
-        start = _drawn(nodes, law, world.particles, generator)
+        start = drawn(nodes, law, world.particles, generator)
         stepper = EulerMaruyama(Langevin(TiltedRing(force, a), d), world.dt)
         kept = max(1, steps // 400) if force == world.force else steps
         path = integrate(
@@ -279,7 +285,7 @@ def _barriers(
         exact.append(truth)
         if force == world.force:
             record(run, _paths(path.times, path.values, truth))
-            flux, own = _crossings(start, end, span), truth
+            flux, own = crossings(start, end, span), truth
             record(run, _dissipation(world, velocity, bias))
         move(steps, steps)
     fine = np.linspace(0, world.tilts[-1], 61)
@@ -307,29 +313,6 @@ def _barriers(
     return flux, own
 
 
-def _nodes(diffusion: float, dt: float) -> Array:
-    """Nodes of the ring, four to the standard deviation of a step."""
-    count = math.ceil(4 * _TURN / math.sqrt(2 * diffusion * dt))
-    return np.arange(count) * (_TURN / count)
-
-
-def _ring_kernel(
-    nodes: Array, drift: Callable[[Array], Array], diffusion: Callable[[Array], Array], dt: float
-) -> Array:
-    return euler_kernel(nodes, drift, diffusion, dt, period=_TURN)
-
-
-def _drawn(nodes: Array, law: Array, count: int, generator: torch.Generator) -> Tensor:
-    """Independent angles from probabilities of nodes: a node, and a place in its cell."""
-    picks = torch.multinomial(torch.from_numpy(law), count, True, generator=generator)
-    inside = torch.rand(count, generator=generator, dtype=torch.float64) - 0.5
-    return (torch.from_numpy(nodes)[picks] + inside * float(nodes[1]))[:, None]
-
-
-def _as_step(move: Progress) -> Step:
-    return lambda done, total: move(done, total)
-
-
 def _paths(times: Tensor, values: Tensor, velocity: float) -> Figure:
     curves = [
         Curve(f"particle {i + 1}", times.tolist(), values[:, i, 0].tolist()) for i in range(3)
@@ -340,16 +323,9 @@ def _paths(times: Tensor, values: Tensor, velocity: float) -> Figure:
     return Figure("trajectories", "Over the barriers", "time", "angle", curves, caption=caption)
 
 
-def _crossings(start: Tensor, end: Tensor, span: float) -> list[Estimate]:
-    """Net crossings of some angles, a particle and unit of time."""
-    x, y = start[:, 0].numpy(), end[:, 0].numpy()
-    net = [np.floor((y - p) / _TURN) - np.floor((x - p) / _TURN) for p in _PLACES]
-    return [measured(torch.from_numpy(count / span)) for count in net]
-
-
 def _flux(driven: list[Estimate], rest: list[Estimate], velocity: float) -> Figure:
-    places = _PLACES.tolist()
-    curves = [Curve("exact, driven", places, [velocity / _TURN] * len(places), look="dashed")]
+    places = PLACES.tolist()
+    curves = [Curve("exact, driven", places, [velocity / TURN] * len(places), look="dashed")]
     for label, seen in (("driven over barriers", driven), ("undriven, with D(x)", rest)):
         ends = [[getattr(e, end) for e in seen] for end in ("value", "low", "high")]
         curves.append(Curve(label, places, *ends, look="points"))
@@ -366,8 +342,8 @@ def _dissipation(world: RingWorld, velocity: Estimate, bias: float) -> Compariso
     a, f, d = world.corrugation, world.force, world.diffusion
     found = []
     for count in (400, 800):
-        x = np.arange(count) * (_TURN / count)
-        grid = drift_grid(x, f + a * np.sin(x), d, period=_TURN)
+        x = np.arange(count) * (TURN / count)
+        grid = drift_grid(x, f + a * np.sin(x), d, period=TURN)
         found.append(entropy_production(grid, stationary(grid)))
     # Of second order: the finer grid is off by a third of the difference.
     exact = found[1] + (found[1] - found[0]) / 3
@@ -376,140 +352,3 @@ def _dissipation(world: RingWorld, velocity: Estimate, bias: float) -> Compariso
     error = bias * scale + abs(found[1] - found[0]) / 3
     label = "Entropy production over barriers, f v/T"
     return Comparison(label, work, exact, error, "Schnakenberg, on a grid")
-
-
-# ------------------------------------------------------------------ noise that depends on the place
-
-
-def _unequal_noise(
-    world: RingWorld, run: Run, generator: torch.Generator, moves: list[Progress]
-) -> list[Estimate]:
-    """D(x) = 1 + c sin x without a drift: Itô's law is 1/D, the Fickian one uniform.
-
-    Returns:
-        Flux through some angles in the Itô reading, once it is at rest.
-    """
-    c, n = world.contrast, 4 * world.particles
-    steps = round(10 / world.dt)
-    nodes = _nodes(1 - c, world.dt)
-    level = 1 + c * np.sin(nodes)
-    laws = {"ito": 1 / level, "fickian": np.ones_like(nodes)}
-    names = {"ito": "Itô", "fickian": "Fickian"}
-    edges = np.linspace(0, _TURN, 41)
-    seen, exact, rest = [], [], []
-    for (key, law), move in zip(laws.items(), moves, strict=True):
-        convention: Convention = "ito" if key == "ito" else "fickian"
-        process = ItoProcess(
-            diffusion=lambda x: 1 + c * torch.sin(x),
-            convention=convention,
-            divergence=lambda x: c * torch.cos(x),
-        )
-        # Started in the law of the other convention, so that it has to move.
-        other = laws["fickian" if key == "ito" else "ito"]
-        cloud = _drawn(nodes, other / other.sum(), n, generator)
-        stepper = EulerMaruyama(process, world.dt)
-        path = integrate(
-            stepper, cloud, steps, generator=generator, every=steps, progress=_as_step(move)
-        )
-        end = path.values[-1][:, 0]
-        share = 0.0 if key == "ito" else 1.0
-        kernel = _ring_kernel(
-            nodes,
-            lambda x, share=share: share * c * np.cos(x),
-            lambda x: 1 + c * np.sin(x),
-            world.dt,
-        )
-        chain = chain_stationary(kernel)
-        true = law / law.sum()
-        bias = abs(float((chain - true) @ np.sin(nodes)))
-        label = f"Mean of sin x, D(x) read as {names[key]}"
-        source = "density 1/D" if key == "ito" else "uniform density"
-        sine = measured(torch.sin(end))
-        truth = float(true @ np.sin(nodes)) if key == "ito" else 0.0
-        record(run, Comparison(label, sine, truth, bias, source))
-        wrapped = np.mod(end.numpy(), _TURN)
-        seen.append(density_curve(names[key], wrapped, edges))
-        density = (true / nodes[1]).tolist()
-        label = "1/D" if key == "ito" else "uniform"
-        exact.append(Curve(label, nodes.tolist(), density, look="dashed"))
-        if key == "ito":
-            record(run, *_at_rest(world, end.numpy(), nodes, chain))
-            later = integrate(stepper, path.values[-1], steps, generator=generator, every=steps)
-            rest = _crossings(path.values[-1], later.values[-1], steps * world.dt)
-        move(steps, steps)
-    caption = (
-        "The same D(x) and no drift, read in two conventions. Each started in the law of the "
-        "other, and in neither does a current flow."
-    )
-    record(
-        run,
-        Figure(
-            "density_noise",
-            "Noise that depends on the place",
-            "angle",
-            "density",
-            (*seen, *exact),
-            caption=caption,
-        ),
-    )
-    return rest
-
-
-def _at_rest(
-    world: RingWorld, x: Array, nodes: Array, chain: Array
-) -> tuple[Comparison, Comparison]:
-    """Entropy production of the Itô ring, 0, and what leaving div D out makes of it."""
-    c = world.contrast
-    level, slope = 1 + c * np.sin(nodes), c * np.cos(nodes)
-    grid = drift_grid(nodes, 0.0, level, period=_TURN)
-    # The chain's law is not quite 1/D; and of the score of 1/D the harmonics above the fourth,
-    # of size 2 r^k, are left out.
-    r = (1 - math.sqrt(1 - c * c)) / c
-    bias = entropy_production(grid, chain / nodes[1]) + 2 * r ** (2 * _HARMONICS + 2)
-    without = float(np.mean(slope**2 / level / level) / np.mean(1 / level))
-    label = "Entropy production of the ring with D(x)"
-    true = Comparison(label, _production(x, c, 1.0), 0.0, bias, "v = μ − div D − D s = 0")
-    source = f"0; the omission reads {without:.3f}"
-    label += ", without div D"
-    return true, Comparison(label, _production(x, c, 0.0), 0.0, 0.0, source, published=True)
-
-
-def _production(x: Array, contrast: float, weight: float) -> Estimate:
-    r"""E[v^2/D], v = -(w D' + D s), s a sum of harmonics fitted by score matching.
-
-    The score is fitted in independent groups and the square is a product of two different ones, so
-    that the noise of the fit adds nothing on average (a U-statistic over pairs of groups).
-
-    Returns:
-        The production; jackknife over the groups.
-    """
-    level, slope = 1 + contrast * np.sin(x), contrast * np.cos(x)
-    k = np.arange(1, _HARMONICS + 1)
-    turn = k * x[:, None]
-    first = np.concatenate((-k * np.sin(turn), k * np.cos(turn)), 1)
-    second = np.concatenate((-(k**2) * np.cos(turn), -(k**2) * np.sin(turn)), 1)
-    group = np.arange(len(x)) % _GROUPS
-    # Hyvarinen: E[s^2/2 + s'] is least where E[g g'] c = -E[g'], g the slopes of the harmonics.
-    fits = np.array(
-        [
-            np.linalg.solve(first[own].T @ first[own], -second[own].sum(0))
-            for own in (group == g for g in range(_GROUPS))
-        ]
-    )
-
-    def statistic(groups: Array) -> float:
-        own = np.isin(group, groups)
-        c, count = fits[groups], len(groups)
-        square = (level[own, None] * first[own]).T @ first[own] / own.sum()
-        cross = (slope[own] @ first[own]) / own.sum()
-        pairs = (c.sum(0) @ square @ c.sum(0) - np.einsum("gi,ij,gj->", c, square, c)) / (
-            count * (count - 1)
-        )
-        alone = float((slope[own] ** 2 / level[own]).mean())
-        return float(weight**2 * alone + 2 * weight * cross @ c.mean(0) + pairs)
-
-    everyone = np.arange(_GROUPS)
-    parts = [statistic(np.delete(everyone, g)) for g in range(_GROUPS)]
-    half = t_quantile(_GROUPS - 1) * float(jackknife_se(parts))
-    value = statistic(everyone)
-    return Estimate(value, value - half, value + half, n=len(x))
