@@ -22,9 +22,10 @@ export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 # Two stamps, so that a second `make` starts at once and the demo does not wait for test tools.
 BASE := $(VENV)/.base-installed
 DEV := $(VENV)/.dev-installed
+JAX := $(VENV)/.jax-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo test check bench docs jax clean
 .DELETE_ON_ERROR:
 
 help: ## say what there is
@@ -52,6 +53,8 @@ docs: $(DEV) ## build the documentation and run its examples
 	OMP_NUM_THREADS=1 $(PY) -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	OMP_NUM_THREADS=1 $(PY) -m sphinx -q -W --keep-going -b doctest docs docs/_build/doctest
 
+jax: $(JAX) ## install the optional JAX backend, 380 MB; its tests then run
+
 clean: ## remove what was built, but neither environments nor runs
 	rm -rf build dist docs/_build docs/_generated .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
@@ -69,4 +72,10 @@ $(DEV): $(BASE)
 	@echo "Installing the tools for development into $(VENV)."
 	@$(PIP) pip
 	@$(PIP) --group dev
+	@touch $@
+
+# Apart from the tools: 380 MB that only the tests of one optional module need.
+$(JAX): $(DEV)
+	@echo "Installing JAX into $(VENV)."
+	@$(PIP) -e ".[jax]"
 	@touch $@

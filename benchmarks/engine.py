@@ -271,6 +271,13 @@ def show(row: dict[str, Any]) -> None:
     print(f"  {'steps per second':<34} {row['steps per second']:>9.0f}")
     if row["memory MB"] is not None:
         print(f"  {'peak extra memory':<34} {row['memory MB']:>9.0f} MB")
+    if row["jax"] is not None:
+        times, ratios = row["jax"]["milliseconds"], row["jax"]["jax over torch"]
+        print(
+            f"  JAX, per step of a scan: step {times['jax step']:.2f} ms "
+            f"({ratios['step']:.2f} times torch), watched {times['jax watched']:.2f} ms "
+            f"({ratios['watched']:.2f} times torch)"
+        )
     if "literal" in row:
         found = row["literal"]
         part = f"{found['rows']} of {row['n']} rows, {found['columns']} of {row['d']} columns"
@@ -293,6 +300,14 @@ def langevin(threads: int) -> dict[str, float] | None:
     return asdict(found[0])
 
 
+def in_jax(n: int, d: int, rounds: int) -> dict[str, Any] | None:
+    """The JAX engine beside this one, where JAX is."""
+    if importlib.util.find_spec("jax") is None:
+        return None
+    part = importlib.import_module("benchmarks.engine_parts.jax")
+    return part.measure(engine(d, SharedFisher(GAMMA)), n, rounds)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="foreshock bench engine", description=__doc__)
@@ -301,6 +316,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, default=len(SIZES), help="how many, from the smallest")
     parser.add_argument("--no-literal", action="store_true", help="leave the published code out")
     parser.add_argument("--no-langevin", action="store_true", help="leave the SDE stepper out")
+    parser.add_argument("--no-jax", action="store_true", help="leave the JAX engine out")
     parser.add_argument("--quick", action="store_true", help="a column and 260 MB of the latter")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--peak", type=int, nargs=2, metavar=("N", "D"), help=argparse.SUPPRESS)
@@ -312,6 +328,7 @@ def main() -> None:
     rows = []
     for n, d in SIZES[: arguments.sizes]:
         rows.append(measure(n, d, arguments))
+        rows[-1]["jax"] = None if arguments.no_jax else in_jax(n, d, arguments.rounds)
         if not arguments.json:
             show(rows[-1])
     large = memory(16384, 32, arguments.threads)

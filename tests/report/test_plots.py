@@ -12,7 +12,7 @@ from foreshock.report import write_report
 from foreshock.report.data import read_run
 from foreshock.report.facts import headline
 from foreshock.report.heatmap import SEQUENTIAL
-from foreshock.report.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, compared, plot
+from foreshock.report.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, _ticks, compared, plot
 from foreshock.store import Comparison, Curve, Field, Figure, Run, record
 from foreshock.types import Estimate
 
@@ -52,6 +52,16 @@ def test_what_is_not_finite_lifts_the_pen_and_never_reaches_the_page() -> None:
 def test_a_constant_and_a_single_point_have_axes() -> None:
     assert "<circle" in draw(Curve("c", [2.0], [3.0], look="points"))
     assert draw(Curve("c", [0, 1], [5, 5])).count("<text") >= 6
+
+
+def test_extreme_numbers_are_drawn_and_their_ticks_differ() -> None:
+    for values in ([1e17, 1e17], [1e-15, 5e-15], [-1e308, 1e308], [1e17, 1e17 + 64]):
+        text = draw(Curve("c", [0.0, 1.0], values))
+        svg = text[text.index("<svg") : text.index("</svg>")]
+        assert "nan" not in svg and "inf" not in svg
+    assert len(set(_ticks((1e-15, 5e-15), log=False))) >= 4
+    assert _ticks((0.0, 0.5), log=False) == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    assert len(set(_ticks((-12.3, -11.9), log=True))) >= 3
 
 
 def test_cells_take_the_colours_of_their_values() -> None:

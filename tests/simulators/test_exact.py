@@ -140,3 +140,9 @@ def test_leading_axes_are_kept() -> None:
 def test_bad_input_is_refused_with_the_name_of_the_argument(call) -> None:
     with pytest.raises(ValueError, match="`"):
         call()
+
+
+def test_gibbs_density_refuses_nodes_that_its_rule_does_not_fit() -> None:
+    for nodes in ([1.0, 0.0, -1.0], [0.0, 0.0, 0.0], [0.0, 1.0, 3.0], [0.0]):
+        with pytest.raises(ValueError, match="increasing and equally spaced"):
+            exact.gibbs_density(nodes, np.zeros(len(nodes)), 1.0)

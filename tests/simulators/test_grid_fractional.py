@@ -101,6 +101,10 @@ def test_what_has_no_answer_is_refused() -> None:
         stable_grid(x, 2.0)
     with pytest.raises(ValueError, match=r"must be in \(0, 2\]"):
         stable_grid(x, 2.5)
+    with pytest.raises(ValueError, match="`ends` of `stable_grid` must be"):
+        stable_grid(x, 1.0, ends="reflecting")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="drift"):
+        stable_grid(x, 1.0, drift=np.ones(3))
     with pytest.raises(ValueError, match="nothing leaves"):
         exit_time(stable_grid(x, 1.0, ends="stopping"))
     with pytest.raises(ValueError, match="mass leaves"):

@@ -187,3 +187,22 @@ def test_t8_cv_criterion_on_the_grid(velocity: float, helps: bool) -> None:
     assert reset == pytest.approx(expected, rel=2e-3)
     assert (reset < plain) == helps
     assert (exact_resets.drift_passage_cv(velocity, 1.0, 1.0) > 1) == helps
+
+
+def test_evolution_leaves_the_global_generator_alone() -> None:
+    grid = energy_grid(np.linspace(-3, 3, 41), np.linspace(-3, 3, 41) ** 2, 1.0)
+    start = stationary(grid)
+    np.random.seed(5)
+    expected = np.random.random(3)
+    np.random.seed(5)
+    evolve(grid, start, 1.0, method="exponential")
+    np.testing.assert_array_equal(np.random.random(3), expected)
+
+
+def test_all_rates_of_a_ring_and_a_wall_too_high_to_balance() -> None:
+    ring = energy_grid(np.arange(20.0), np.cos(np.arange(20.0)), 1.0, period=20.0)
+    assert spectrum(ring, 20).shape == (20,)
+    np.testing.assert_allclose(spectrum(ring, 20)[:6], spectrum(ring, 6), atol=1e-9)
+    x = np.linspace(-5, 5, 51)
+    with pytest.raises(ValueError, match="745 T"):
+        spectrum(energy_grid(x, 50 * x**4, 1.0))

@@ -13,6 +13,7 @@ from foreshock.simulators.harmonic import (
     StochasticHarmonic,
     Training,
     consolidation,
+    laplacian,
     recovered_diffusion,
     regime,
     train,
@@ -217,13 +218,39 @@ def test_adaptive_noise_frees_what_is_stuck_and_cools_again() -> None:
     start = torch.full((200, 1), -1.0).double()
     still = train(chain, start, 4000, generator=seeded(), every=4000)
     assert bool((still.path[-1] < 0).all())
-    control = AdaptiveNoise(threshold=0.5, boost=10.0, hold=200, refractory=300, start=50)
+    control = AdaptiveNoise(threshold=1.5, boost=10.0, hold=200, refractory=300, start=50)
     moved = train(chain, start, 4000, generator=seeded(), noise=control, every=1)
     assert float((moved.path[-1] > 0).double().mean()) > 0.2
     assert moved.factors.unique().tolist() == [1.0, 10.0]
-    assert bool((moved.boosts >= 5).all() and (moved.boosts <= 8).all())
-    # A boost and its rest take 500 steps; at C = |grad|^2/T of a cold replica one begins at once.
+    # A boost and its rest take 500 steps, and a replica at rest reads below 1.5 most of the time.
+    assert bool((moved.boosts >= 6).all() and (moved.boosts <= 8).all())
     assert recovered_diffusion(moved, chain).flags == Flag.NONSTATIONARY
+
+
+def test_adaptive_noise_knows_rest_in_any_bowl() -> None:
+    """At rest it acts alike at every curvature; the published C rests at the curvature itself."""
+    control = AdaptiveNoise(threshold=1.5, boost=2.0, hold=5, refractory=45, start=0)
+    boosts, published = [], []
+    for curvature in (0.1, 1.0, 10.0):
+        bowl = Quadratic(curvature, dimension=20)
+        chain = StochasticHarmonic(bowl, 0.01 / curvature, 0.5)
+        rest = torch.randn(50, 20, generator=seeded(1)).double() * math.sqrt(0.5 / curvature)
+        run = train(chain, rest, 500, generator=seeded(), noise=control, every=100)
+        boosts.append(float(run.boosts.double().mean()))
+        published.append(float(run.published[0].mean()))
+    assert max(boosts) - min(boosts) < 0.5 and min(boosts) > 8  # 10 in 500 steps, all alike
+    assert published == pytest.approx([0.1, 1.0, 10.0], rel=0.1)
+    # While the loss falls the ratio is large and nothing fires.
+    far = torch.full((50, 20), 30.0).double()
+    falling = train(
+        StochasticHarmonic(Quadratic(1.0, dimension=20), 0.01, 0.5),
+        far,
+        200,
+        generator=seeded(),
+        noise=control,
+        every=200,
+    )
+    assert int(falling.boosts.max()) == 0
 
 
 def test_what_cannot_be_computed_is_refused_or_missing() -> None:
@@ -234,6 +261,17 @@ def test_what_cannot_be_computed_is_refused_or_missing() -> None:
         train(StochasticHarmonic(bowl, 0.01, 0.1), torch.zeros(1, 3), 1, generator=seeded())
     with pytest.raises(ValueError, match="must be positive. Got 0, 1"):
         train(StochasticHarmonic(bowl, 0.01, 0.1), torch.zeros(1, 2), 0, generator=seeded())
+    with pytest.raises(ValueError, match="or in a well"):  # no curvature at 0, 8 in the wells
+        train(StochasticHarmonic(DoubleWell(), 0.3, 0.1), torch.zeros(1, 1), 1, generator=seeded())
+    with pytest.raises(ValueError, match="gave -0.1 at step 1"):
+        chain = StochasticHarmonic(bowl, lambda step: 0.01 if step == 0 else -0.1, 0.1)
+        train(chain, torch.zeros(1, 2), 5, generator=seeded())
+    with pytest.raises(ValueError, match="must be positive. Got 0"):
+        StochasticHarmonic.published(bowl, lr=0)
+    whole = train(
+        StochasticHarmonic(bowl, 0.01, 0.1), torch.ones(1, 2).int(), 1, generator=seeded()
+    )
+    assert whole.path.is_floating_point()
     for wrong in ({"lr": 0.0}, {"temperature": -1.0}, {"entropy": math.nan}):
         with pytest.raises(ValueError, match="of `StochasticHarmonic` must be"):
             StochasticHarmonic(bowl, **({"lr": 0.01, "temperature": 0.1} | wrong))  # type: ignore[arg-type]
@@ -271,3 +309,9 @@ def test_heavy_ball_has_the_edge_and_the_temperature_that_the_rate_assumes() -> 
     exact = 0.04 * 0.25 * 1.9 / (0.1 * (3.8 - 0.04))
     within(x.square(), exact)
     assert exact == pytest.approx(0.05, rel=0.02)
+
+
+def test_the_laplacian_is_the_trace_in_pieces_or_whole() -> None:
+    curvature = torch.arange(1.0, 3001.0).double()  # 3000^2 > 2^24 / 2: one replica at a time
+    found = laplacian(Quadratic(curvature), torch.zeros(2, 3000).double())
+    assert found.tolist() == [4501500.0] * 2

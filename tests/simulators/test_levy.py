@@ -87,7 +87,7 @@ def test_independent_coordinates_are_not_isotropic() -> None:
 def test_no_draw_is_nan_and_float32_keeps_the_tail() -> None:
     for alpha in (0.3, 1.0, 1.5, 2.0):
         x = isotropic_stable(200_000, 2, alpha, generator=seeded(2))
-        assert x.dtype == torch.float32 and not bool(x.isnan().any())
+        assert x.dtype == torch.float32 and bool(x.isfinite().all())
     tail = symmetric_stable((400_000,), 1.5, generator=seeded(3)).abs()
     # P(|X| > 50) = 2 (c/alpha) 50^-1.5 up to 50^-3: 1.13e-3; 450 of 400,000.
     expected = 2 * 0.29920671 / 1.5 * 50**-1.5

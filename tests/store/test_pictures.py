@@ -10,7 +10,7 @@ import pytest
 
 from foreshock.store import Comparison, Curve, Field, Figure, Run, comparisons, figures, record
 from foreshock.store.pictures import POINTS
-from foreshock.types import Estimate
+from foreshock.types import Estimate, Flag
 
 
 def test_what_was_recorded_is_read_back(tmp_path: Path) -> None:
@@ -32,14 +32,17 @@ def test_what_was_recorded_is_read_back(tmp_path: Path) -> None:
     assert number == told
 
 
-def test_a_long_curve_is_thinned_and_keeps_its_ends(tmp_path: Path) -> None:
+def test_a_long_curve_is_thinned_and_keeps_its_ends_and_its_spikes(tmp_path: Path) -> None:
     x = np.arange(10_001.0)
+    y = np.zeros_like(x)
+    y[4321], y[7000] = 1.0, -2.0
     with Run.create(tmp_path / "a") as run:
-        record(run, Figure("a", "A", "x", "y", (Curve("c", x, -x),)))
+        record(run, Figure("a", "A", "x", "y", (Curve("c", x, y),)))
         (found,) = figures(run)
     (curve,) = found.curves
     assert len(curve.x) <= POINTS and (curve.x[0], curve.x[-1]) == (0, 10_000)
-    np.testing.assert_array_equal(curve.y, -np.asarray(curve.x))
+    assert (max(curve.y), min(curve.y)) == (1.0, -2.0)
+    assert (np.diff(curve.x) > 0).all() and curve.y[list(curve.x).index(4321)] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -72,7 +75,11 @@ def test_a_foreign_payload_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     with Run.create(tmp_path / "a") as run:
         run.event("figure", "?", {"curves": [{"x": [1], "y": [1, 2]}, {"x": ["1"], "y": [None]}]})
         run.event("figure", "?", {"title": "t", "field": {"x": [0], "values": [[1]]}})
+        run.event("figure", "?", {"curves": ["oops"]})
+        run.event("figure", "?", {"curves": [{"x": 3}]})
+        run.event("figure", "?", {"field": {"x": [0], "values": [1.0]}})
         run.event("comparison", "?", {"name": "n"})
+        run.event("comparison", "?", {"n": "many"})
         first, second = figures(run)
         (number,) = comparisons(run)
     assert (
@@ -89,3 +96,11 @@ def test_a_curve_or_a_field_that_does_not_fit_is_refused() -> None:
         Curve("a", [1], [1], low=[0.5])
     with pytest.raises(ValueError, match="must have 1 rows of 2 cells"):
         Field([0, 1, 2], [0, 1], [[1.0]])
+
+
+def test_flags_and_null_survive_and_a_flagged_number_is_not_judged(tmp_path: Path) -> None:
+    told = Estimate(1.0, 0.9, 1.1, 5, Flag.INVALID_DENSITY, "Too few particles.", (0.0, 0.5))
+    with Run.create(tmp_path / "a") as run:
+        record(run, Comparison("c", told, 1.0))
+        (found,) = comparisons(run)
+    assert found.measured == told and found.agrees is None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,15 +25,13 @@ from foreshock.estimators.per_example_forms import (
     wave_of,
     weighted,
 )
-from foreshock.estimators.per_example_operands import Operand
+from foreshock.estimators.per_example_operands import Operand, Part, combined
 from foreshock.estimators.per_example_places import CONSTANT, INSIDE, LOST, MERGED
 from foreshock.estimators.per_example_rules import (
-    PORTION,
     Outer,
     Rows,
     Term,
     squares,
-    summed_squares,
 )
 from foreshock.types import Flag
 
@@ -46,24 +44,6 @@ SEVERAL = (
 TOLERANCE = 0.02
 #: The same where products are those of float32 or float64.
 FINE = 0.003
-
-
-class Part(NamedTuple):
-    """How one operand of an operation gets its gradient.
-
-    Args:
-        operand: The parameter, or what became of it.
-        make: From the error of the output, examples first, to the per-example gradients.
-        own_rows: Whether the operand has a row of its own for each example.
-        bias: What a layer adds to its product, if ``make`` is that of a matrix.
-        reads: From the error to what the layer read, of the same type and layout.
-    """
-
-    operand: Operand
-    make: Callable[[Tensor], Term]
-    own_rows: bool = False
-    bias: Operand | None = None
-    reads: Callable[[Tensor], Tensor] | None = None
 
 
 class Hearing:
@@ -321,13 +301,14 @@ class Hearing:
         share, least = (TOLERANCE, 2e-3) if self._coarse else (FINE, 1e-5)
         sums = squared.sum(0)
         if squared.is_cpu:
-            rows = [[t.item() for t in row] for row in (seen, sizes, terms)]
-            wrong = unexplained_numbers(sums.tolist(), *rows, share, least)
+            form, size, term = ([t.item() for t in row] for row in (seen, sizes, terms))
+            wrong = unexplained_numbers(sums.tolist(), form, size, term, share, least)
             if wrong:
                 squared[:, wrong] = torch.nan
             return squared
-        rows = stacked(seen + sizes + terms).view(3, -1).unbind()
-        return squared.masked_fill_(unexplained(sums, *rows, share, least), torch.nan)
+        form_now, norm, form_due = stacked(seen + sizes + terms).view(3, -1).unbind()
+        apart = unexplained(sums, form_now, norm, form_due, share, least)
+        return squared.masked_fill_(apart, torch.nan)
 
     def _heard(self, index: int) -> bool:
         return index in self._found or index in self._roots
@@ -348,7 +329,7 @@ class Hearing:
             with plainly(device):
                 for index, used in self._pending.items():
                     if index not in self._uncovered:
-                        self._found[index] = _combined(used)
+                        self._found[index] = combined(used)
             self._pending = {}
         missed = dict(self._uncovered)
         for index, there in enumerate(present):
@@ -382,33 +363,6 @@ def plainly(device: torch.device) -> AbstractContextManager[None]:
 def _uncast(kind: str) -> Iterator[None]:
     with torch.no_grad(), torch.autocast(kind, enabled=False):
         yield
-
-
-def _combined(used: Sequence[tuple[Part, Term]]) -> Tensor:
-    """Squared norms of the sum of several uses of one parameter."""
-    outers: list[Outer] = []
-    for part, term in used:
-        operand = part.operand
-        if not operand.whole or not isinstance(term, Outer):
-            break
-        turned = not operand.plain
-        if turned and term.sparse:
-            break
-        outers.append(Outer(term.right, term.left, term.groups) if turned else term)
-    if len(outers) == len(used):
-        return summed_squares(outers)
-    n, numel = used[0][1].n, used[0][0].operand.shape.numel()
-    found = []
-    size = max(1, PORTION // numel)
-    for start in range(0, n, size):
-        stop = min(start + size, n)
-        total = torch.zeros(())
-        for part, term in used:
-            gradients = term.part(start, stop).gradients()
-            spread = part.operand.spread(gradients, (start, stop) if part.own_rows else None)
-            total = spread if total.dim() == 0 else total + spread
-        found.append(total.square().sum(1))
-    return torch.cat(found)
 
 
 def _wide(term: Term) -> Term:

@@ -8,12 +8,14 @@ that the gradient of what was used can be put back where it belongs.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from foreshock.estimators.per_example_rules import PORTION, Outer, Term, summed_squares
 
 T = Tensor
 
@@ -120,6 +122,24 @@ class Operand(NamedTuple):
         return out.scatter_add_(1, places, gradients)
 
 
+class Part(NamedTuple):
+    """How one operand of an operation gets its gradient.
+
+    Args:
+        operand: The parameter, or what became of it.
+        make: From the error of the output, examples first, to the per-example gradients.
+        own_rows: Whether the operand has a row of its own for each example.
+        bias: What a layer adds to its product, if ``make`` is that of a matrix.
+        reads: From the error to what the layer read, of the same type and layout.
+    """
+
+    operand: Operand
+    make: Callable[[Tensor], Term]
+    own_rows: bool = False
+    bias: Operand | None = None
+    reads: Callable[[Tensor], Tensor] | None = None
+
+
 def movement(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], piece: int | None) -> Any:
     """A movement of a tensor as a function that can be repeated on another one."""
     if func in CASTS:
@@ -158,3 +178,30 @@ def seen_through(function: Any) -> Any:
 
 
 ATTENTION_INSIDE = seen_through(ATTENTION)
+
+
+def combined(used: Sequence[tuple[Part, Term]]) -> Tensor:
+    """Squared norms of the sum of several uses of one parameter."""
+    outers: list[Outer] = []
+    for part, term in used:
+        operand = part.operand
+        if not operand.whole or not isinstance(term, Outer):
+            break
+        turned = not operand.plain
+        if turned and term.sparse:
+            break
+        outers.append(Outer(term.right, term.left, term.groups) if turned else term)
+    if len(outers) == len(used):
+        return summed_squares(outers)
+    n, numel = used[0][1].n, used[0][0].operand.shape.numel()
+    found = []
+    size = max(1, PORTION // numel)
+    for start in range(0, n, size):
+        stop = min(start + size, n)
+        total = torch.zeros(())
+        for part, term in used:
+            gradients = term.part(start, stop).gradients()
+            spread = part.operand.spread(gradients, (start, stop) if part.own_rows else None)
+            total = spread if total.dim() == 0 else total + spread
+        found.append(total.square().sum(1))
+    return torch.cat(found)

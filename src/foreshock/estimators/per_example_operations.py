@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from foreshock.estimators import per_example_operands as ops
-from foreshock.estimators.per_example_hearing import Hearing, Part
+from foreshock.estimators.per_example_hearing import Hearing
+from foreshock.estimators.per_example_operands import Part
 from foreshock.estimators.per_example_rules import Outer, Rows, Term
 from foreshock.estimators.per_example_rules import convolution as unfolded
 

@@ -172,8 +172,11 @@ class Axes:
             low, high = float(flat.min()), float(flat.max())
             if log:
                 low, high = math.log10(low), math.log10(high)
-            if low == high:
-                low, high = low - 0.5, high + 0.5
+            if not high - low > 1e-9 * max(abs(low), abs(high)):
+                wide = max(0.5, 1e-3 * max(abs(low), abs(high)))
+                low, high = low - wide, high + wide
+            if not math.isfinite(high - low):  # the two ends of the range of a float
+                low, high = low / 4, high / 4
             room = 0.0 if figure.field is not None else room * (high - low)
             spans.append((low - room, high + room))
         return cls(spans[0], spans[1], figure.log_x, figure.log_y)
@@ -231,8 +234,9 @@ def _ticks(span: tuple[float, float], log: bool) -> list[float]:
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(m * size for m in (1, 2, 2.5, 5, 10) if m * size >= raw)
     first = math.ceil(low / step)
-    # Rounded, so that 3 * 0.1 reads 0.3.
-    return [round(k * step, 12) for k in range(first, math.floor(high / step) + 1)]
+    # Rounded to the digits of the step, so that 3 * 0.1 reads 0.3.
+    digits = 6 - math.floor(math.log10(step))
+    return [round(k * step, digits) for k in range(first, math.floor(high / step) + 1)]
 
 
 def _text(x: float, y: float, text: str, *, anchor: str, transform: str | None = None) -> Html:

@@ -7,6 +7,17 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
+#: What to type instead, by the name of the argument.
+REMEDIES = {
+    "temperature": "Without noise there is no law to sample: descend along the gradient instead.",
+    "diffusion": "Without noise use a small one, or the drift alone.",
+    "mobility": "A negative one climbs: turn the sign of the potential instead.",
+    "dt": "Steps go forward in time.",
+    "scale": "Leave the noise out instead.",
+    "stiffness": "Without a trap there is no stationary law.",
+    "barrier": "Without a barrier nothing is escaped from: measure a first passage.",
+}
+
 
 def finite(function: str, **values: ArrayLike) -> None:
     """Refuse a nan or an infinity.
@@ -40,15 +51,18 @@ def positive(function: str, **values: ArrayLike) -> None:
         ValueError: If one of them is not positive.
 
     Examples:
-        >>> positive("ou_kl", stiffness=-1.0)
+        >>> positive("ou_kl", lr=-1.0)
         Traceback (most recent call last):
         ...
-        ValueError: The `stiffness` of `ou_kl` must be positive. Got -1.0.
+        ValueError: The `lr` of `ou_kl` must be positive. Got -1.0.
     """
     finite(function, **values)
     for name, value in values.items():
         if not np.all(np.asarray(value, dtype=np.float64) > 0):
-            raise ValueError(f"The `{name}` of `{function}` must be positive. Got {value}.")
+            remedy = REMEDIES.get(name, "")
+            raise ValueError(
+                f"The `{name}` of `{function}` must be positive. Got {value}. {remedy}".rstrip()
+            )
 
 
 def not_negative(function: str, **values: ArrayLike) -> None:

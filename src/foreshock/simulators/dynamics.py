@@ -12,7 +12,6 @@ Where D depends on x, "dx = mu dt + sqrt(2 D(x)) dW" means nothing until a conve
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol, get_args, runtime_checkable
@@ -20,19 +19,28 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 import torch
 from torch import Tensor
 
+from foreshock.simulators.curvature import largest_curvature
+from foreshock.simulators.fields import (
+    Field,
+    divergence,
+    spread,
+    symmetric_root,
+    times,
+    value_of,
+)
 from foreshock.simulators.potentials import Potential
 
-Field = Callable[[Tensor], Tensor]
 Convention = Literal["ito", "stratonovich", "anti_ito", "fickian"]
 Mode = Literal["gibbs", "published"]
-
-#: Points at which the curvature is looked at before a run.
-_LOOKS = 32
 
 
 @runtime_checkable
 class Dynamics(Protocol):
-    """An Itô process dx = drift dt + noise, whose particles do not feel each other."""
+    """An Itô process dx = drift dt + noise, whose particles do not feel each other.
+
+    One that lives in a part of space only may also have `contains(x)`, (n, d) -> (n,) bool:
+    `EulerMaruyama` and `TamedEuler` refuse to start elsewhere, and particles that leave become nan.
+    """
 
     def drift(self, x: Tensor) -> Tensor:
         """(n, d) -> (n, d) Itô drift, length per time."""
@@ -47,66 +55,6 @@ class Dynamics(Protocol):
         ...
 
 
-def _root(matrix: Tensor, owner: str, name: str) -> Tensor:
-    """Symmetric square root of a symmetric positive semidefinite matrix, or a refusal."""
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(
-            f"The `{name}` of `{owner}` must be a number, a vector (d,) or a matrix (d, d). "
-            f"Got shape {tuple(matrix.shape)}."
-        )
-    if not torch.allclose(matrix, matrix.T):
-        raise ValueError(f"The `{name}` of `{owner}` must be symmetric.")
-    values, vectors = torch.linalg.eigh(matrix)
-    # Rounding of eigh in float64 is ~ d eps |matrix|; 1e-10 leaves room for d ~ 10^5.
-    if values[0] < -1e-10 * values[-1].abs():
-        raise ValueError(
-            f"The `{name}` of `{owner}` must be positive semidefinite. Its lowest eigenvalue is "
-            f"{float(values[0]):.3g}. Use its projection V max(L, 0) V', or add a multiple of I."
-        )
-    return vectors @ torch.diag(values.clamp_min(0).sqrt()) @ vectors.T
-
-
-def divergence(field: Field, x: Tensor) -> Tensor:
-    r"""(div D)_i = sum_j d_j D_ij by automatic differentiation: exact, d backward passes.
-
-    Args:
-        field: D: (n, d) -> (n, d), a diagonal, or -> (n, d, d). Each point by itself.
-        x: (n, d).
-
-    Returns:
-        (n, d).
-
-    Examples:
-        >>> x = torch.tensor([[2.0, 3.0]])
-        >>> divergence(lambda x: x * x, x).tolist()
-        [[4.0, 6.0]]
-    """
-    n, d = x.shape
-    with torch.enable_grad():
-        at = x.detach().requires_grad_(True)
-        value = field(at)
-        if not value.requires_grad:  # a constant
-            return torch.zeros_like(x)
-        columns = []
-        for i in range(d):
-            # A row of a full matrix is read with d passes, its divergence is the diagonal's sum.
-            row = value[:, i] if value.ndim == 3 else value[:, i : i + 1]
-            total = torch.zeros(n, dtype=x.dtype, device=x.device)
-            for j in range(row.shape[1]):
-                along = j if value.ndim == 3 else i
-                (slope,) = torch.autograd.grad(row[:, j].sum(), at, retain_graph=True)
-                total = total + slope[:, along]
-            columns.append(total)
-    return torch.stack(columns, 1).detach()
-
-
-def _spread(diffusion: Tensor, normal: Tensor) -> Tensor:
-    """sqrt(2 D) z for a diagonal (n, d) or matrices (n, d, d)."""
-    if diffusion.ndim == 2:
-        return (2 * diffusion).sqrt().mul_(normal)
-    return (torch.linalg.cholesky(2 * diffusion) @ normal[..., None])[..., 0]
-
-
 @dataclass(frozen=True, eq=False)
 class Langevin:
     r"""Overdamped motion in a potential: dx = -M grad U dt + sqrt(2 T M) dW, Gibbs law exp(-U/T).
@@ -117,7 +65,8 @@ class Langevin:
         potential: U.
         temperature: T, an energy.
         mobility: M: a number, a vector (d,) or a positive semidefinite matrix (d, d); velocity per
-            force. A learning rate is the mobility of a step of length dt = 1.
+            force. A learning rate is the mobility of a step of length dt = 1. Arrays and lists
+            become tensors of float64.
 
     Raises:
         ValueError: If `temperature` is not positive, or `mobility` not positive semidefinite, not
@@ -139,6 +88,9 @@ class Langevin:
 
     def __post_init__(self) -> None:
         require_temperature("Langevin", self.temperature)
+        if not isinstance(self.mobility, (Tensor, float, int)):  # an array, a list
+            given = torch.as_tensor(self.mobility, dtype=torch.float64)
+            object.__setattr__(self, "mobility", given)
         m = torch.as_tensor(self.mobility, dtype=torch.float64)
         if not torch.isfinite(m).all():
             raise ValueError("The `mobility` of `Langevin` holds nan or inf.")
@@ -151,7 +103,7 @@ class Langevin:
             if (m < 0).any() or not (m > 0).any():
                 raise ValueError(f"The `mobility` of `Langevin` must be positive. Got {m.min()}.")
         else:
-            _root(m, "Langevin", "mobility")
+            symmetric_root(m, "Langevin", "mobility")
 
     @cached_property
     def root(self) -> float | Tensor:
@@ -159,7 +111,7 @@ class Langevin:
         if not isinstance(self.mobility, Tensor):
             return math.sqrt(2 * self.temperature * self.mobility)
         scaled = 2 * self.temperature * self.mobility.double()
-        return scaled.sqrt() if scaled.ndim < 2 else _root(scaled, "Langevin", "mobility")
+        return scaled.sqrt() if scaled.ndim < 2 else symmetric_root(scaled, "Langevin", "mobility")
 
     @cached_property
     def numbers(self) -> tuple[float, float] | None:
@@ -170,14 +122,14 @@ class Langevin:
 
     def drift(self, x: Tensor) -> Tensor:
         """-M grad U."""
-        return _times(self.potential.gradient(x), self.mobility, -1)
+        return times(self.potential.gradient(x), self.mobility, -1)
 
     def noise(self, x: Tensor, normal: Tensor) -> Tensor:
         """sqrt(2 T M) z."""
-        return _times(normal, self.root, 1)
+        return times(normal, self.root)
 
     def stiffness(self, x: Tensor) -> float:
-        """Largest eigenvalue of M Hess U over at most 32 of the points."""
+        """Largest eigenvalue of M Hess U over at most 32 of the points and the minima."""
         return largest_curvature(self.potential, x, self.root) / (2 * self.temperature)
 
 
@@ -209,23 +161,15 @@ class GradientFlow:
 
     def drift(self, x: Tensor) -> Tensor:
         """-M grad U, (n, d)."""
-        return _times(self.potential.gradient(x), self.mobility, -1)
+        return times(self.potential.gradient(x), self.mobility, -1)
 
     def noise(self, x: Tensor, normal: Tensor) -> Tensor:
         """Nothing: zeros."""
         return torch.zeros_like(normal)
 
     def stiffness(self, x: Tensor) -> float:
-        """M times the largest curvature over at most 32 of the points."""
+        """M times the largest curvature over at most 32 of the points and the minima."""
         return self.mobility * largest_curvature(self.potential, x)
-
-
-def _times(x: Tensor, factor: float | Tensor, sign: int) -> Tensor:
-    """Sign times x (n, d) with a number, a diagonal, or a symmetric matrix."""
-    if not isinstance(factor, Tensor):
-        return x * (sign * factor)
-    matched = sign * factor.to(x)
-    return x @ matched if factor.ndim == 2 else x * matched
 
 
 def require_temperature(owner: str, temperature: float) -> None:
@@ -246,49 +190,6 @@ def require_temperature(owner: str, temperature: float) -> None:
             f"The `temperature` of `{owner}` must be positive and finite. Got {temperature}. "
             "For noiseless descent use `ItoProcess(velocity=lambda x: -potential.gradient(x))`."
         )
-
-
-def largest_curvature(potential: Potential, x: Tensor, root: float | Tensor = 1.0) -> float:
-    r"""Largest eigenvalue of R Hess U R over at most 32 evenly spaced points; R symmetric.
-
-    By the eigenvalues of the Hessian up to d = 512, above by 30 power iterations on differences of
-    the gradient (a lower bound, which converges slowly where the top of the spectrum is crowded).
-
-    Args:
-        potential: U.
-        x: (n, d) Points.
-        root: R: a number, a diagonal (d,), or a matrix (d, d); sqrt(2 T M) for rates.
-
-    Returns:
-        The eigenvalue, in units of U / x^2 times R^2.
-
-    Examples:
-        >>> from foreshock.simulators.potentials import DoubleWell
-        >>> largest_curvature(DoubleWell(), torch.tensor([[-1.0], [0.0]]))
-        8.0
-    """
-    points = x[:: max(1, -(-len(x) // _LOOKS))].double()
-    d = points.shape[1]
-    r = torch.as_tensor(root, dtype=torch.float64, device=points.device)
-    if d <= 512:
-        r = r if r.ndim == 2 else torch.diag(r.expand(d))
-        # Point by point: 32 Hessians of 512 x 512 at once would be 64 MB.
-        tops = [torch.linalg.eigvalsh(r @ potential.hessian(p) @ r)[-1] for p in points]
-        return float(torch.stack(tops).max())
-    direction = torch.cos(torch.arange(d, dtype=torch.float64, device=points.device))
-    direction = (direction / direction.norm()).expand(points.shape)
-    step = 1e-6 * (1 + points.norm(dim=1, keepdim=True))  # ~ eps^(1/3) of a central difference
-    top = torch.zeros(len(points), dtype=torch.float64, device=points.device)
-    for _ in range(30):
-        along = _times(direction, r if r.ndim else float(r), 1)
-        up, down = (
-            potential.gradient(points + step * along),
-            potential.gradient(points - step * along),
-        )
-        image = _times((up - down) / (2 * step), r if r.ndim else float(r), 1)
-        top = (direction * image).sum(1)
-        direction = image / image.norm(dim=1, keepdim=True).clamp_min(1e-300)
-    return float(top.max())
 
 
 @dataclass(frozen=True)
@@ -334,12 +235,16 @@ class ItoProcess:
                 f"Got {self.convention!r}."
             )
 
+    def _diffusion(self, x: Tensor) -> Tensor:
+        assert self.diffusion is not None
+        return value_of(self.diffusion, x, "ItoProcess", "diffusion")
+
     def drift(self, x: Tensor) -> Tensor:
         """Itô drift mu + c div D."""
         total = torch.zeros_like(x) if self.velocity is None else self.velocity(x)
         if self.diffusion is None or self.convention == "ito":
             return total
-        if self.convention != "fickian" and self.diffusion(x).ndim == 3:
+        if self.convention != "fickian" and self._diffusion(x).ndim == 3:
             raise ValueError(
                 f"`ItoProcess` cannot read {self.convention!r} for a matrix D: it depends on the "
                 "square root. Use 'fickian', or 'ito' with the drift written out."
@@ -350,7 +255,9 @@ class ItoProcess:
 
     def noise(self, x: Tensor, normal: Tensor) -> Tensor:
         """sqrt(2 D(x)) z."""
-        return torch.zeros_like(x) if self.diffusion is None else _spread(self.diffusion(x), normal)
+        if self.diffusion is None:
+            return torch.zeros_like(x)
+        return spread(self._diffusion(x), normal, "ItoProcess", "diffusion")
 
     def stiffness(self, x: Tensor) -> float:
         """0: not known."""
@@ -400,24 +307,28 @@ class StateDependentLangevin:
                 f"Got {self.mode!r}."
             )
 
+    def _mobility(self, x: Tensor) -> Tensor:
+        return value_of(self.mobility, x, "StateDependentLangevin", "mobility")
+
     def drift(self, x: Tensor) -> Tensor:
         """-M grad U + T div M, or -grad U as published."""
         gradient = self.potential.gradient(x)
         if self.mode == "published":
             return -gradient
-        m = self.mobility(x)
+        m = self._mobility(x)
         pulled = m * gradient if m.ndim == 2 else (m @ gradient[..., None])[..., 0]
-        spread = self.divergence(x) if self.divergence else divergence(self.mobility, x)
-        return self.temperature * spread - pulled
+        outward = self.divergence(x) if self.divergence else divergence(self.mobility, x)
+        return self.temperature * outward - pulled
 
     def noise(self, x: Tensor, normal: Tensor) -> Tensor:
         """sqrt(2 T M(x)) z."""
-        return _spread(self.temperature * self.mobility(x), normal)
+        diffusion = self.temperature * self._mobility(x)
+        return spread(diffusion, normal, "StateDependentLangevin", "mobility")
 
     def stiffness(self, x: Tensor) -> float:
         """Largest curvature times the largest mobility at the points: an upper bound."""
         top = largest_curvature(self.potential, x)
         if self.mode == "published":
             return top
-        m = self.mobility(x)
+        m = self._mobility(x)
         return top * float(m.max() if m.ndim == 2 else torch.linalg.matrix_norm(m, 2).max())

@@ -365,7 +365,7 @@ def gibbs_density(nodes: ArrayLike, energy: ArrayLike, temperature: float) -> Ar
         (n,) The density at the nodes.
 
     Raises:
-        ValueError: If nodes and energies differ in shape.
+        ValueError: If nodes and energies differ in shape, or the nodes are not equally spaced.
 
     Examples:
         >>> x = np.linspace(-8, 8, 401)
@@ -379,6 +379,12 @@ def gibbs_density(nodes: ArrayLike, energy: ArrayLike, temperature: float) -> Ar
     if x.shape != u.shape:
         raise ValueError(
             f"`gibbs_density` needs one energy for each node. Got {u.shape} for {x.shape}."
+        )
+    gaps = np.diff(x)
+    if not (gaps.size and gaps[0] > 0 and np.allclose(gaps, gaps[0])):
+        raise ValueError(
+            "The `nodes` of `gibbs_density` must be at least 2, increasing and equally spaced. "
+            "Use `np.linspace`, or `stationary(energy_grid(...))` for others."
         )
     weight = np.exp(-(u - u.min()) / temperature)
     return weight / np.trapezoid(weight, x)

@@ -88,7 +88,8 @@ def published_fisher_limit(fisher: ArrayLike) -> float:
         >>> published_fisher_limit(np.diag([4.0, 1.0]))
         0.25
     """
-    return 1 / float(np.linalg.eigvalsh(np.asarray(fisher, np.float64))[-1])
+    largest = float(np.linalg.eigvalsh(np.asarray(fisher, np.float64))[-1])
+    return 1 / largest if largest > 0 else math.inf
 
 
 def fisher_limit(fisher: ArrayLike) -> float:

@@ -23,6 +23,7 @@ from scipy.linalg import solve, solve_toeplitz, toeplitz
 
 from foreshock.simulators.door import Array, finite, not_negative, positive, stability_index
 from foreshock.simulators.exact_levy import stable_tail_constant
+from foreshock.simulators.grid_cells import at_nodes
 
 Ends = Literal["absorbing", "stopping"]
 
@@ -77,7 +78,8 @@ def stable_grid(
         The grid.
 
     Raises:
-        ValueError: If the nodes are not equally spaced, fewer than 3, or alpha is 2.
+        ValueError: If the nodes are not equally spaced, fewer than 3, alpha is 2, or the ends have
+            no such name.
 
     Examples:
         >>> grid = stable_grid(np.linspace(-1, 1, 5), alpha=1.0)
@@ -90,6 +92,10 @@ def stable_grid(
         raise ValueError(
             "The `nodes` of `stable_grid` must be at least 3 equally spaced increasing positions: "
             "jumps of one length need one rate. Use `np.linspace`."
+        )
+    if ends not in ("absorbing", "stopping"):
+        raise ValueError(
+            f'The `ends` of `stable_grid` must be "absorbing" or "stopping". Got {ends!r}.'
         )
     stability_index("stable_grid", alpha)
     if alpha == 2:
@@ -110,7 +116,7 @@ def stable_grid(
     )
     rates[0] += lost / h**2
     beyond = np.cumsum(rates[::-1])[::-1] + strength / alpha * upper[-1] ** -alpha
-    mu = np.broadcast_to(np.asarray(drift, np.float64), x.shape)
+    mu = at_nodes("stable_grid", "drift", drift, x.shape)
     right, left = np.maximum(mu, 0) / h, np.maximum(-mu, 0) / h
     return StableGrid(x, rates[: n - 1], beyond[:n], right, left, ends)
 

@@ -201,7 +201,12 @@ def evolve(
     matrix = rate_matrix(grid)
     m = (p * grid.volume).ravel()[alive]
     if method == "exponential":
-        m = expm_multiply(matrix * time, m)
+        # scipy draws from numpy's global generator to estimate a norm; the caller's is put back.
+        drawn = np.random.get_state()
+        try:
+            m = expm_multiply(matrix * time, m)
+        finally:
+            np.random.set_state(drawn)
     elif method == "backward_euler":
         solve = _solver(grid.reset_rate == 0, eye_array(m.size) - matrix * (time / steps))
         for done in range(steps):
@@ -247,7 +252,7 @@ def spectrum(grid: Grid, count: int = 6) -> Array:
         (count,) Rates, 1/time.
 
     Raises:
-        ValueError: If there is a force or a reset: eigenvalues are then complex.
+        ValueError: If there is a force or a reset (eigenvalues are then complex), or a rate is 0.
 
     Examples:
         >>> from foreshock.simulators.grid import drift_grid
@@ -255,6 +260,11 @@ def spectrum(grid: Grid, count: int = 6) -> Array:
         >>> abs(spectrum(free, 3)).round(3)
         array([0., 1., 4.])
     """
+    if not (np.all(grid.forward > 0) and np.all(grid.backward > 0)):
+        raise ValueError(
+            "`spectrum` cannot balance a jump whose rate is 0 in one direction: neighbouring nodes "
+            "differ by more than 745 T in energy. Refine the grid, or cut it where U is that high."
+        )
     if grid.reset_rate or log_weights(grid) is None:
         raise ValueError(
             "`spectrum` needs detailed balance, and a force or a reset breaks it here: the "
@@ -279,11 +289,13 @@ def spectrum(grid: Grid, count: int = 6) -> Array:
         return np.asarray(rates, np.float64)
     jumps = csc_array(matrix + diags_array(diagonal))
     symmetric = diags_array(diagonal) - csc_array(jumps.multiply(jumps.T)).power(0.5)
+    if count >= size - 1:  # Lanczos gives no more than size - 1
+        return np.linalg.eigvalsh(symmetric.toarray())[:count]
     shift = -1e-3 * float(diagonal.mean())
     start = np.sqrt(np.arange(1.0, size + 1))  # fixed, and in no symmetry class
     values = eigsh(
         csc_array(symmetric),
-        k=min(count, size - 1),
+        k=count,
         sigma=shift,
         v0=start,
         return_eigenvectors=False,

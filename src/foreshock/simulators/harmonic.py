@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from foreshock.simulators.dynamics import largest_curvature
 from foreshock.simulators.noise_control import AdaptiveNoise
 from foreshock.simulators.potentials import Potential
 from foreshock.stats.intervals import t_quantile
@@ -97,12 +98,23 @@ class StochasticHarmonic:
 
         Returns:
             The same chain, its temperature stated.
+
+        Raises:
+            ValueError: If the learning rate is not positive.
         """
+        if not (math.isfinite(lr) and lr > 0):
+            raise ValueError(f"The `lr` of `StochasticHarmonic` must be positive. Got {lr}.")
         return cls(potential, lr, noise_scale * dt / lr)
 
     def rate(self, step: int) -> float:
-        """The learning rate at a step."""
-        return float(self.lr(step)) if callable(self.lr) else float(self.lr)
+        """The learning rate at a step; one that a schedule makes negative is refused."""
+        lr = float(self.lr(step)) if callable(self.lr) else float(self.lr)
+        if not (math.isfinite(lr) and lr >= 0):
+            raise ValueError(
+                f"The schedule `lr` of `StochasticHarmonic` gave {lr} at step {step}. "
+                "A learning rate must be finite and not negative."
+            )
+        return lr
 
     def step(
         self, theta: Tensor, step: int, *, generator: torch.Generator, boost: Tensor | float = 1.0
@@ -133,22 +145,29 @@ class StochasticHarmonic:
     def check(self, theta: Tensor) -> None:
         """Refuse a learning rate at which the stiffest direction diverges.
 
+        Looked for at 32 of the starts and at the minima that the potential names; elsewhere the
+        curvature is not known.
+
         Args:
-            theta: (n, d) Where the run starts; curvature elsewhere is not known.
+            theta: (n, d) Where the run starts.
 
         Raises:
             ValueError: If lr times the largest curvature in the metric is 2 or more.
         """
-        hessian = self.potential.hessian(theta.double())
+        points = theta.double()
+        if minima := getattr(self.potential, "minima", ()):
+            points = torch.cat([points, torch.tensor(minima, dtype=torch.float64).to(points)])
+        root: float | Tensor = 1.0
         if self.metric is not None:
-            lower = torch.linalg.cholesky(self.metric)
-            hessian = torch.linalg.solve_triangular(lower, hessian, upper=False)
-            hessian = torch.linalg.solve_triangular(lower, hessian.mT, upper=False)
-        stiffest = float(torch.linalg.eigvalsh(hessian)[:, -1].max())
+            values, vectors = torch.linalg.eigh(self.metric)
+            root = vectors @ torch.diag(values.rsqrt()) @ vectors.T
+        # Starts and minima apart, or many starts would leave no minimum among the 32 looked at.
+        parts = (points[: len(theta)], points[len(theta) :])
+        stiffest = max(largest_curvature(self.potential, x, root) for x in parts if len(x))
         if self.rate(0) * stiffest >= 2:
             raise ValueError(
-                f"lr * lambda_max = {self.rate(0) * stiffest:.3g} at the start: gradient descent "
-                f"diverges from 2 on. Take an `lr` below {2 / stiffest:.3g}."
+                f"lr * lambda_max = {self.rate(0) * stiffest:.3g} at the start or in a well: "
+                f"gradient descent diverges from 2 on. Take an `lr` below {2 / stiffest:.3g}."
             )
 
 
@@ -213,6 +232,8 @@ def train(
         ([0, 50, 100], torch.Size([3, 64, 2]), 'stationary')
     """
     theta = torch.atleast_2d(torch.as_tensor(theta))
+    if not theta.is_floating_point():
+        theta = theta.to(torch.get_default_dtype())
     d = optimizer.potential.dimension
     if theta.ndim != 2 or theta.shape[1] != d or not bool(torch.isfinite(theta).all()):
         raise ValueError(
@@ -228,18 +249,17 @@ def train(
     factor = torch.ones(n)
     kept: list[tuple[int, Tensor, Tensor, Tensor, Estimate, Tensor]] = []
     for step in range(steps + 1):
-        squared: Tensor | None = None
-        if noise is not None or step % every == 0 or step == steps:
+        due = step % every == 0 or step == steps
+        if noise is not None or due:
             squared = optimizer.potential.gradient(theta).square().sum(1)
-        if noise is not None and state is not None and squared is not None:
-            c = squared / (temperature * d) if temperature > 0 else torch.full((n,), math.inf)
-            state, factor = noise.update(state, step, c)
-        if squared is not None and (step % every == 0 or step == steps):
-            laplacian = optimizer.potential.hessian(theta).diagonal(dim1=1, dim2=2).sum(1)
-            published = squared / (temperature * d) if temperature > 0 else squared / 0.0
-            found = consolidation(squared, laplacian, temperature)
-            loss = optimizer.potential.energy(theta)
-            kept.append((step, theta, loss, published, found, factor.clone()))
+            curved = laplacian(optimizer.potential, theta)
+            if noise is not None and state is not None:
+                state, factor = noise.update(state, step, _each(squared, curved, temperature))
+            if due:
+                published = squared / (temperature * d)  # infinite without noise
+                found = consolidation(squared, curved, temperature)
+                loss = optimizer.potential.energy(theta)
+                kept.append((step, theta, loss, published, found, factor.clone()))
         if step < steps:
             theta = optimizer.step(theta, step, generator=generator, boost=factor)
             if progress is not None:
@@ -255,6 +275,33 @@ def train(
         torch.stack(factors),
         state.boosts if state is not None else torch.zeros(n, dtype=torch.int64),
     )
+
+
+def laplacian(potential: Potential, theta: Tensor) -> Tensor:
+    """Trace of the Hessian at every replica, exactly, a few replicas at a time.
+
+    Args:
+        potential: The loss.
+        theta: (n, d) Parameters.
+
+    Returns:
+        (n,) Traces. Memory: at most about 16 million numbers at once, or one Hessian.
+
+    Examples:
+        >>> from foreshock.simulators.potentials import Quadratic
+        >>> laplacian(Quadratic(3.0, dimension=2), torch.zeros(1, 2)).tolist()
+        [6.0]
+    """
+    rows = max(1, 2**24 // theta.shape[1] ** 2)
+    return torch.cat(
+        [potential.hessian(x).diagonal(dim1=-2, dim2=-1).sum(-1) for x in theta.split(rows)]
+    )
+
+
+def _each(squared: Tensor, curved: Tensor, temperature: float) -> Tensor:
+    """The corrected ratio of single replicas; infinite where there is no rest to compare with."""
+    rest = temperature * curved
+    return torch.where(rest > 0, squared / rest, torch.inf)
 
 
 def consolidation(squared: Tensor, laplacian: Tensor, temperature: float) -> Estimate:

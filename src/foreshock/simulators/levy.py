@@ -138,8 +138,9 @@ def isotropic_stable(
         return symmetric_stable((particles, 1), alpha, generator=generator, dtype=dtype)
     device = generator.device
     normal = torch.randn(particles, dimension, generator=generator, dtype=dtype, device=device)
-    spread = positive_stable((particles, 1), alpha / 2, generator, dtype)
-    return normal.mul_(spread.mul_(2).sqrt_())
+    # The root is taken in float64: A itself leaves the range of float32 long before sqrt(A) does.
+    spread = positive_stable((particles, 1), alpha / 2, generator, torch.float64)
+    return normal.mul_(spread.mul_(2).sqrt_().to(dtype))
 
 
 @dataclass(frozen=True, slots=True)

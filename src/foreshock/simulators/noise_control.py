@@ -1,4 +1,4 @@
-"""Adaptive noise: more noise for a while when gradient descent has stalled, then back again.
+"""Adaptive noise: more noise for a while when the loss has come to rest, then back again.
 
 A state machine on values, one replica a row. The published loop compares the current step with the
 intervention it has just written down, so it never restores the noise, and multiplies it again at
@@ -32,11 +32,14 @@ class NoiseState:
 class AdaptiveNoise:
     """Multiply the temperature for `hold` steps when C falls below a threshold.
 
-    C must be taken at the base temperature. C at the current one falls by the factor of the boost
-    itself, which is a positive feedback.
+    `train` gives it the corrected ratio |grad L|^2/(T lap L) of each replica, which falls to about
+    1 at rest in any landscape (with fluctuations of relative size sqrt(2/d)), so a threshold a
+    little above 1 means "at rest". The published |grad L|^2/(D d) rests at tr(H)/d: one threshold
+    fires without end in a flat bowl and never in a steep one. C must be taken at the base
+    temperature: at the boosted one it falls by the boost itself, which is a positive feedback.
 
     Args:
-        threshold: C below which a replica counts as stalled.
+        threshold: C below which a replica counts as resting.
         boost: Factor on the temperature.
         hold: Steps that a boost lasts.
         refractory: Steps after a boost in which none begins.
@@ -55,7 +58,7 @@ class AdaptiveNoise:
         [5.0, 5.0, 1.0, 1.0, 1.0, 5.0, 5.0, 1.0]
     """
 
-    threshold: float = 0.5
+    threshold: float = 1.5
     boost: float = 5.0
     hold: int = 10
     refractory: int = 50

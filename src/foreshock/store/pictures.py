@@ -14,11 +14,11 @@ from typing import Any, Literal
 import numpy as np
 
 from foreshock.store.run import Run
-from foreshock.types import Estimate
+from foreshock.types import Estimate, Flag
 
 Look = Literal["line", "dashed", "points", "steps"]
 
-#: Points of a curve; a longer one is thinned evenly when it is recorded.
+#: Points of a curve; a longer one is thinned when it is recorded.
 POINTS = 600
 
 
@@ -137,8 +137,10 @@ class Comparison:
     def agrees(self) -> bool | None:
         """Whether the exact number lies in the interval widened by the bias.
 
-        ``None`` where nothing can be said: no exact number, or no interval.
+        ``None`` where nothing can be said: no exact number, no interval, or a flagged estimate.
         """
+        if self.measured.flags:
+            return None
         ends = (self.exact, self.measured.low, self.measured.high)
         if any(math.isnan(value) for value in ends):
             return None
@@ -171,6 +173,8 @@ def record(run: Run, *items: Figure | Comparison, step: int = -1) -> None:
                 "high": measured.high,
                 "n": measured.n,
                 "reason": measured.reason,
+                "flags": int(measured.flags),
+                "null": list(measured.null) if measured.null is not None else None,
                 "exact": item.exact,
                 "bias": item.bias,
                 "source": item.source,
@@ -200,24 +204,11 @@ def comparisons(run: Run) -> tuple[Comparison, ...]:
         ...     print(comparisons(run)[0].name)
         mean
     """
-    found = []
-    for event in run.events("comparison"):
-        payload = event.payload
-        value, low, high = (_number(payload.get(key)) for key in ("value", "low", "high"))
-        reason = str(payload.get("reason") or "")
-        if math.isnan(value):
-            measured = Estimate.missing(reason or "not computed")
-        else:
-            measured = Estimate(value, low, high, n=int(payload.get("n") or 0), reason=reason)
-        exact, bias = _number(payload.get("exact")), _number(payload.get("bias", 0.0))
-        name, source = str(payload.get("name", "")), str(payload.get("source", ""))
-        published = bool(payload.get("published"))
-        found.append(Comparison(name, measured, exact, bias, source, published))
-    return tuple(found)
+    return tuple(filter(None, (_comparison(e.payload) for e in run.events("comparison"))))
 
 
 def figures(run: Run) -> tuple[Figure, ...]:
-    """Every figure of a run, in order; of a broken one what can be read is kept.
+    """Every figure of a run, in order; one that cannot be read is left out.
 
     Args:
         run: Open for reading.
@@ -232,9 +223,35 @@ def figures(run: Run) -> tuple[Figure, ...]:
         ...     print(figures(run)[0].curves[0].label)
         line
     """
-    found = []
-    for event in run.events("figure"):
-        payload = event.payload
+    return tuple(filter(None, (_figure(event.payload) for event in run.events("figure"))))
+
+
+def _comparison(payload: Mapping[str, Any]) -> Comparison | None:
+    """A comparison from what a run holds, which may come from anywhere."""
+    try:
+        value, low, high = (_number(payload.get(key)) for key in ("value", "low", "high"))
+        reason, flags = str(payload.get("reason") or ""), Flag(int(payload.get("flags") or 0))
+        null = payload.get("null")
+        band = (_number(null[0]), _number(null[1])) if null else None
+        count = int(payload.get("n") or 0)
+        if math.isnan(value):
+            flags = flags or Flag.UNRESOLVED
+        if flags:
+            reason = reason or "not computed"
+        return Comparison(
+            str(payload.get("name", "")),
+            Estimate(value, low, high, count, flags, reason, band),
+            _number(payload.get("exact")),
+            _number(payload.get("bias", 0.0)),
+            str(payload.get("source", "")),
+            bool(payload.get("published")),
+        )
+    except (TypeError, ValueError, AttributeError, IndexError):
+        return None
+
+
+def _figure(payload: Mapping[str, Any]) -> Figure | None:
+    try:
         curves = []
         for item in payload.get("curves") or []:
             x, y, low, high = (
@@ -245,26 +262,29 @@ def figures(run: Run) -> tuple[Figure, ...]:
             ends = (low, high) if len(low) == len(high) == len(x) else ((), ())
             if len(x) == len(y):
                 curves.append(Curve(str(item.get("label", "")), x, y, *ends, look=known))
-        found.append(
-            Figure(
-                name=str(payload.get("name") or ""),
-                title=str(payload.get("title") or ""),
-                x=str(payload.get("x") or ""),
-                y=str(payload.get("y") or ""),
-                curves=tuple(curves),
-                field=_read_field(payload.get("field")),
-                log_x=bool(payload.get("log_x")),
-                log_y=bool(payload.get("log_y")),
-                caption=str(payload.get("caption") or ""),
-            )
+        return Figure(
+            name=str(payload.get("name") or ""),
+            title=str(payload.get("title") or ""),
+            x=str(payload.get("x") or ""),
+            y=str(payload.get("y") or ""),
+            curves=tuple(curves),
+            field=_read_field(payload.get("field")),
+            log_x=bool(payload.get("log_x")),
+            log_y=bool(payload.get("log_y")),
+            caption=str(payload.get("caption") or ""),
         )
-    return tuple(found)
+    except (TypeError, ValueError, AttributeError):
+        return None
 
 
 def _curve(curve: Curve) -> dict[str, Any]:
-    keep = slice(None)
+    keep: Any = slice(None)
     if len(curve.x) > POINTS:
-        keep = np.unique(np.linspace(0, len(curve.x) - 1, POINTS).astype(int))
+        # The highest and the lowest point of every stretch, so that no spike is lost.
+        y = np.nan_to_num(np.asarray(curve.y, dtype=float))
+        stretches = np.array_split(np.arange(len(y)), POINTS // 2 - 1)
+        ends = [part[[y[part].argmin(), y[part].argmax()]] for part in stretches]
+        keep = np.unique(np.concatenate([[0, len(y) - 1], *ends]))
     parts = {key: getattr(curve, key) for key in ("x", "y", "low", "high")}
     arrays = {
         key: np.asarray(part, dtype=float)[keep].tolist() if len(part) else []

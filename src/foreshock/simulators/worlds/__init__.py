@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from foreshock.simulators.worlds.double_well import DoubleWellWorld as DoubleWellWorld
-from foreshock.simulators.worlds.muller_brown import MullerBrownWorld as MullerBrownWorld
 from foreshock.simulators.worlds.decoder import DecoderWorld as DecoderWorld
+from foreshock.simulators.worlds.double_well import DoubleWellWorld as DoubleWellWorld
 from foreshock.simulators.worlds.k_wells import KWellsWorld as KWellsWorld
 from foreshock.simulators.worlds.levy import LevyWorld as LevyWorld
+from foreshock.simulators.worlds.muller_brown import MullerBrownWorld as MullerBrownWorld
 from foreshock.simulators.worlds.ornstein_uhlenbeck import OrnsteinUhlenbeck as OrnsteinUhlenbeck
 from foreshock.simulators.worlds.recorded import Progress as Progress
 from foreshock.simulators.worlds.ring import RingWorld as RingWorld

@@ -1,4 +1,4 @@
-"""Latent particles under a decoder: the corrected Fokker-Planck engine, beside the published one."""
+"""Latent particles under a decoder: the corrected Fokker-Planck engine beside the published one."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def tanh_decoder(hidden: int, generator: torch.Generator) -> Callable[[Tensor], 
 
 
 def _linear_potential() -> DecoderPotential:
-    """x = A z with A'A = H, one target for all, at z = 0."""
+    """Decoder A z with A'A = H, one target for all, at z = 0."""
     root = torch.from_numpy(np.linalg.cholesky(_STIFFNESS))
     target = torch.zeros(2, dtype=torch.float64)
     return DecoderPotential(lambda z: z @ root.to(z), target, 2, single_target=True)

@@ -13,31 +13,16 @@ from torch import Tensor
 from foreshock.density import fdt_ratio, fit_score, flow
 from foreshock.simulators.door import Array
 from foreshock.simulators.dynamics import Langevin
-from foreshock.simulators.exact_kramers import (
-    eyring_kramers_rate,
-    mean_first_passage_time,
-    well_decay_rate,
-)
 from foreshock.simulators.grid import energy_grid
-from foreshock.simulators.grid_cells import Grid, point_mass, total_mass
+from foreshock.simulators.grid_cells import Grid, total_mass
 from foreshock.simulators.grid_entropy import entropy_production
 from foreshock.simulators.grid_solvers import evolve, stationary
 from foreshock.simulators.inertia import BAOAB
-from foreshock.simulators.passage import (
-    PassageTimes,
-    coordinate_boundary,
-    exponential_rate,
-    first_passage,
-    mean_passage_time,
-    survival_curve,
-)
 from foreshock.simulators.potentials import DoubleWell
 from foreshock.simulators.sde import EulerMaruyama, integrate
+from foreshock.simulators.worlds.double_well_escape import Well, escape_times, leaving, passage
 from foreshock.simulators.worlds.euler_chain import (
     chain_after,
-    chain_passage_time,
-    chain_rate,
-    euler_kernel,
     euler_nodes,
 )
 from foreshock.simulators.worlds.recorded import Progress, density_curve, measured, stages, told
@@ -114,13 +99,10 @@ class DoubleWellWorld:
                 f"Got {self.particles} and {self.records}."
             )
 
-    def energy(self, x: Array) -> Array:
-        """U."""
-        return self.barrier * (x**2 - 1) ** 2
-
-    def exact_passage(self, temperature: float) -> float:
-        """Mean time from one bottom to the other, by quadrature."""
-        return mean_first_passage_time(self.energy, temperature, -1, 1)
+    @property
+    def well(self) -> Well:
+        """The potential, and how it is simulated."""
+        return Well(self.barrier, self.particles, self.dt)
 
     def run(self, path: str | Path, *, progress: Progress | None = None) -> Run:
         """Simulate, measure and compare.
@@ -141,22 +123,22 @@ class DoubleWellWorld:
         own = self.barrier / self.temperature
         heights = sorted({own, *(height for height in _BARRIERS if height <= self.highest)})
         passages = [self._horizon(self.barrier / height) for height in heights]
-        leaving = self._horizon(self.temperature) // 2  # the top is half way
+        top = self._horizon(self.temperature) // 2  # the top is half way
         total = round(self.time / self.dt)
-        moves = stages(progress, [total, 2000, leaving, *passages])
+        moves = stages(progress, [total, 2000, top, *passages])
         _relaxation(self, run, generator, moves[0])
         _pictures(self, run, generator, moves[1])
-        _leaving(self, run, generator, leaving, moves[2])
+        leaving(self.well, run, self.temperature, generator, top, moves[2])
         times = [
-            _passage(self, self.barrier / height, steps, generator, move)
+            passage(self.well, self.barrier / height, steps, generator, move)
             for height, steps, move in zip(heights, passages, moves[3:], strict=True)
         ]
-        _escape_times(self, run, heights, times)
+        escape_times(self.well, run, self.temperature, heights, times)
         return run
 
     def _horizon(self, temperature: float) -> int:
         """Steps after which three of four particles have arrived; the rest is censored."""
-        return round(1.5 * self.exact_passage(temperature) / self.dt)
+        return round(1.5 * self.well.exact_passage(temperature) / self.dt)
 
 
 _TITLES = {
@@ -164,22 +146,6 @@ _TITLES = {
     "latent/entropy_production": ("Entropy production", "nats / time", "0"),
     "latent/fdt": ("Fluctuation over dissipation, E|∇U|² / T E[ΔU]", "1", "1"),
 }
-
-
-def _kernel(world: DoubleWellWorld, temperature: float, nodes: Array, wall: bool) -> Array:
-    slope = 4 * world.barrier
-    return euler_kernel(
-        nodes,
-        lambda x: -slope * x * (x * x - 1),
-        lambda x: temperature + 0 * x,
-        world.dt,
-        wall=wall,
-    )
-
-
-def _reach(world: DoubleWellWorld, temperature: float) -> float:
-    """Where U = 40 T: beyond lie e^-40 of the particles."""
-    return math.sqrt(1 + math.sqrt(40 * temperature / world.barrier))
 
 
 # ------------------------------------------------------------------ relaxation
@@ -193,12 +159,12 @@ def _relaxation(
     cloud = torch.randn(world.particles, 1, generator=generator, dtype=torch.float64)
     cloud = cloud * _SPREAD + _START
     stepper = EulerMaruyama(Langevin(well, t), world.dt)
-    reach = _reach(world, t)
+    reach = world.well.reach(t)
     nodes = euler_nodes(-reach, reach, t, world.dt, finer=4)
-    grid = energy_grid(nodes, world.energy(nodes), t)
+    grid = energy_grid(nodes, world.well.energy(nodes), t)
     density = np.exp(-((nodes - _START) ** 2) / (2 * _SPREAD**2))
     density /= total_mass(grid, density)
-    kernel = _kernel(world, t, nodes, wall=False)
+    kernel = world.well.kernel(t, nodes, wall=False)
     chain = density * grid.volume
     total = round(world.time / world.dt)
     at = np.unique(np.geomspace(max(1, total // 5000), total, world.records).round().astype(int))
@@ -261,18 +227,13 @@ def _observe(
     production = Estimate.missing(
         "Some particles have crossed: the score of two wells is smoothed."
     )
-    if time <= _settled(world):
+    if time <= world.well.settled:
         production = _production(world, well, cloud[:_SCORED], refits=20)
     return {
         "cloud/left": proportion(int((cloud < 0).sum()), len(cloud)),
         "latent/entropy_production": production,
         "latent/fdt": fdt_ratio(well.gradient(cloud), curvature, world.temperature),
     }
-
-
-def _settled(world: DoubleWellWorld) -> float:
-    """Four relaxation times 1/U'' = 1/(8 b) of a well: it has forgotten the start."""
-    return 4 / (8 * world.barrier)
 
 
 def _production(world: DoubleWellWorld, well: DoubleWell, x: Tensor, *, refits: int) -> Estimate:
@@ -350,7 +311,7 @@ def _pictures(world: DoubleWellWorld, run: Run, generator: torch.Generator, move
     """Two particles in time; two with inertia in phase space, whose kinetic energy is known."""
     t, well = world.temperature, DoubleWell(world.barrier)
     stepper = EulerMaruyama(Langevin(well, t), world.dt)
-    span = 3 * world.exact_passage(t)
+    span = 3 * world.well.exact_passage(t)
     every = max(1, round(span / world.dt / 600))
     start = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
     path = integrate(stepper, start, 600 * every, generator=generator, every=every)
@@ -379,7 +340,7 @@ def _pictures(world: DoubleWellWorld, run: Run, generator: torch.Generator, move
     x = np.linspace(-1.8, 1.8, 73)
     v = np.linspace(-1.8, 1.8, 49) * math.sqrt(2 * world.barrier)
     middle = [(e[1:] + e[:-1]) / 2 for e in (x, v)]
-    energy = (world.energy(middle[0])[None, :] + middle[1][:, None] ** 2 / 2) / t
+    energy = (world.well.energy(middle[0])[None, :] + middle[1][:, None] ** 2 / 2) / t
     energy[energy > 3 * world.barrier / t] = np.nan
     field = Field(x.tolist(), v.tolist(), energy.tolist(), label="energy / T")
     caption = (
@@ -407,158 +368,3 @@ def _pictures(world: DoubleWellWorld, run: Run, generator: torch.Generator, move
         ),
     )
     move(2000, 2000)
-
-
-# ------------------------------------------------------------------ escape
-
-
-def _passage(
-    world: DoubleWellWorld,
-    temperature: float,
-    steps: int,
-    generator: torch.Generator,
-    move: Progress,
-    target: float = 1.0,
-) -> PassageTimes:
-    """First passages from the left bottom."""
-    stepper = EulerMaruyama(Langevin(DoubleWell(world.barrier), temperature), world.dt)
-    start = torch.full((world.particles, 1), -1.0)
-    wall = coordinate_boundary(target)
-    return first_passage(stepper, start, wall, steps=steps, generator=generator, progress=move)
-
-
-def _leaving(
-    world: DoubleWellWorld, run: Run, generator: torch.Generator, steps: int, move: Progress
-) -> None:
-    """Survival in the left well against exp(-lambda_1 t), and the rate of hopping."""
-    t = world.temperature
-    found = _passage(world, t, steps, generator, move, target=0.0)
-    rate = well_decay_rate(world.energy, t, -1, 0)
-    reach = _reach(world, t)
-    nodes = euler_nodes(-reach, 0.0, t, world.dt)
-    late = exponential_rate(found, after=_settled(world))
-    hop = Estimate(late.value / 2, late.low / 2, late.high / 2, n=late.n, reason=late.reason)
-    bias = abs(chain_rate(_kernel(world, t, nodes, wall=True), world.dt) - rate) / 2
-    label = "Rate of hopping, half the rate of reaching the top"
-    record(run, Comparison(label, hop, rate / 2, bias, "λ₁/2, quadrature"))
-
-    times = np.linspace(0, found.horizon, 25)[1:]
-    grid = energy_grid(nodes, world.energy(nodes), t, walls=("reflecting", "absorbing"))
-    density = point_mass(grid, -1.0) / grid.volume
-    left = []
-    for gap in np.diff(times, prepend=0.0):
-        density = evolve(grid, density, float(gap), method="backward_euler", steps=200)
-        left.append(total_mass(grid, density))
-    shares = survival_curve(found, times)
-    curves = (
-        Curve("grid", times.tolist(), left, look="dashed"),
-        Curve(
-            "particles, 95 %",
-            times.tolist(),
-            [s.value for s in shares],
-            [s.low for s in shares],
-            [s.high for s in shares],
-            look="points",
-        ),
-        Curve("exp(−λ₁ t)", times.tolist(), np.exp(-rate * times).tolist()),
-    )
-    caption = (
-        f"Share of {world.particles:,} particles that have not yet reached the top of the barrier; "
-        f"λ₁ = {rate:.4g}. The grid starts at the bottom of the well, so it lies above the "
-        "exponential by a constant factor."
-    )
-    record(
-        run,
-        Figure(
-            "survival",
-            "Survival in the left well",
-            "time",
-            "share",
-            curves,
-            log_y=True,
-            caption=caption,
-        ),
-    )
-
-
-def _escape_times(
-    world: DoubleWellWorld, run: Run, heights: list[float], passages: list[PassageTimes]
-) -> None:
-    """Mean passage times at several temperatures, and the formulas beside them."""
-    b = world.barrier
-    seen = []
-    for height, found in zip(heights, passages, strict=True):
-        t = b / height
-        mean = mean_passage_time(found, exponential_after=_settled(world))
-        nodes = euler_nodes(-_reach(world, t), 1.0, t, world.dt)
-        kernel = _kernel(world, t, nodes, wall=True)
-        first = euler_kernel(
-            nodes,
-            lambda x: -4 * b * x * (x * x - 1),
-            lambda x, t=t: t + 0 * x,
-            world.dt,
-            wall=True,
-            start=np.array([-1.0]),
-        )
-        exact = world.exact_passage(t)
-        bias = abs(chain_passage_time(kernel, first, world.dt) - exact)
-        label = f"Mean passage from bottom to bottom, barrier/T = {height:g}"
-        record(run, Comparison(label, mean, exact, bias, "quadrature"))
-        seen.append(mean)
-    fine = np.linspace(heights[0], heights[-1], 41)
-    exact = [world.exact_passage(b / r) for r in fine]
-    kramers = [1 / eyring_kramers_rate(8 * b, 4 * b, b, b / r) for r in fine]
-    curves = (
-        Curve("exact", fine.tolist(), exact, look="dashed"),
-        Curve(
-            "particles, 95 %",
-            heights,
-            [e.value for e in seen],
-            [e.low for e in seen],
-            [e.high for e in seen],
-            look="points",
-        ),
-        Curve("Eyring-Kramers", fine.tolist(), kramers),
-        Curve("as published, exp(ΔU/T)", fine.tolist(), np.exp(fine).tolist()),
-    )
-    t, own = world.temperature, b / world.temperature
-    half = well_decay_rate(world.energy, t, -1, 0) / 2
-    asymptotic = eyring_kramers_rate(8 * b, 4 * b, b, t)
-    caption = (
-        f"At barrier/T = {own:.3g} the Eyring-Kramers rate is {asymptotic / half:.3f} times the "
-        "exact one, λ₁/2: it holds for high barriers only, so a precise measurement must exclude "
-        "it. The published time has no prefactor, and so no unit of time."
-    )
-    record(
-        run,
-        Figure(
-            "escape",
-            "Time from bottom to bottom",
-            "barrier / T",
-            "time",
-            curves,
-            log_y=True,
-            caption=caption,
-        ),
-        Comparison(
-            "Eyring-Kramers rate",
-            Estimate.plain(asymptotic),
-            half,
-            source="λ₁/2, quadrature; the formula is asymptotic",
-        ),
-        Comparison(
-            "Kramers rate as published, (ω₀/2π) exp(−ΔU/T)",
-            # omega_0 is "the curvature at the minimum", U'' = 8 b; the barrier's is left out.
-            Estimate.exact(8 * b / (2 * math.pi) * math.exp(-own)),
-            half,
-            source="λ₁/2, quadrature",
-            published=True,
-        ),
-        Comparison(
-            "Escape time as published, exp(ΔU/T)",
-            Estimate.exact(math.exp(own)),
-            world.exact_passage(t),
-            source="quadrature",
-            published=True,
-        ),
-    )

@@ -51,15 +51,18 @@ class OrnsteinUhlenbeck:
 
     def __post_init__(self) -> None:
         exact_values = ("stiffness", "diffusion", "spread", "time")
-        if any(not getattr(self, name) > 0 for name in exact_values) or self.dimension < 1:
+        if any(not 0 < getattr(self, name) < math.inf for name in exact_values):
             raise ValueError(
-                "`stiffness`, `diffusion`, `spread`, `time` and `dimension` of the world "
-                "`ou` must be positive."
+                "`stiffness`, `diffusion`, `spread` and `time` of the world `ou` must be positive."
             )
-        if self.particles < 100 or self.records < 2:
+        if not math.isfinite(self.start):
+            raise ValueError(f"The `start` of the world `ou` must be finite. Got {self.start}.")
+        least = max(100, 20 * self.dimension)
+        if self.dimension < 1 or self.particles < least or self.records < 2:
             raise ValueError(
-                "The world `ou` needs at least 100 `particles` and 2 `records`. "
-                f"Got {self.particles} and {self.records}."
+                f"The world `ou` needs a `dimension` of at least 1, at least {least} `particles` "
+                f"(20 a dimension) and 2 `records`. Got {self.dimension}, {self.particles} and "
+                f"{self.records}."
             )
 
     def run(self, path: str | Path, *, progress: Progress | None = None) -> Run:
