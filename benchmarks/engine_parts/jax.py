@@ -2,7 +2,8 @@
 
 Both run the process of the benchmark, `SharedFisher` with an active kernel residual, alternately in
 one process; JAX takes as many threads as the machine has unless it was started with fewer
-(``taskset``). The time of a scan of `STEPS` is divided by them; compilation is reported apart.
+(``taskset``). The time of a scan is divided by its steps, without that of the check of dt, which a
+run makes once and torch's `step` never; compilation is reported apart.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from foreshock.simulators import jax_engine
 from foreshock.simulators.decoder import DecoderPotential
 from foreshock.simulators.particles import Engine, State, motion, move, step
 
-STEPS = 8
+#: Particles times steps of one scan.
+WORK = 2**14
 
 
 def twin(engine: Engine, n: int) -> jax_engine.Engine:
@@ -49,6 +51,7 @@ def measure(engine: Engine, n: int, rounds: int) -> dict[str, Any]:
     state, source = State(torch.from_numpy(start)), torch.Generator().manual_seed(2)
     ours, key = twin(engine, n), jax.random.key(0)
     there = jax_engine.State(jnp.asarray(start))
+    steps = max(1, WORK // n)
     kernel = Selection(reference_bandwidth(n, d), 0.5)
 
     def watched() -> None:
@@ -58,14 +61,15 @@ def measure(engine: Engine, n: int, rounds: int) -> dict[str, Any]:
         move(engine, state, now, source)
 
     def scan(selection: Selection | None) -> None:
-        every = STEPS if selection is None else 1
-        jax_engine.run(ours, there, key, steps=STEPS, every=every, selection=selection)
+        every = steps if selection is None else 1
+        jax_engine.run(ours, there, key, steps=steps, every=every, selection=selection)
 
     jobs = {
         "torch step": (lambda: step(engine, state, source), 1),
-        "jax step": (lambda: scan(None), STEPS),
+        "jax step": (lambda: scan(None), steps),
         "torch watched": (watched, 1),
-        "jax watched": (lambda: scan(kernel), STEPS),
+        "jax watched": (lambda: scan(kernel), steps),
+        "jax check": (lambda: jax_engine.check_stable(ours, there), 1),
     }
     first, best = {}, dict.fromkeys(jobs, float("inf"))
     for name, (job, _) in jobs.items():
@@ -73,11 +77,13 @@ def measure(engine: Engine, n: int, rounds: int) -> dict[str, Any]:
         job()
         first[name] = time.perf_counter() - began
     for _ in range(rounds):
-        for name, (job, steps) in jobs.items():
-            for _ in range(STEPS // steps):
+        for name, (job, count) in jobs.items():
+            for _ in range(min(8, steps // count)):
                 began = time.perf_counter()
                 job()
-                best[name] = min(best[name], (time.perf_counter() - began) / steps)
+                best[name] = min(best[name], time.perf_counter() - began)
+    for name in ("jax step", "jax watched"):
+        best[name] = (best[name] - best["jax check"]) / steps
     return {
         "milliseconds": {name: 1e3 * value for name, value in best.items()},
         "compile seconds": {name: first[name] for name in jobs if name.startswith("jax")},

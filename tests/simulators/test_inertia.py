@@ -94,10 +94,15 @@ def test_the_published_noise_of_the_heavy_ball_is_no_temperature() -> None:
 
 def test_bad_input_is_refused() -> None:
     x = torch.ones(2, 1)
-    with pytest.raises(ValueError, match="`dt` of `BAOAB` is unstable"):  # frequency sqrt(8)
-        integrate(BAOAB(DoubleWell(), 1.0, 0.8), x, 1, generator=generator())
-    with pytest.raises(ValueError, match=r"`HeavyBall` is unstable.* must stay below 3.8"):
-        integrate(HeavyBall(DoubleWell(), 1.0, 0.5, 0.9), x, 1, generator=generator())
+    for start in (x, 0 * x):  # in a well, and on top of the barrier between them
+        with pytest.raises(ValueError, match=r"`dt` of `BAOAB` is unstable.*; or a larger `mass`"):
+            integrate(BAOAB(DoubleWell(), 1.0, 0.8), start, 1, generator=generator())  # sqrt(8)
+        with pytest.raises(
+            ValueError,
+            match=r"`learning_rate` of `HeavyBall` is unstable.* must stay below 3.8. Use "
+            r"learning_rate < 0.475, .*; or a larger `momentum`",
+        ):
+            integrate(HeavyBall(DoubleWell(), 1.0, 0.5, 0.9), start, 1, generator=generator())
     with pytest.raises(ValueError, match=r"`momentum` of `HeavyBall` must be in \[0, 1\)"):
         HeavyBall(DoubleWell(), 1.0, 0.1, 1.0)
     with pytest.raises(ValueError, match=r"`momentum` of `HeavyBall` must be in \[0, 1\)"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from scipy.integrate import quad
 from scipy.linalg import expm
 
+from foreshock.simulators.levy import StableNoise, StableOnChart
 from foreshock.simulators.metrics import (
     Chart,
     ConformalChart,
@@ -19,7 +21,8 @@ from foreshock.simulators.metrics import (
     poincare_disk,
     sphere,
 )
-from foreshock.simulators.sde import EulerMaruyama, integrate
+from foreshock.simulators.sde import EulerMaruyama, Stepper, integrate
+from foreshock.simulators.steppers import TamedEuler
 
 CHARTS: dict[str, Chart] = {
     "stereographic": sphere(1.3),
@@ -87,14 +90,16 @@ LAWS = {
 def run(chart: Chart, *, frozen: bool, n: int = 20_000) -> torch.Tensor:
     """Distances after D t = .25, 100 steps."""
     stepper = EulerMaruyama(RiemannianBrownian(chart, 0.5, frozen), 0.005)
-    path = integrate(
-        stepper,
-        torch.zeros(n, 2),
-        100,
-        generator=torch.Generator().manual_seed(0),
-        every=100,
-        observe=chart.distance,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`integrate` lost", RuntimeWarning)
+        path = integrate(
+            stepper,
+            torch.zeros(n, 2),
+            100,
+            generator=torch.Generator().manual_seed(0),
+            every=100,
+            observe=chart.distance,
+        )
     # Euler may lose a particle near the far pole of the stereographic chart; seen: 1.
     assert path.lost <= 2
     r = path.values[-1].double()
@@ -169,8 +174,10 @@ def test_the_geodesic_walk_has_its_exact_law(curvature: float) -> None:
 
 
 def test_a_geodesic_jump_goes_as_far_as_it_is_long() -> None:
-    def jump(shape: tuple[int, ...], dt: float, source: torch.Generator) -> torch.Tensor:
-        return torch.tensor([0.9, 1.2], dtype=torch.float64).expand(shape)
+    def jump(
+        shape: tuple[int, ...], dt: float, source: torch.Generator, dtype: torch.dtype
+    ) -> torch.Tensor:
+        return torch.tensor([0.9, 1.2], dtype=dtype).expand(shape)
 
     for chart in (sphere(), poincare_disk()):
         walk = GeodesicWalk(chart, diffusion=1e-12, dt=1e-6, jump=jump)
@@ -180,9 +187,71 @@ def test_a_geodesic_jump_goes_as_far_as_it_is_long() -> None:
         assert float(there[0, 1] / there[0, 0]) == pytest.approx(4 / 3, abs=1e-6)
 
 
+@pytest.mark.parametrize("dtype, most", [(torch.float32, 17.33), (torch.float64, 37.43)])
+def test_the_disk_ends_at_its_largest_distance(dtype: torch.dtype, most: float) -> None:
+    """2 atanh(1 - eps/2) = ln(4/eps) to O(eps): 17.33 and 37.43."""
+    disk, rim = poincare_disk(), torch.tensor([[1.0, 0.0]], dtype=dtype)
+    last = torch.nextafter(rim, torch.zeros_like(rim))
+    assert disk.distance(last).item() == pytest.approx(most, abs=0.01)
+    assert disk.contains(last).item() and not disk.contains(rim).item()
+    walk = GeodesicWalk(disk, diffusion=1.0, dt=1.0)
+    # The distance grows by D t = 1 a step, and its spread is sqrt(2 D t): 4.5 of them are beyond.
+    steps = round(most + 4.5 * math.sqrt(2 * most) + 20)
+    with pytest.warns(RuntimeWarning, match="they left the chart"):
+        path = integrate(
+            walk,
+            torch.zeros(500, 2, dtype=dtype),
+            steps,
+            generator=torch.Generator().manual_seed(0),
+        )
+    assert path.lost > 400
+    there = path.values[path.values.isfinite().all(-1)]
+    assert disk.contains(there).all() and disk.distance(there).isfinite().all()
+    # Who is lost stays lost, and was near the rim before.
+    lost = path.values.isnan().any(-1)
+    assert (lost[1:] >= lost[:-1]).all() and not lost[5].any()
+
+
+@pytest.mark.parametrize(
+    "stepper",
+    [
+        EulerMaruyama(RiemannianBrownian(poincare_disk(), 1.0), 0.05),
+        TamedEuler(RiemannianBrownian(poincare_disk(), 1.0), 0.05),
+        StableOnChart(poincare_disk(), StableNoise(1.5), 0.1),
+    ],
+    ids=["euler", "tamed", "stable"],
+)
+def test_who_leaves_the_disk_is_lost(stepper: Stepper) -> None:
+    with pytest.warns(RuntimeWarning, match="they left the chart"):
+        path = integrate(
+            stepper, torch.zeros(2000, 2), 100, generator=torch.Generator().manual_seed(0)
+        )
+    radius = path.values.norm(dim=-1)
+    assert path.lost == int(radius[-1].isnan().sum()) > 50
+    assert radius[radius.isfinite()].max() < 1
+
+
+def test_normal_coordinates_fold_at_the_antipode() -> None:
+    r = torch.tensor([0.5, 3.0, math.pi + 0.25, 2 * math.pi + 0.5], dtype=torch.float64)
+    x = torch.stack([r, torch.zeros_like(r)], 1)
+    expected = torch.acos(torch.cos(r))  # the angle between the two points of a unit sphere
+    torch.testing.assert_close(NormalChart(1.0).distance(x), expected)
+    torch.testing.assert_close(NormalChart(-1.0).distance(x), r)
+
+
 def test_bad_input_is_refused() -> None:
-    with pytest.raises(ValueError, match="outside of the Poincaré disk. Its radius is 1"):
-        GeodesicWalk(poincare_disk(), 1.0, 0.1).check(torch.ones(1, 2))
+    for stepper in (
+        GeodesicWalk(poincare_disk(), 1.0, 0.1),
+        EulerMaruyama(RiemannianBrownian(poincare_disk(), 1.0), 0.1),
+        TamedEuler(RiemannianBrownian(poincare_disk(), 1.0), 0.1),
+        StableOnChart(poincare_disk(), StableNoise(1.5), 0.1),
+    ):
+        with pytest.raises(ValueError, match="1 of 2 particles of .* outside of `ConformalChart`"):
+            stepper.check(torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
+        with pytest.raises(ValueError, match="has 3 coordinates, but `.*` lives in 2"):
+            integrate(stepper, torch.zeros(2, 3), 1, generator=torch.Generator())
+    with pytest.raises(ValueError, match="geodesics of a `ConformalChart` only. Got NormalChart"):
+        GeodesicWalk(NormalChart(1.0), 1.0, 0.1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`radius` of `sphere` must be positive"):
         sphere(0.0)
     with pytest.raises(ValueError, match="`diffusion` of `RiemannianBrownian` must be positive"):

@@ -9,8 +9,9 @@ import pytest
 import torch
 from scipy.special import erf
 
-from foreshock.simulators.dynamics import ItoProcess, Langevin
+from foreshock.simulators.dynamics import GradientFlow, ItoProcess, Langevin
 from foreshock.simulators.inertia import BAOAB
+from foreshock.simulators.levy import StableNoise
 from foreshock.simulators.passage import (
     Boundary,
     PassageTimes,
@@ -21,8 +22,9 @@ from foreshock.simulators.passage import (
     poisson_interval,
     survival_curve,
 )
-from foreshock.simulators.potentials import DoubleWell, Quadratic
+from foreshock.simulators.potentials import DoubleWell, Quadratic, Quartic
 from foreshock.simulators.sde import EulerMaruyama
+from foreshock.simulators.steppers import CubicSplitting
 from foreshock.types import Flag
 
 
@@ -146,6 +148,43 @@ def test_rate_counts_the_censored_and_the_mean_refuses_them() -> None:
     assert not exponential_rate(passage, after=1.0).resolved
 
 
+def test_a_runaway_is_neither_an_escape_nor_a_survivor() -> None:
+    """A Cauchy jump to 10 in x^4/4 at dt = .05 is thrown to -40, 3160, ..., infinity by Euler."""
+    wall, x = coordinate_boundary(50.0), torch.zeros(2_000, 1)
+    found, split = (
+        first_passage(
+            kind(GradientFlow(Quartic()), 0.05, StableNoise(1.0)), x, wall, steps=200,
+            generator=generator(), bridge=False,
+        )
+        for kind in (EulerMaruyama, CubicSplitting)
+    )  # fmt: skip
+    # Jumps beyond sqrt(2 / dt) = 6.3 are followed by an explosion: 2/(pi 6.3) per time, over 10.
+    assert split.lost == 0 and 0.5 < found.lost / 2_000 < 0.8
+    assert len(found.times) == 2_000 - found.lost
+    # Who is left crossed by a jump from a place where the scheme is stable: tail 1/(pi 50).
+    assert found.events / found.exposure < 2 / (math.pi * 50)
+    assert abs(split.events / split.exposure - 1 / (math.pi * 50)) < 4 * (split.events**0.5) / 2e4
+    for refused in (
+        exponential_rate(found),
+        mean_passage_time(found, exponential_after=0.1),
+        *survival_curve(found, [1.0]),
+    ):
+        assert not refused.resolved and "ran away numerically" in refused.reason
+
+
+def test_a_position_that_is_not_finite_is_lost() -> None:
+    def hole(x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x < -0.5, math.nan, torch.ones_like(x))
+
+    stepper = EulerMaruyama(ItoProcess(diffusion=hole), 0.01)
+    passage = first_passage(
+        stepper, torch.zeros(500, 1), coordinate_boundary(0.5), steps=1000, generator=generator()
+    )
+    # From the middle one half reaches either side first, within e^-(pi^2 10) of all.
+    assert abs(passage.lost / 500 - 0.5) < 4 * math.sqrt(0.25 / 500) + 0.03  # .03: width of a step
+    assert passage.lost + passage.events == 500 and passage.events == len(passage.times)
+
+
 def test_poisson_interval_inverts_the_poisson_law() -> None:
     from scipy.stats import poisson
 
@@ -162,5 +201,16 @@ def test_bad_input_is_refused_with_a_remedy() -> None:
         first_passage(free(0.1), x, coordinate_boundary(1.0), steps=0, generator=generator())
     with pytest.raises(ValueError, match="`at` of `coordinate_boundary` must be finite"):
         coordinate_boundary(math.nan)
+    with pytest.raises(ValueError, match="has 2 coordinates, but `DoubleWell` lives in 1"):
+        first_passage(
+            EulerMaruyama(Langevin(DoubleWell(), 1.0), 0.01), torch.zeros(3, 2),
+            coordinate_boundary(1.0), steps=1, generator=generator(),
+        )  # fmt: skip
+    done = PassageTimes(np.ones(10), np.zeros(10, dtype=np.int64), 5.0)
+    for after in (-9.0, math.nan):
+        with pytest.raises(ValueError, match="`after` of `exponential_rate` must"):
+            exponential_rate(done, after=after)
+    with pytest.raises(ValueError, match="`times` of `survival_curve` must be finite"):
+        survival_curve(done, [1.0, math.nan])
     with pytest.raises(ValueError, match="positive `exposure`"):
         poisson_interval(1, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -71,6 +72,20 @@ def test_stationary_points_are_stationary_with_the_right_signs(name: str) -> Non
         assert potential.gradient(saddles).abs().max() < 1e-9
         signs = torch.linalg.eigvalsh(potential.hessian(saddles)) < 0
         assert signs[:, 0].all() and not signs[:, 1:].any()
+
+
+def test_arrays_and_lists_are_matrices_too() -> None:
+    """An array times a tensor would multiply entry by entry: [2.5, .5] + ... is not K x."""
+    k = np.array([[2.0, 0.5], [0.5, 1.0]])
+    x = torch.ones(2, 2)
+    for given in (k, k.tolist(), torch.tensor(k)):
+        bowl = Quadratic(given)  # type: ignore[arg-type]
+        torch.testing.assert_close(bowl.gradient(x), torch.tensor([[2.5, 1.5]] * 2))
+        torch.testing.assert_close(bowl.energy(x), torch.tensor([2.0, 2.0]))
+    torch.testing.assert_close(
+        Quadratic([1.0, 4.0]).gradient(x),  # type: ignore[arg-type]
+        torch.tensor([[1.0, 4.0]] * 2),
+    )
 
 
 def test_a_steep_tilt_erases_a_well_at_the_known_slope() -> None:

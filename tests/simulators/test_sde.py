@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from foreshock.simulators.dynamics import ItoProcess, Langevin
+from foreshock.simulators.inertia import BAOAB
 from foreshock.simulators.potentials import DoubleWell, Quadratic
 from foreshock.simulators.sde import EulerMaruyama, LeimkuhlerMatthews, Stepper, integrate
+from foreshock.simulators.steppers import TamedEuler
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -144,8 +146,10 @@ def test_increments_of_leimkuhler_matthews_halve_the_diffusion() -> None:
 def test_a_jump_is_added_in_the_same_step() -> None:
     seen = []
 
-    def jump(shape: tuple[int, ...], dt: float, source: torch.Generator) -> torch.Tensor:
-        seen.append((shape, dt))
+    def jump(
+        shape: tuple[int, ...], dt: float, source: torch.Generator, dtype: torch.dtype
+    ) -> torch.Tensor:
+        seen.append((shape, dt, dtype))
         return torch.full(shape, 5.0, dtype=torch.float64)
 
     motion = Langevin(Quadratic(1.0), 1.0)
@@ -153,7 +157,7 @@ def test_a_jump_is_added_in_the_same_step() -> None:
     plain = EulerMaruyama(motion, 0.1).step((x,), generator())[0]
     both = EulerMaruyama(motion, 0.1, jump).step((x,), generator())[0]
     torch.testing.assert_close(both, plain + 5)
-    assert seen == [((3, 1), 0.1)] and both.dtype == torch.float32
+    assert seen == [((3, 1), 0.1, torch.float32)] and both.dtype == torch.float32
 
 
 def test_records_times_progress_and_continuation() -> None:
@@ -184,10 +188,31 @@ def test_the_general_and_the_fused_step_agree() -> None:
 
 def test_runaways_are_counted() -> None:
     process = ItoProcess(velocity=lambda x: x**3)
-    path = integrate(
-        EulerMaruyama(process, 1.0), torch.tensor([[0.0], [10.0]]), 20, generator=generator()
-    )
+    with pytest.warns(RuntimeWarning, match="lost 1 of 2 particles.* or `TamedEuler`"):
+        path = integrate(
+            EulerMaruyama(process, 1.0), torch.tensor([[0.0], [10.0]]), 20, generator=generator()
+        )
     assert path.lost == 1
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_a_run_goes_on_from_its_state(chunk: int | None) -> None:
+    """Two halves are the whole, with velocities: a BAOAB started anew draws other ones."""
+    stepper, x = BAOAB(DoubleWell(), 0.25, 0.05), torch.full((10, 1), -1.0)
+    source = generator()
+    whole = integrate(stepper, x, 20, generator=generator())
+    first = integrate(stepper, x, 10, generator=source)
+    second = integrate(stepper, first.state, 10, generator=source, chunk=chunk)
+    assert torch.equal(second.values[0], first.values[-1])
+    if chunk is None:
+        assert torch.equal(second.values, whole.values[10:])
+    # Chunks draw other numbers, but from the same velocities: x' = x + v dt + O(dt^(3/2)).
+    drawn = generator(1)
+    anew = integrate(stepper, first.state[0], 1, generator=drawn).values[1] - first.state[0]
+    kept = second.values[1] - first.state[0] - 0.05 * first.state[1]
+    assert kept.abs().max() < 0.05 * 0.5 < (anew - 0.05 * first.state[1]).abs().max()
+    with pytest.raises(ValueError, match="state of `BAOAB` has 3 parts. Got 1"):
+        integrate(stepper, first.state[:1], 1, generator=source)
 
 
 def test_bad_input_is_refused_with_a_remedy() -> None:
@@ -197,6 +222,12 @@ def test_bad_input_is_refused_with_a_remedy() -> None:
         integrate(EulerMaruyama(motion, 0.3), x, 1, generator=generator())
     with pytest.raises(ValueError, match="unstable for the stiffest mode"):
         integrate(LeimkuhlerMatthews(motion, 0.3), x, 1, generator=generator())
+    # On top of the barrier no mode is stiff; the wells are looked at all the same.
+    with pytest.raises(ValueError, match=r"dt \* rate = 0.3 \* 8 = 2.4.* Use dt < 0.25"):
+        integrate(EulerMaruyama(motion, 0.3), 0 * x, 1, generator=generator())
+    for stepper in (good, TamedEuler(motion, 0.01), BAOAB(DoubleWell(), 1.0, 0.01)):
+        with pytest.raises(ValueError, match="has 3 coordinates, but `DoubleWell` lives in 1"):
+            integrate(stepper, torch.ones(5, 3), 1, generator=generator())
     with pytest.raises(ValueError, match="`dt` of `EulerMaruyama` must be positive"):
         EulerMaruyama(motion, 0.0)
     with pytest.raises(ValueError, match="wrong where D changes"):

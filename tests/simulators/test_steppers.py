@@ -62,11 +62,49 @@ def test_t1_the_exact_stepper_has_the_moments_of_the_process() -> None:
     assert (np.abs(np.cov(last.T) - exact) < 4 * error).all()
 
 
+def matrices() -> list[tuple[list[list[float]], list[list[float]]]]:
+    mild, stiff = [[1.0, 0.5], [0.5, 2.0]], [[100.0, 1.0], [1.0, 1.0]]
+    return [(mild, [[1.0, 0.0], [0.0, 1.0]]), (stiff, [[1.0, 0.0], [0.0, 1.0]]),
+            (mild, [[1.0, 0.2], [0.2, 0.5]]), (mild, [[1.0, 2.0], [2.0, 4.0]])]  # fmt: skip
+
+
+@pytest.mark.parametrize("k, m", matrices(), ids=["mild", "stiff", "mobility", "singular"])
+@pytest.mark.parametrize("dt", [0.05, 8.0, 50.0, 1e3])
+def test_exact_transition_for_long_steps_and_singular_mobilities(
+    dt: float, k: list[list[float]], m: list[list[float]]
+) -> None:
+    """(1 + dt) steps of e^-MKs, composed by doubling: no growing exponential to cancel."""
+    motion = Langevin(Quadratic(torch.tensor(k)), 1.3, torch.tensor(m))
+    decay, spread = (part.numpy() for part in ExactOU(motion, dt).transition)
+    # Oracle: a step of dt / 2^j by Van Loan's block exponential, doubled j times by
+    # C(2t) = C(t) + e^{-MKt} C(t) e^{-KMt}.
+    doublings = max(0, math.ceil(math.log2(100 * dt)))
+    mk, zero = np.array(m) @ np.array(k), np.zeros((2, 2))
+    block = np.block([[mk, 2 * 1.3 * np.array(m)], [zero, -mk.T]]) * (dt / 2**doublings)
+    power = expm(block)
+    exact_decay = power[2:, 2:].T
+    exact = exact_decay @ power[:2, 2:]
+    for _ in range(doublings):
+        exact = exact + exact_decay @ exact @ exact_decay.T
+        exact_decay = exact_decay @ exact_decay
+    np.testing.assert_allclose(decay, exact_decay, atol=1e-11)
+    # Without a decay along the null space of a singular MK nothing grows there either: M v = 0.
+    np.testing.assert_allclose(spread @ spread.T, exact, atol=1e-10)
+
+
 def test_cubic_flow_solves_its_equation() -> None:
     x = torch.linspace(-3, 3, 13, dtype=torch.float64)
     torch.testing.assert_close(cubic_flow(cubic_flow(x, 0.3), 0.4), cubic_flow(x, 0.7))
     slope = (cubic_flow(x, 1e-6) - cubic_flow(x, 0.0)) / 1e-6
     torch.testing.assert_close(slope, -(x**3), rtol=1e-3, atol=1e-9)
+
+
+def test_cubic_flow_from_far_away_tends_to_its_limit() -> None:
+    """1/sqrt(2 t) = .7071 from everywhere far out; 1e20 squared is not a float32."""
+    limit = 0.5**0.5
+    far = torch.tensor([1e20, -3e38, math.inf, -math.inf, 0.0])
+    expected = torch.tensor([limit, -limit, limit, -limit, 0.0])
+    torch.testing.assert_close(cubic_flow(far, 1.0), expected)
 
 
 def test_splitting_reaches_the_gibbs_law_of_the_quartic() -> None:
@@ -85,7 +123,8 @@ def test_splitting_reaches_the_gibbs_law_of_the_quartic() -> None:
 def test_euler_explodes_where_the_tamed_and_the_split_step_do_not() -> None:
     motion, far = Langevin(Quartic(), 0.5), torch.full((4, 1), 30.0)
     force = ItoProcess(velocity=motion.drift, diffusion=lambda x: 0.5 * torch.ones_like(x))
-    assert integrate(EulerMaruyama(force, 0.01), far, 50, generator=generator()).lost == 4
+    with pytest.warns(RuntimeWarning, match="lost 4 of 4 particles"):
+        assert integrate(EulerMaruyama(force, 0.01), far, 50, generator=generator()).lost == 4
     for stepper in (TamedEuler(motion, 0.01), CubicSplitting(motion, 0.01)):
         path = integrate(stepper, far, 3000, generator=generator(), every=3000)
         assert path.lost == 0 and path.values[-1].abs().max() < 3
@@ -106,7 +145,7 @@ def test_taming_converges_to_euler() -> None:
 def test_a_jump_is_added_in_the_same_step(stepper: type) -> None:
     motion, x = Langevin(Quartic(), 1.0), torch.zeros(3, 1)
     plain = stepper(motion, 0.1).step((x,), generator())[0]
-    both = stepper(motion, 0.1, lambda shape, dt, _: torch.full(shape, dt))
+    both = stepper(motion, 0.1, lambda shape, dt, _, dtype: torch.full(shape, dt, dtype=dtype))
     torch.testing.assert_close(both.step((x,), generator())[0], plain + 0.1)
 
 

@@ -233,13 +233,13 @@ def flow_of_known_score(
 
 @dataclass(frozen=True)
 class _Fields:
-    """Checked fields at the particles: D, b, b . D^-1 b, div mu (or None), div D."""
+    """Checked fields at the particles: D, b, b . D^-1 b, div mu and div D (each or None)."""
 
     diffusion: Tensor
     b: Tensor
     spread: Tensor
     source: Tensor | None
-    carried: Tensor
+    carried: Tensor | None
 
     def means(self, keep: Tensor | slice, scores: Tensor) -> Means:
         """A, X, I and the inflow -E[b . s] over some particles; by div mu where it is known."""
@@ -247,8 +247,10 @@ class _Fields:
         cross = float(row_products(self.b[keep], scores).mean())
         inflow = -cross
         if self.source is not None:
-            carried = row_products(self.carried[keep], scores)
-            inflow = float((self.source[keep] + carried).mean())
+            terms = self.source[keep]
+            if self.carried is not None:
+                terms = terms + row_products(self.carried[keep], scores)
+            inflow = float(terms.mean())
         pull = float(row_products(scores, apply(part, scores)).mean())
         return {"A": float(self.spread[keep].mean()), "X": cross, "I": pull, "R": inflow}
 
@@ -262,9 +264,10 @@ def _fields(
 ) -> _Fields:
     """Checks what is given and computes b = mu - div D."""
     tensor = check_diffusion(diffusion, z)
-    carried = torch.zeros_like(z) if divergence_diffusion is None else divergence_diffusion
-    carried = finite_rows("divergence_diffusion", carried, z)
-    b = finite_rows("drift", drift, z) - carried
+    b, carried = finite_rows("drift", drift, z), None
+    if divergence_diffusion is not None:
+        carried = finite_rows("divergence_diffusion", divergence_diffusion, z)
+        b = b - carried
     if divergence_drift is not None and divergence_drift.shape != (len(z),):
         raise ValueError(
             f"The `divergence_drift` must be ({len(z)},). Got {tuple(divergence_drift.shape)}."
@@ -315,7 +318,7 @@ def _bounds(score: Score, fields: _Fields) -> tuple[Estimate, Estimate]:
     """Lower bounds of I and of the entropy production, each with its one-sided interval."""
     z, diffusion = score.particles, fields.diffusion
     n, d = z.shape
-    if diffusion.dim() == 3 or bool(fields.carried.any()):
+    if diffusion.dim() == 3 or (fields.carried is not None and bool(fields.carried.any())):
         gone = Estimate.missing("The lower bound needs a D that is the same at every particle.")
         return gone, gone
     if n < 16:

@@ -240,7 +240,7 @@ def fit_score(
             log_values = gaussian.log_det - constant + sums.log_sum
         else:
             smooth = weight / (1 + h * h)
-            scores = chosen.pull * scores + weight * kernel + smooth * y
+            scores.mul_(chosen.pull).add_(kernel, alpha=weight).add_(y, alpha=smooth)
             divergence = chosen.pull * divergence + weight * kernel_divergence + smooth * d
             linear = chosen.pull * linear - smooth
     else:

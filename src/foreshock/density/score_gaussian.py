@@ -113,9 +113,14 @@ def fit_gaussian(z: Tensor, shrinkage: float | None = None) -> Gaussian | None:
     covariance = centred.T @ centred / (n - 1)
     variances = covariance.diagonal()
     # Rounding of z itself limits what can be inverted: a direction thinner than that is none.
-    floor = (torch.finfo(z.dtype).eps * double.abs().amax(0)).square()
-    if not bool((variances > floor).all()):
-        return None
+    tiny = torch.finfo(z.dtype).eps ** 2
+    # The sum of squares bounds the largest one and is there already; only a thin cloud far out
+    # needs the largest itself.
+    bound = (n - 1) * variances + n * mean.square()
+    if not bool((variances > tiny * bound).all()):
+        floor = tiny * double.abs().amax(0).square()
+        if not bool((variances > floor).all()):
+            return None
     # Standardised first, so that units of the coordinates spoil neither factor nor shrinkage.
     scale = variances.sqrt()
     if shrinkage is None:

@@ -117,7 +117,7 @@ def kernel_score(
     trace = d if metric is None else float(metric.trace())
     mean = sums.mean
     spread = sums.square - ((mean if metric is None else mean @ metric) * mean).sum(1)
-    score = (mean - queries) / bandwidth**2
+    score = (mean - queries).div_(bandwidth**2)
     return score, -trace / bandwidth**2 + spread / bandwidth**4
 
 

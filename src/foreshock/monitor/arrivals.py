@@ -26,7 +26,7 @@ from foreshock.estimators.per_example_forms import NARROW, form, stacked
 DIFFERENCE, NORMS = {True: 0.05, False: 0.02}, {True: 0.02, False: 0.002}
 #: Gradients that look untouched are compared at so many listened steps to begin with,
 FIRST = 8
-#: and then at every so many. A full comparison reads all gradients twice: some 0.05 steps of a
+#: and then at every so many. A full comparison reads all gradients twice: some 0.04 steps of a
 #: small MLP.
 PERIOD = 8
 

@@ -242,7 +242,9 @@ class Examples:
         """The norms of this step, scaled to the gradient that the optimizer uses.
 
         The factor undoes a loss scale and follows a clipping by the norm of the whole; a gradient
-        that was changed otherwise is ``altered``. With several ranks the factor is 1. Parameters
+        that was changed otherwise is ``altered``, at once if torch knows of the change; one past
+        its version counter (``.data``) that starts late, after at most 7 listened steps (see
+        `foreshock.monitor.arrivals`). With several ranks the factor is 1. Parameters
         that the optimizer uses no gradient of count as zero.
 
         Args:

@@ -6,6 +6,7 @@ from foreshock.simulators.barrier import Barrier as Barrier
 from foreshock.simulators.barrier import escape_time as escape_time
 from foreshock.simulators.barrier import relax as relax
 from foreshock.simulators.barrier import string_method as string_method
+from foreshock.simulators.curvature import largest_curvature as largest_curvature
 from foreshock.simulators.decoder import DecoderPotential as DecoderPotential
 from foreshock.simulators.diffusion import DiffusionTensor as DiffusionTensor
 from foreshock.simulators.diffusion import Isotropic as Isotropic
@@ -17,8 +18,6 @@ from foreshock.simulators.dynamics import GradientFlow as GradientFlow
 from foreshock.simulators.dynamics import ItoProcess as ItoProcess
 from foreshock.simulators.dynamics import Langevin as Langevin
 from foreshock.simulators.dynamics import StateDependentLangevin as StateDependentLangevin
-from foreshock.simulators.dynamics import divergence as divergence
-from foreshock.simulators.dynamics import largest_curvature as largest_curvature
 from foreshock.simulators.exact import free_diffusion_radius as free_diffusion_radius
 from foreshock.simulators.exact import gaussian_entropy as gaussian_entropy
 from foreshock.simulators.exact import gaussian_kl as gaussian_kl
@@ -91,6 +90,7 @@ from foreshock.simulators.exact_resets import optimal_reset_rate as optimal_rese
 from foreshock.simulators.exact_resets import reset_density as reset_density
 from foreshock.simulators.exact_resets import reset_passage_time as reset_passage_time
 from foreshock.simulators.exact_resets import reset_slope as reset_slope
+from foreshock.simulators.fields import divergence as divergence
 from foreshock.simulators.grid import drift_grid as drift_grid
 from foreshock.simulators.grid import energy_grid as energy_grid
 from foreshock.simulators.grid_cells import Grid as Grid

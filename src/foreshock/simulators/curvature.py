@@ -71,7 +71,7 @@ def _by_powers(potential: Potential, points: Tensor, root: float | Tensor) -> fl
     best = torch.full_like(points[:, 0], -torch.inf)
     shift = torch.zeros_like(step)
     for _ in range(2):
-        direction = start
+        direction, size = start, shift
         for _ in range(_ITERATIONS):
             image = curved(direction)
             best = torch.maximum(best, (direction * image).sum(1))

@@ -28,6 +28,10 @@ from torch import Tensor
 from foreshock.simulators.decoder import DecoderPotential, Linearisation
 
 
+#: The signs that the bits of a byte stand for: eight draws for the price of one.
+SIGNS = (torch.arange(256)[:, None] >> torch.arange(8) & 1).float().mul_(2).sub_(1)
+
+
 @dataclass(frozen=True, eq=False)
 class DiffusionTensor:
     r"""D at one time: scalar I + matrix + fisher J'J / sigma^2.
@@ -286,9 +290,10 @@ class SharedMatrix:
 class SharedFisher:
     """M = I + gamma F, F the mean Fisher information of the particles, estimated at each step.
 
-    One model score per particle and step, s_i = J'e_i/sigma with e_i ~ N(0, I), has
-    E[s s'] = F(z_i) exactly: targets are drawn from the decoder itself. F is the mean of s_i s_i'
-    over the particles: unbiased for their mean, relative error in a direction about sqrt(2/n).
+    One score per particle and step, s_i = J'e_i/sigma with random signs e_i, has E[s s'] = F(z_i)
+    exactly: it needs E[e e'] = I and no more. F is the mean of s_i s_i' over the particles:
+    unbiased for their mean, relative error in a direction at most about sqrt(2/n). Normal e_i,
+    targets drawn from the decoder itself, have that error in full and take five times as long.
     Scores taken at the data instead (the "empirical Fisher") vanish at a perfect fit.
 
     Args:
@@ -325,7 +330,7 @@ class SharedFisher:
             linear: The decoder at z.
             base: Factor of M.
             extra: Factor of I.
-            generator: Source of the model's targets.
+            generator: Source of the signs.
             noise_scale: sigma of the decoder.
 
         Returns:
@@ -339,8 +344,7 @@ class SharedFisher:
         if base == 0:
             return DiffusionTensor(extra)
         assert linear is not None and generator is not None
-        loads = _normal(linear.output.shape, z, generator)
-        scores = linear.pull(loads, last=False)
+        scores = linear.pull(_signs(linear.output.shape, z, generator), last=False)
         matrix = scores.T @ scores
         matrix.mul_(base * self.gamma / (n * noise_scale**2))
         matrix.diagonal().add_(base + extra)
@@ -416,6 +420,14 @@ def _normal(
     shape: tuple[int, ...] | torch.Size, like: Tensor, generator: torch.Generator
 ) -> Tensor:
     return torch.randn(shape, dtype=like.dtype, device=like.device, generator=generator)
+
+
+def _signs(shape: torch.Size, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Independent entries 1 or -1, each with probability 1/2."""
+    n = shape.numel()
+    bytes_ = torch.randint(0, 256, (-(-n // 8),), device=like.device, generator=generator)
+    table = SIGNS.to(like)
+    return table.index_select(0, bytes_).view(-1)[:n].view(shape)
 
 
 def _enough(owner: str, n: int, d: int) -> None:

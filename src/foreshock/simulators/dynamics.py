@@ -257,7 +257,7 @@ class ItoProcess:
         """sqrt(2 D(x)) z."""
         if self.diffusion is None:
             return torch.zeros_like(x)
-        return spread(self._diffusion(x), normal, "ItoProcess", "diffusion")
+        return spread(self._diffusion(x), 1.0, normal, "ItoProcess", "diffusion")
 
     def stiffness(self, x: Tensor) -> float:
         """0: not known."""
@@ -322,8 +322,8 @@ class StateDependentLangevin:
 
     def noise(self, x: Tensor, normal: Tensor) -> Tensor:
         """sqrt(2 T M(x)) z."""
-        diffusion = self.temperature * self._mobility(x)
-        return spread(diffusion, normal, "StateDependentLangevin", "mobility")
+        m, owner = self._mobility(x), "StateDependentLangevin"
+        return spread(m, self.temperature, normal, owner, "mobility")
 
     def stiffness(self, x: Tensor) -> float:
         """Largest curvature times the largest mobility at the points: an upper bound."""

@@ -14,8 +14,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from foreshock.simulators.curvature import largest_curvature
 from foreshock.simulators.door import positive
-from foreshock.simulators.dynamics import largest_curvature, require_temperature
+from foreshock.simulators.dynamics import require_temperature
 from foreshock.simulators.potentials import Potential
 from foreshock.simulators.sde import State, refuse_unstable, standard_normal
 
@@ -74,9 +75,10 @@ class BAOAB:
         return decay, math.sqrt(self.temperature / self.mass * (1 - decay * decay))
 
     def check(self, x: Tensor) -> None:
-        """Refuse dt * frequency >= 2 at the start points."""
+        """Refuse dt * frequency >= 2 at the start points and the minima."""
         frequency = math.sqrt(max(largest_curvature(self.potential, x), 0.0) / self.mass)
-        refuse_unstable("BAOAB", self.dt, frequency)
+        instead = "a larger `mass`, which slows every mode"
+        refuse_unstable("BAOAB", self.dt, frequency, instead=instead)
 
     def start(self, x: Tensor, generator: torch.Generator) -> State:
         """Positions, Gibbs velocities, gradient."""
@@ -191,14 +193,23 @@ class HeavyBall:
 
     def temperature_at(self, curvature: float) -> float:
         """On U = k x^2/2 the value k <x^2> = 2 (1 + beta) T / (2 (1 + beta) - alpha k)."""
-        refuse_unstable("HeavyBall", self.learning_rate, curvature, 2 * (1 + self.momentum))
+        self._refuse_unstable(curvature)
         room = 2 * (1 + self.momentum)
         return self.temperature * room / (room - self.learning_rate * curvature)
 
     def check(self, x: Tensor) -> None:
-        """Refuse alpha * curvature >= 2 (1 + beta) at the start points."""
-        top = largest_curvature(self.potential, x)
-        refuse_unstable("HeavyBall", self.learning_rate, top, 2 * (1 + self.momentum))
+        """Refuse alpha * curvature >= 2 (1 + beta) at the start points and the minima."""
+        self._refuse_unstable(largest_curvature(self.potential, x))
+
+    def _refuse_unstable(self, curvature: float) -> None:
+        refuse_unstable(
+            "HeavyBall",
+            self.learning_rate,
+            curvature,
+            2 * (1 + self.momentum),
+            name="learning_rate",
+            instead="a larger `momentum`, which raises the limit up to 4",
+        )
 
     def start(self, x: Tensor, generator: torch.Generator) -> State:
         """Positions at rest."""

@@ -102,7 +102,7 @@ class KWells:
     temperatures the law is only close to that, where the wells are far apart.
 
     Args:
-        centres: (K, d) c_k.
+        centres: (K, d) c_k. Arrays and lists become tensors of float64.
         depths: (K,) e_k, energy by which each well is lowered; zeros by default.
         width: w: at this distance from its centre a bowl has risen by 1/2.
         smoothing: s, energy over which neighbouring bowls merge.
@@ -123,6 +123,10 @@ class KWells:
 
     def __post_init__(self) -> None:
         positive("KWells", width=self.width, smoothing=self.smoothing)
+        for name in ("centres", "depths"):
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, Tensor):  # an array, a list
+                object.__setattr__(self, name, torch.as_tensor(given, dtype=torch.float64))
         if self.centres.ndim != 2 or not torch.isfinite(self.centres).all():
             raise ValueError(
                 "The `centres` of `KWells` must be a finite (K, d) tensor. "
@@ -200,6 +204,11 @@ class Ring:
         positive("Ring", barrier=self.barrier, radius=self.radius)
         if self.dimension != 2:
             raise ValueError(f"`Ring` lives in 2 dimensions. Got {self.dimension}.")
+
+    @property
+    def minima(self) -> Points:
+        """One point of the valley; all others at the distance r are minima too."""
+        return ((self.radius, 0.0),)
 
     def energy(self, x: Tensor) -> Tensor:
         """Energy of every point."""

@@ -23,6 +23,7 @@ from foreshock.simulators.door import positive, stability_index
 from foreshock.simulators.exact_levy import ou_levy_scale
 from foreshock.simulators.metrics import Chart
 from foreshock.simulators.potentials import Potential
+from foreshock.simulators.sde import leavers_lost, refuse_outside
 
 
 def positive_stable(
@@ -175,10 +176,11 @@ class StableNoise:
         stability_index("StableNoise", self.alpha)
         positive("StableNoise", scale=self.scale)
 
-    def __call__(self, shape: torch.Size, dt: float, generator: torch.Generator) -> Tensor:
-        """Increments over `dt`, (n, d) in float32 unless torch's default is another."""
+    def __call__(
+        self, shape: tuple[int, ...], dt: float, generator: torch.Generator, dtype: torch.dtype
+    ) -> Tensor:
+        """Increments over `dt`, (n, d) in the given type, that of the particles."""
         n, d = shape
-        dtype = torch.get_default_dtype()
         draws = isotropic_stable(n, d, self.alpha, generator=generator, dtype=dtype)
         return draws.mul_(self.scale * dt ** (1 / self.alpha))
 
@@ -239,7 +241,8 @@ class StableOnChart:
     depends on the chart, and no smaller `dt` mends that: jumps do not shrink. The isotropic process
     of the manifold itself is Brownian motion at a stable clock, with generator
     -s^alpha (-Laplace-Beltrami)^{alpha/2}; `exact_levy.sphere_cosine` is its law on a sphere. At
-    alpha = 2 the frozen step lacks the drift of `RiemannianBrownian`.
+    alpha = 2 the frozen step lacks the drift of `RiemannianBrownian`. Particles that jump off the
+    chart, such as out of the Poincaré disk, become nan, so that they count as lost.
 
     Args:
         chart: The metric.
@@ -267,7 +270,8 @@ class StableOnChart:
         positive("StableOnChart", dt=self.dt)
 
     def check(self, x: Tensor) -> None:
-        """Nothing to refuse."""
+        """Refuse points outside of the chart."""
+        refuse_outside("StableOnChart", self.chart, x)
 
     def start(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """The positions."""
@@ -276,11 +280,9 @@ class StableOnChart:
     def step(self, state: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
         """One step."""
         (x,) = state
-        n, d = x.shape
-        jump = isotropic_stable(n, d, self.noise.alpha, generator=generator, dtype=x.dtype)
-        jump = jump * (self.noise.scale * self.dt ** (1 / self.noise.alpha))
+        jump = self.noise(tuple(x.shape), self.dt, generator, x.dtype)
         new = x + torch.einsum("nij,nj->ni", self.chart.root_inverse(x), jump)
         if self.potential is not None:
             slope = self.potential.gradient(x)
             new = new - self.dt * torch.einsum("nij,nj->ni", self.chart.inverse(x), slope)
-        return (new,)
+        return (leavers_lost(self.chart, new),)

@@ -20,7 +20,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from foreshock.simulators.door import finite
+from foreshock.simulators.curvature import LOOKS
+from foreshock.simulators.door import finite, not_negative
 from foreshock.simulators.dynamics import Dynamics, Langevin
 from foreshock.simulators.sde import EulerMaruyama, Progress, Stepper, require_particles
 from foreshock.simulators.steppers import CubicSplitting, TamedEuler
@@ -29,8 +30,12 @@ from foreshock.types import Estimate, Flag
 
 Array = NDArray[np.float64]
 
+#: What a particle has crossed, if not a boundary.
+_INSIDE, _LOST = -1, -2
 #: Steps between removals of the particles that are through; a removal costs about a step.
 _SWEEP = 32
+#: Crossings that are checked at once: all of them are looked at by `largest_curvature`.
+_TOGETHER = LOOKS
 #: Crossings less likely than e^-30 are not drawn.
 _NEVER = 30.0
 
@@ -97,11 +102,14 @@ class PassageTimes:
         times: (n,) Middle of the step of the crossing, or `horizon`.
         side: (n,) Index of the boundary that was crossed, -1 for a censored particle.
         horizon: When the run ended.
+        lost: Particles that are not among the n, because their paths are wrong. Rates, means and
+            survival are refused if there are any: the lost ones are not a random choice.
     """
 
     times: Array
     side: NDArray[np.int64]
     horizon: float
+    lost: int = 0
 
     @property
     def events(self) -> int:
@@ -112,6 +120,16 @@ class PassageTimes:
     def exposure(self) -> float:
         """Time spent inside, over all particles."""
         return float(self.times.sum())
+
+    @property
+    def refusal(self) -> str:
+        """Why nothing can be estimated: a sentence if particles are lost, else nothing."""
+        if not self.lost:
+            return ""
+        return (
+            f"{self.lost} of {self.lost + len(self.times)} particles ran away numerically: the "
+            "step is too long where they went. Use a smaller `dt` or `TamedEuler`."
+        )
 
 
 def first_passage(
@@ -130,6 +148,11 @@ def first_passage(
     D and flat boundary of the test); without, of order sqrt(dt) and positive. Where two boundaries
     are crossed in one step, the first listed is taken.
 
+    A particle is lost, neither an escape nor a survivor, if its position stops being finite, or if
+    it crossed from a place where `stepper.check` refuses the step: there the scheme throws it
+    further at every step, across any boundary. Dynamics that do not know their stiffness, such as
+    `ItoProcess`, are not checked for the latter.
+
     Args:
         stepper: An Euler scheme for the bridge test, any other without.
         x: (n, d) Where the particles start, inside every boundary.
@@ -143,8 +166,8 @@ def first_passage(
         The times.
 
     Raises:
-        ValueError: If x is not (n, d) or not inside, `steps` < 1, or the bridge test does not fit
-            the stepper.
+        ValueError: If x is not (n, d) with the d of the potential or not inside, `steps` < 1, or
+            the bridge test does not fit the stepper.
 
     References:
         Gobet, Stoch. Process. Appl. 87 (2000) 167 (orders 1/2 and 1).
@@ -160,7 +183,7 @@ def first_passage(
         >>> bool(abs(found.events / 4000 - 0.5) < 4 * (0.25 / 4000) ** 0.5)
         True
     """
-    require_particles("first_passage", x)
+    require_particles("first_passage", x, stepper)
     walls = (boundaries,) if isinstance(boundaries, Boundary) else tuple(boundaries)
     if steps < 1 or not walls:
         raise ValueError(
@@ -175,12 +198,13 @@ def first_passage(
     stepper.check(x)
     dt = stepper.dt
     inside = torch.arange(len(x), device=x.device)
-    side = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
+    side = torch.full((len(x),), _INSIDE, dtype=torch.int64, device=x.device)
     when = torch.full((len(x),), steps, dtype=torch.float64, device=x.device)
     pause = max(1, steps // 100)
     with torch.no_grad():
         state = stepper.start(x, generator)
-        crossed = torch.full_like(inside, -1)
+        crossed = torch.full_like(inside, _INSIDE)
+        recent: list[tuple[Tensor, Tensor]] = []  # who crossed since the last sweep, and from where
         step_of = torch.zeros_like(inside)
         before = [wall.level(state[0]) for wall in walls]
         for step in range(1, steps + 1):
@@ -190,11 +214,21 @@ def first_passage(
             for index, wall in enumerate(walls):
                 hits = _crossings(wall, dynamics, old, before[index], after[index], dt, generator)
                 if len(hits):
-                    fresh = hits[crossed[hits] < 0]
+                    fresh = hits[crossed[hits] == _INSIDE]
                     crossed[fresh], step_of[fresh] = index, step
+                    crossed[fresh[~torch.isfinite(state[0][fresh]).all(1)]] = _LOST
+                    recent.append((fresh, old[fresh]))
             before = after
             if step % _SWEEP == 0 or step == steps:
-                through = crossed >= 0
+                astray = ~torch.isfinite(state[0]).all(1)
+                for level in before:
+                    astray |= level.isnan()
+                crossed[astray & (crossed == _INSIDE)] = _LOST
+                if recent:
+                    who, place = (torch.cat(parts) for parts in zip(*recent, strict=True))
+                    crossed[who[_unstable(stepper, place)]] = _LOST
+                    recent = []
+                through = crossed != _INSIDE
                 side[inside[through]] = crossed[through]
                 when[inside[through]] = step_of[through].double() - 0.5
                 kept = ~through
@@ -205,7 +239,27 @@ def first_passage(
                 before = [level[kept] for level in before]
             if progress is not None and step % pause == 0:
                 progress(step, steps)
-    return PassageTimes((when * dt).cpu().numpy(), side.cpu().numpy(), steps * dt)
+    kept = side != _LOST
+    times, sides = (when[kept] * dt).cpu().numpy(), side[kept].cpu().numpy()
+    return PassageTimes(times, sides, steps * dt, int((~kept).sum()))
+
+
+def _unstable(stepper: Stepper, x: Tensor) -> Tensor:
+    """Which of the places (m, d) the stepper refuses to start from."""
+
+    def refused(points: Tensor) -> bool:
+        try:
+            stepper.check(points)
+        except ValueError:
+            return True
+        return False
+
+    bad = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    for first in range(0, len(x), _TOGETHER):
+        here = x[first : first + _TOGETHER]
+        if refused(here):
+            bad[first : first + _TOGETHER] = torch.tensor([refused(p[None]) for p in here])
+    return bad
 
 
 def _bridged(stepper: Stepper) -> Dynamics:
@@ -301,12 +355,12 @@ def exponential_rate(passage: PassageTimes, *, after: float = 0.0) -> Estimate:
 
     Args:
         passage: The times.
-        after: Time from which on particles are watched.
+        after: Time from which on particles are watched, not negative.
 
     Returns:
         The rate, 1/time, with the interval of `poisson_interval`; `n` is the number of events.
-        Missing if no particle was watched; flagged `unresolved` without an event, with an upper
-        end that holds.
+        Missing if no particle was watched or some are lost; flagged `unresolved` without an event,
+        with an upper end that holds.
 
     Examples:
         >>> times = np.random.default_rng(0).exponential(2.0, 1000)
@@ -315,6 +369,9 @@ def exponential_rate(passage: PassageTimes, *, after: float = 0.0) -> Estimate:
         >>> rate.low < 0.5 < rate.high
         True
     """
+    not_negative("exponential_rate", after=after)
+    if passage.lost:
+        return Estimate.missing(passage.refusal, n=len(passage.times))
     watched = passage.times > after
     exposure = float((passage.times[watched] - after).sum())
     if exposure <= 0:
@@ -341,7 +398,7 @@ def mean_passage_time(passage: PassageTimes, *, exponential_after: float | None 
         exponential_after: Time from which on the rate is constant; a few relaxation times.
 
     Returns:
-        The mean.
+        The mean; missing if particles are lost.
 
     Examples:
         >>> done = PassageTimes(np.array([1.0, 2.0, 3.0]), np.zeros(3, dtype=np.int64), 10.0)
@@ -349,6 +406,8 @@ def mean_passage_time(passage: PassageTimes, *, exponential_after: float | None 
         2.0
     """
     n = len(passage.times)
+    if passage.lost:
+        return Estimate.missing(passage.refusal, n=n)
     if exponential_after is not None:
         rate = exponential_rate(passage, after=exponential_after)
         if not rate.resolved:
@@ -377,18 +436,21 @@ def survival_curve(passage: PassageTimes, times: ArrayLike) -> tuple[Estimate, .
         times: (m,) When to look, up to the horizon.
 
     Returns:
-        (m,) Shares; missing beyond the horizon.
+        (m,) Shares; missing beyond the horizon, and everywhere if particles are lost.
 
     Examples:
         >>> done = PassageTimes(np.array([1.0, 2.0, 3.0, 5.0]), np.array([0, 0, 0, -1]), 5.0)
         >>> [share.value for share in survival_curve(done, [0.5, 2.5, 5.0])]
         [1.0, 0.5, 0.25]
     """
+    finite("survival_curve", times=times)
     ordered = np.sort(passage.times[passage.side >= 0])
     n = len(passage.times)
     curve = []
     for time in np.asarray(times, dtype=np.float64):
-        if time > passage.horizon:
+        if passage.lost:
+            curve.append(Estimate.missing(passage.refusal, n=n))
+        elif time > passage.horizon:
             reason = f"The run ended at {passage.horizon:g}, before {time:g}."
             curve.append(Estimate.missing(reason, n=n))
         else:

@@ -81,7 +81,7 @@ class Quadratic:
 
     Args:
         curvature: K: a number (K I), a vector (d,) (the diagonal) or a symmetric matrix (d, d).
-            Negative eigenvalues are allowed: a saddle.
+            Negative eigenvalues are allowed: a saddle. Arrays and lists become tensors of float64.
         dimension: d, needed only where `curvature` is a number; 1 by default.
 
     Raises:
@@ -97,6 +97,9 @@ class Quadratic:
     dimension: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.curvature, (Tensor, float, int)):  # an array, a list
+            given = torch.as_tensor(self.curvature, dtype=torch.float64)
+            object.__setattr__(self, "curvature", given)
         k = torch.as_tensor(self.curvature)
         if k.ndim > 2 or (k.ndim == 2 and k.shape[0] != k.shape[1]):
             raise ValueError(
@@ -123,7 +126,7 @@ class Quadratic:
         return ((0.0,) * self.dimension,) if self._lowest() > 0 else ()
 
     def _lowest(self) -> float:
-        k = torch.as_tensor(self.curvature)
+        k = torch.as_tensor(self.curvature, dtype=torch.float64)
         return float(torch.linalg.eigvalsh(k)[0] if k.ndim == 2 else k.min())
 
     def matrix(self, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -13,12 +13,13 @@ The last three are in `foreshock.simulators.steppers`, inertial ones in
 value; its `step` maps a state to a new one. A state is a tuple of tensors with the positions (n, d)
 first.
 
-A `jump` is called as `jump(shape, dt, generator)` and returns the increment (n, d) of a second,
-independent noise over the same step, such as an alpha-stable one.
+A `jump` is called as `jump(shape, dt, generator, dtype)` and returns the increment (n, d) of a
+second, independent noise over the same step, such as an alpha-stable one.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -30,7 +31,7 @@ from foreshock.simulators.door import positive
 from foreshock.simulators.dynamics import Dynamics, Langevin
 
 State = tuple[Tensor, ...]
-Jump = Callable[[tuple[int, ...], float, torch.Generator], Tensor]
+Jump = Callable[[tuple[int, ...], float, torch.Generator, torch.dtype], Tensor]
 Progress = Callable[[int, int], object]
 
 #: Coordinates that are stepped together: 128 KiB in float32. Large enough that calls cost little,
@@ -68,7 +69,15 @@ class Stepper(Protocol):
         ...
 
 
-def refuse_unstable(owner: str, dt: float, rate: float, limit: float = 2.0) -> None:
+def refuse_unstable(
+    owner: str,
+    dt: float,
+    rate: float,
+    limit: float = 2.0,
+    *,
+    name: str = "dt",
+    instead: str = "`TamedEuler`, which bounds the drift of a step",
+) -> None:
     """Refuse a step that an explicit scheme multiplies the stiffest mode's error by.
 
     Args:
@@ -76,6 +85,8 @@ def refuse_unstable(owner: str, dt: float, rate: float, limit: float = 2.0) -> N
         dt: Its step.
         rate: Largest relaxation rate M lambda_max, 1/time.
         limit: Largest stable dt * rate.
+        name: What the step is called there.
+        instead: What else can be done about it.
 
     Raises:
         ValueError: If dt * rate >= limit.
@@ -84,16 +95,16 @@ def refuse_unstable(owner: str, dt: float, rate: float, limit: float = 2.0) -> N
         >>> refuse_unstable("EulerMaruyama", 0.5, 8.0)
         Traceback (most recent call last):
         ...
-        ValueError: The `dt` of `EulerMaruyama` is unstable for the stiffest mode at the start:
-        dt * rate = 0.5 * 8 = 4, and must stay below 2. Use dt < 0.25, better dt < 0.025; or
-        `TamedEuler`, which bounds the drift of a step.
+        ValueError: The `dt` of `EulerMaruyama` is unstable for the stiffest mode at the start or
+        at a minimum: dt * rate = 0.5 * 8 = 4, and must stay below 2. Use dt < 0.25, better
+        dt < 0.025; or `TamedEuler`, which bounds the drift of a step.
     """
     if dt * rate >= limit:
         raise ValueError(
-            f"The `dt` of `{owner}` is unstable for the stiffest mode at the start: "
-            f"dt * rate = {dt:g} * {rate:g} = {dt * rate:g}, and must stay below {limit:g}. "
-            f"Use dt < {limit / rate:.3g}, better dt < {limit / rate / 10:.3g}; "
-            "or `TamedEuler`, which bounds the drift of a step."
+            f"The `{name}` of `{owner}` is unstable for the stiffest mode at the start or at a "
+            f"minimum: {name} * rate = {dt:g} * {rate:g} = {dt * rate:g}, and must stay below "
+            f"{limit:g}. Use {name} < {limit / rate:.3g}, better {name} < {limit / rate / 10:.3g}; "
+            f"or {instead}."
         )
 
 
@@ -130,7 +141,59 @@ def with_jump(x: Tensor, jump: Jump | None, dt: float, generator: torch.Generato
         >>> with_jump(torch.zeros(2, 1), None, 0.1, torch.Generator()).shape
         torch.Size([2, 1])
     """
-    return x if jump is None else x.add_(jump(tuple(x.shape), dt, generator).to(x))
+    return x if jump is None else x.add_(jump(tuple(x.shape), dt, generator, x.dtype).to(x))
+
+
+def refuse_outside(owner: str, part: object, x: Tensor) -> None:
+    """Refuse positions that `part.contains` excludes, where it has that method.
+
+    Args:
+        owner: Name of the stepper.
+        part: Dynamics or a chart.
+        x: (n, d) Positions.
+
+    Raises:
+        ValueError: If a particle is outside.
+
+    Examples:
+        >>> from foreshock.simulators.metrics import poincare_disk
+        >>> refuse_outside("GeodesicWalk", poincare_disk(), torch.ones(1, 2))
+        Traceback (most recent call last):
+        ...
+        ValueError: 1 of 1 particles of `GeodesicWalk` are outside of `ConformalChart`, or too near
+        its edge for the precision of torch.float32: the first at [1.0, 1.0]. Scale the points to
+        lie inside, or use `x.double()`.
+    """
+    contains = getattr(part, "contains", None)
+    if contains is None:
+        return
+    outside = ~contains(x)
+    if outside.any():
+        chart = type(getattr(part, "chart", part)).__name__
+        raise ValueError(
+            f"{int(outside.sum())} of {len(x)} particles of `{owner}` are outside of `{chart}`, or "
+            f"too near its edge for the precision of {x.dtype}: the first at "
+            f"{x[outside][0].tolist()}. Scale the points to lie inside, or use `x.double()`."
+        )
+
+
+def leavers_lost(part: object, x: Tensor) -> Tensor:
+    """Positions with nan for the particles that `part.contains` excludes, where it has that method.
+
+    Args:
+        part: Dynamics or a chart.
+        x: (n, d) Positions.
+
+    Returns:
+        (n, d).
+
+    Examples:
+        >>> from foreshock.simulators.metrics import poincare_disk
+        >>> leavers_lost(poincare_disk(), torch.tensor([[0.5, 0.0], [1.5, 0.0]])).tolist()
+        [[0.5, 0.0], [nan, nan]]
+    """
+    contains = getattr(part, "contains", None)
+    return x if contains is None else x.masked_fill(~contains(x)[:, None], torch.nan)
 
 
 @dataclass(frozen=True)
@@ -138,7 +201,8 @@ class EulerMaruyama:
     r"""x' = x + a(x) dt + sqrt(2 D(x) dt) z: right for every Itô process, path by path.
 
     Strong order 1/2 (1 where D is constant), weak order 1. On U = k x^2/2 its stationary variance
-    is T / (k (1 - k M dt / 2)).
+    is T / (k (1 - k M dt / 2)). In a potential steeper than a bowl no step is short
+    enough everywhere: far out dt * rate exceeds 2, and each step throws a particle further out.
 
     Args:
         dynamics: What moves the particles.
@@ -168,7 +232,8 @@ class EulerMaruyama:
         positive("EulerMaruyama", dt=self.dt)
 
     def check(self, x: Tensor) -> None:
-        """Refuse dt * rate >= 2 at the start points."""
+        """Refuse dt * rate >= 2 at the start points and the minima, and starts outside."""
+        refuse_outside("EulerMaruyama", self.dynamics, x)
         refuse_unstable("EulerMaruyama", self.dt, self.dynamics.stiffness(x))
 
     def start(self, x: Tensor, generator: torch.Generator) -> State:
@@ -189,7 +254,7 @@ class EulerMaruyama:
         else:
             new = torch.add(x, motion.drift(x), alpha=self.dt)
             new.add_(motion.noise(x, normal), alpha=self.dt**0.5)
-        return (with_jump(new, self.jump, self.dt, generator),)
+        return (leavers_lost(motion, with_jump(new, self.jump, self.dt, generator)),)
 
 
 @dataclass(frozen=True)
@@ -230,7 +295,7 @@ class LeimkuhlerMatthews:
             )
 
     def check(self, x: Tensor) -> None:
-        """Refuse dt * rate >= 2 at the start points."""
+        """Refuse dt * rate >= 2 at the start points and the minima."""
         refuse_unstable("LeimkuhlerMatthews", self.dt, self.dynamics.stiffness(x))
 
     def start(self, x: Tensor, generator: torch.Generator) -> State:
@@ -253,7 +318,7 @@ class SamplePath:
         times: (r,) float64, starting at 0.
         values: (r, n, ...) Positions, or what `observe` made of them.
         state: The last state, to go on from.
-        lost: Particles whose last position is not finite.
+        lost: Particles whose last position is not finite; `integrate` warns of them.
     """
 
     times: Tensor
@@ -264,7 +329,7 @@ class SamplePath:
 
 def integrate(
     stepper: Stepper,
-    x: Tensor,
+    x: Tensor | State,
     steps: int,
     *,
     generator: torch.Generator,
@@ -281,6 +346,7 @@ def integrate(
     Args:
         stepper: The scheme, such as `EulerMaruyama`.
         x: (n, d) Where the particles start; not touched. Its dtype and device are used throughout.
+            Or the `state` of an earlier path of this stepper, to go on with its velocities.
         steps: How many steps, at least 1.
         generator: Source of all noise, on the device of x.
         every: Steps between records; `steps` records start and end.
@@ -289,11 +355,13 @@ def integrate(
         chunk: Particles that run together; by default 32,768 coordinates.
 
     Returns:
-        Times, records, last state, and how many particles ran away to nan or infinity.
+        Times, records, last state, and how many particles ran away to nan or infinity: if any, a
+        `RuntimeWarning` says so.
 
     Raises:
-        ValueError: If x is not a finite (n, d) tensor of floats, the stepper refuses it, a count is
-            not positive, or the record would exceed 4 GiB.
+        ValueError: If x is not a finite (n, d) tensor of floats with the d of the potential, nor a
+            state of the stepper, if the stepper refuses it, a count is not positive, or the record
+            would exceed 4 GiB.
 
     Examples:
         >>> from foreshock.simulators.potentials import Quadratic
@@ -303,13 +371,22 @@ def integrate(
         >>> path.times.tolist(), tuple(path.values.shape)
         ([0.0, 1.0, 2.0], (3, 10, 1))
     """
-    require_particles("integrate", x)
+    state_given = None if isinstance(x, Tensor) else x
+    x = x if isinstance(x, Tensor) else x[0]
+    require_particles("integrate", x, stepper)
     if steps < 1 or every < 1 or (chunk is not None and chunk < 1):
         raise ValueError(
             "The `steps`, `every` and `chunk` of `integrate` must be at least 1. "
             f"Got {steps}, {every} and {chunk}."
         )
     stepper.check(x)
+    if state_given is not None:
+        parts = len(stepper.start(x[:1], torch.Generator(generator.device)))
+        if len(state_given) != parts:
+            raise ValueError(
+                f"A state of `{type(stepper).__name__}` has {parts} parts. Got {len(state_given)}: "
+                "another stepper made it. Give its positions `state[0]` to start anew."
+            )
     show = observe or (lambda at: at)
     n, records = len(x), steps // every + 1
     sample = show(x[:1])
@@ -328,7 +405,10 @@ def integrate(
     with torch.no_grad():
         for index, first in enumerate(starts):
             here = slice(first, first + together)
-            state = stepper.start(x[here], generator)
+            if state_given is None:
+                state = stepper.start(x[here], generator)
+            else:
+                state = tuple(part[here] for part in state_given)
             values[0, here] = show(x[here])
             for done in range(1, steps + 1):
                 state = stepper.step(state, generator)
@@ -339,15 +419,25 @@ def integrate(
             states.append(state)
     final = tuple(torch.cat(parts) for parts in zip(*states, strict=True))
     times = torch.arange(records, dtype=torch.float64) * (every * stepper.dt)
-    return SamplePath(times, values, final, int((~torch.isfinite(final[0]).all(-1)).sum()))
+    lost = int((~torch.isfinite(final[0]).all(-1)).sum())
+    if lost:
+        warnings.warn(
+            f"`integrate` lost {lost} of {n} particles to nan or infinity: they left the chart, or "
+            "the step was too long where they went, and the others may be wrong too. Use a "
+            "smaller `dt` or `TamedEuler`.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return SamplePath(times, values, final, lost)
 
 
-def require_particles(owner: str, x: Tensor) -> None:
-    """Refuse what is not a finite (n, d) tensor of floats.
+def require_particles(owner: str, x: Tensor, stepper: Stepper | None = None) -> None:
+    """Refuse what is not a finite (n, d) tensor of floats, or has another d than the potential.
 
     Args:
         owner: Name of the function that asks.
         x: Positions.
+        stepper: Whose potential or chart has a dimension.
 
     Raises:
         ValueError: If x is not such a tensor.
@@ -362,3 +452,12 @@ def require_particles(owner: str, x: Tensor) -> None:
         )
     if not torch.isfinite(x).all():
         raise ValueError(f"The `x` of `{owner}` holds nan or inf.")
+    motion = getattr(stepper, "dynamics", stepper)
+    potential = getattr(motion, "potential", None)
+    dimension = 2 if hasattr(motion, "chart") else getattr(potential, "dimension", x.shape[1])
+    if x.shape[1] != dimension:
+        raise ValueError(
+            f"The `x` of `{owner}` has {x.shape[1]} coordinates, but "
+            f"`{type(potential or motion).__name__}` lives in {dimension}. Give the potential that "
+            "`dimension`, or the particles that many columns."
+        )

@@ -8,14 +8,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from foreshock.simulators.door import positive
 from foreshock.simulators.dynamics import Dynamics, GradientFlow, Langevin
+from foreshock.simulators.fields import symmetric_root
 from foreshock.simulators.potentials import Quadratic, Quartic
-from foreshock.simulators.sde import Jump, State, standard_normal, with_jump
+from foreshock.simulators.sde import (
+    Jump,
+    State,
+    leavers_lost,
+    refuse_outside,
+    standard_normal,
+    with_jump,
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,8 @@ class TamedEuler:
         positive("TamedEuler", dt=self.dt)
 
     def check(self, x: Tensor) -> None:
-        """Nothing to refuse."""
+        """Refuse a start outside of where the dynamics live."""
+        refuse_outside("TamedEuler", self.dynamics, x)
 
     def start(self, x: Tensor, generator: torch.Generator) -> State:
         """The positions."""
@@ -66,7 +74,7 @@ class TamedEuler:
         drift = self.dynamics.drift(x)
         new = x + drift * (self.dt / (1 + self.dt * drift.norm(dim=-1, keepdim=True)))
         new.add_(self.dynamics.noise(x, standard_normal(x, generator)), alpha=self.dt**0.5)
-        return (with_jump(new, self.jump, self.dt, generator),)
+        return (leavers_lost(self.dynamics, with_jump(new, self.jump, self.dt, generator)),)
 
 
 def cubic_flow(x: Tensor, time: float | Tensor) -> Tensor:
@@ -74,16 +82,19 @@ def cubic_flow(x: Tensor, time: float | Tensor) -> Tensor:
 
     Args:
         x: Where it starts.
-        time: t times the strength of the potential and the mobility, 1/length^2; a number or (d,).
+        time: t times the strength of the potential and the mobility, 1/length^2, not negative; a
+            number or (d,).
 
     Returns:
-        Where it is, in the shape of x; finite for every finite x whose square is finite.
+        Where it is, in the shape of x; +-1 / sqrt(2 time) from infinity.
 
     Examples:
         >>> cubic_flow(torch.tensor([1.0]), 1.5).item()
         0.5
     """
-    return x * (1 + 2 * time * x * x).rsqrt()
+    # As 1 / hypot(1/x, sqrt(2t)), in which no square overflows.
+    root = torch.as_tensor(2 * time, dtype=x.dtype, device=x.device).sqrt()
+    return torch.copysign(1 / torch.hypot(1 / x, root), x)
 
 
 @dataclass(frozen=True)
@@ -143,12 +154,19 @@ class CubicSplitting:
         return (with_jump(new, self.jump, self.dt, generator),)
 
 
+def _relaxed(rate: Tensor, time: float) -> Tensor:
+    """Integral of e^{-rate s} over s from 0 to `time`."""
+    flat = rate.abs() * time < 1e-12  # free diffusion
+    safe = torch.where(flat, torch.ones_like(rate), rate)
+    return torch.where(flat, torch.full_like(rate, time), -torch.expm1(-safe * time) / safe)
+
+
 @dataclass(frozen=True)
 class ExactOU:
     r"""The exact transition of the Ornstein-Uhlenbeck process: x' = e^{-MK dt} x + L z.
 
     L L' = integral_0^dt of e^{-MK s} 2 T M e^{-KM s} ds. Right for every dt, singular and negative
-    K included; only the law at the recorded times is drawn, nothing in between.
+    K and singular M included; only the law at the recorded times is drawn, nothing in between.
 
     Args:
         dynamics: `Langevin` on a `Quadratic`.
@@ -158,8 +176,7 @@ class ExactOU:
         ValueError: If `dt` is not positive or the potential not quadratic.
 
     References:
-        Uhlenbeck & Ornstein, Phys. Rev. 36 (1930) 823; the integral by the block exponential of
-        Van Loan, IEEE Trans. Autom. Control 23 (1978) 395.
+        Uhlenbeck & Ornstein, Phys. Rev. 36 (1930) 823.
 
     Examples:
         >>> stepper = ExactOU(Langevin(Quadratic(1.0), temperature=1.0), dt=50.0)
@@ -188,24 +205,18 @@ class ExactOU:
         k = torch.as_tensor(potential.curvature).double()
         if k.ndim < 2 and m.ndim < 2:
             rate = (k * m).expand(d)
-            small = rate.abs() * self.dt < 1e-12  # the limit of free diffusion
-            safe = torch.where(small, torch.ones_like(rate), rate)
-            time = torch.where(
-                small, torch.full_like(rate, self.dt), -torch.expm1(-2 * safe * self.dt) / 2 / safe
-            )
+            time = _relaxed(2 * rate, self.dt)
             return torch.exp(-rate * self.dt), (2 * temperature * m * time).sqrt()
-        from scipy.linalg import expm
-
-        m_matrix = m if m.ndim == 2 else torch.diag(m.expand(d))
-        drift = -(m_matrix @ potential.matrix()).cpu().numpy()
-        block = np.zeros((2 * d, 2 * d))
-        block[:d, :d], block[d:, d:] = -drift, drift.T
-        block[:d, d:] = 2 * temperature * m_matrix.cpu().numpy()
-        power = expm(block * self.dt)
-        decay = power[d:, d:].T
-        covariance = torch.as_tensor(decay @ power[:d, d:])
-        values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
-        return torch.as_tensor(decay), vectors * values.clamp_min(0).sqrt()
+        # With R = M^1/2 and S = R K R symmetric, (MK)^n = R S^(n-1) R K: every power of a decay
+        # is taken of a number, so that no growing exponential appears, and M may be singular.
+        root = symmetric_root(m, "Langevin", "mobility") if m.ndim == 2 else m.sqrt().expand(d)
+        root = root if root.ndim == 2 else torch.diag(root)
+        k = potential.matrix().to(root.device)
+        rate, vectors = torch.linalg.eigh(root @ k @ root)
+        turned = root @ vectors
+        decay = torch.eye(d, dtype=k.dtype, device=k.device)
+        decay = decay - (turned * _relaxed(rate, self.dt)) @ turned.T @ k
+        return decay, turned * (2 * temperature * _relaxed(2 * rate, self.dt)).sqrt()
 
     def check(self, x: Tensor) -> None:
         """Nothing to refuse."""

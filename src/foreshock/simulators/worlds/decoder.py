@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,14 +17,13 @@ from foreshock.simulators.decoder import DecoderPotential
 from foreshock.simulators.diffusion import ParticleFisher, SharedMatrix
 from foreshock.simulators.door import Array
 from foreshock.simulators.exact_linear import lyapunov_covariance, lyapunov_entropy_production
-from foreshock.simulators.grid_plane import energy_plane
-from foreshock.simulators.grid_solvers import evolve
 from foreshock.simulators.particles import Engine, State, step
 from foreshock.simulators.recording import run_engine
 from foreshock.simulators.resets import CloudReset, redraw
 from foreshock.simulators.schedules import constant_schedules
 from foreshock.simulators.worlds.linear_decoder import Cloud
 from foreshock.simulators.worlds.recorded import Progress, measured, stages, told
+from foreshock.simulators.worlds.tanh_decoder import relax, tanh_decoder
 from foreshock.store import Comparison, Curve, Field, Figure, Run, record
 from foreshock.types import Estimate
 
@@ -35,8 +34,6 @@ _NOISE = np.array([[1.0, 0.0], [0.0, 0.1]])
 _START, _SPREAD = np.array([1.5, -1.0]), 0.2
 #: D/eta and lambda where the sign of the entropy is tried, dense: the density is above 1/e.
 _HEAT, _WEIGHT = 0.05, 0.02
-#: Clusters of the latent states that made the data.
-_CLUSTERS = ((-1.2, 0.8), (1.2, 0.8), (0.0, -1.2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +129,7 @@ class DecoderWorld:
         decode = tanh_decoder(self.hidden, generator)
         _noise(self, run, decode, generator)
         _resets(self, run, generator, moves[3])
-        _tanh(self, run, decode, rows, generator, moves[4])
+        relax(self, run, decode, rows, generator, moves[4])
         return run
 
 
@@ -145,34 +142,6 @@ _TITLES = {
     "latent/w2": ("Sliced W2 to the start, tanh decoder", "length", "0"),
     "latent/energy": ("Mean loss, tanh decoder", "1", ""),
 }
-
-
-def tanh_decoder(hidden: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """A random decoder from 2 latents to 4 outputs: a tanh layer and a linear bypass.
-
-    Without the bypass outputs are bounded, the loss does not rise far out, and no stationary law
-    exists.
-
-    Args:
-        hidden: Units.
-        generator: Source of the weights.
-
-    Returns:
-        A function (n, 2) -> (n, 4).
-
-    Examples:
-        >>> tanh_decoder(8, torch.Generator().manual_seed(0))(torch.zeros(3, 2)).shape
-        torch.Size([3, 4])
-    """
-    like = {"generator": generator, "dtype": torch.float64}
-    first = 1.5 * torch.randn(2, hidden, **like)
-    second = torch.randn(hidden, 4, **like) / math.sqrt(hidden)
-    bypass, _ = torch.linalg.qr(torch.randn(4, 2, **like))
-
-    def decode(z: Tensor) -> Tensor:
-        return torch.tanh(z @ first.to(z)) @ second.to(z) + z @ bypass.T.to(z) * 0.7
-
-    return decode
 
 
 # ------------------------------------------------------------------ a linear decoder
@@ -353,7 +322,6 @@ def _current(world: DecoderWorld, run: Run, generator: torch.Generator, move: Pr
                 "of the particles, and arrows of the flux. It is stationary, div J = 0, and far "
                 f"from equilibrium: it produces {exact:.3f} nats a unit of time."
             ),
-            method="gaussian",
         ),
     )
 
@@ -510,196 +478,6 @@ def _resets(world: DecoderWorld, run: Run, generator: torch.Generator, move: Pro
     )
 
 
-# ------------------------------------------------------------------ a decoder with tanh
-
-
-def _tanh(
-    world: DecoderWorld,
-    run: Run,
-    decode: Callable[[Tensor], Tensor],
-    rows: list[dict[str, Estimate]],
-    generator: torch.Generator,
-    move: Progress,
-) -> None:
-    """The cloud of one target against the plane; then one target for all against one for each."""
-    n, like = world.particles, {"generator": generator, "dtype": torch.float64}
-    centres = torch.tensor(_CLUSTERS, dtype=torch.float64)
-    truth = centres[torch.arange(n) % 3] + 0.15 * torch.randn(n, 2, **like)
-    data = decode(truth) + 0.1 * torch.randn(n, 4, **like)
-    schedules = constant_schedules(1.0, world.diffusion, world.entropy)
-    shared = DecoderPotential(decode, data.mean(0), 2, noise_scale=0.7, single_target=True)
-    engine = Engine(shared, schedules, world.dt)
-    start = 0.7 * torch.randn(n, 2, **like) + torch.tensor([1.5, 1.0], dtype=torch.float64)
-    found = run_engine(
-        engine,
-        start,
-        world.steps,
-        generator=generator,
-        every=world.every,
-        on_progress=lambda done, total: move(done, 0),
-    )
-    names = ("c", "entropy_production", "w2", "energy")
-    for index in range(len(found.times)):
-        row = {f"latent/{name}": found.observables[name][index] for name in names}
-        run.append(index * world.every, rows[index] | row)
-    _against_plane(world, run, shared, found.times, found.observables["energy"])
-
-    def drift(points: Tensor) -> Tensor:
-        return -shared.gradient(points)
-
-    for index, name in ((0, "start"), (max(1, len(found.times) // 6), "early"), (-1, "end")):
-        time = found.times[index]
-        caption = (
-            "Density of the cloud by kernels, and arrows of the flux J = ρ (μ − D ∇log ρ), the "
-            "longest of each picture alike."
-        )
-        figure = _snapshot(
-            f"flux_{name}",
-            f"Density and flux, t = {time:.2g}",
-            found.path[index],
-            drift,
-            world.temperature,
-            caption=caption,
-            method="kde",
-        )
-        record(run, figure)
-    _observables(world, run, found.times, found.path, found.observables, drift)
-    own = DecoderPotential(decode, data, 2, noise_scale=0.7)
-    each = run_engine(
-        Engine(own, schedules, world.dt),
-        start,
-        world.steps,
-        generator=generator,
-        every=world.steps,
-        observed=False,
-        on_progress=lambda done, total: move(world.steps + done, 0),
-    )
-    shown = slice(0, 400)
-    last = (found.path[-1][shown], each.path[-1][shown], truth[shown])
-    labels = ("one target for all, as published", "a target for each", "states that made the data")
-    curves = [
-        Curve(label, z[:, 0].tolist(), z[:, 1].tolist(), look="points")
-        for label, z in zip(labels, last, strict=True)
-    ]
-    losses = [float(own.energy(z).mean()) for z in (found.path[-1], each.path[-1])]
-    record(
-        run,
-        Figure(
-            "targets",
-            "One target for all, or one for each",
-            "z1",
-            "z2",
-            curves,
-            caption=(
-                "The data have three clusters. Pulled to the mean of the data, the particles "
-                "forget which of them they are; with targets of their own each explains its own "
-                f"row. Mean loss of a particle at its own row: {losses[0]:.2f} and {losses[1]:.2f} "
-                f"(temperature {world.temperature:g})."
-            ),
-        ),
-    )
-
-
-def _against_plane(
-    world: DecoderWorld,
-    run: Run,
-    potential: DecoderPotential,
-    times: Sequence[float],
-    values: Sequence[Estimate],
-) -> None:
-    """Mean loss over time against the Fokker-Planck equation on a grid of the plane."""
-    grids = {}
-    for cells in (45, 90):
-        axis = np.linspace(-4.5, 4.5, cells)
-        points = torch.from_numpy(np.stack(np.meshgrid(axis, axis, indexing="ij"), -1))
-        flat = points.reshape(-1, 2)
-        energy = potential.energy(flat).numpy().reshape(cells, cells)
-        grid = energy_plane(axis, axis, energy, world.temperature)
-        away = (flat - torch.tensor([1.5, 1.0])).square().sum(1)
-        density = torch.exp(-away / (2 * 0.49)).numpy().reshape(cells, cells)
-        density /= float((density * grid.volume).sum())
-        means = [float((density * grid.volume * energy).sum())]
-        for gap in np.diff(times):
-            density = evolve(grid, density, float(gap), method="tr_bdf2", steps=20)
-            means.append(float((density * grid.volume * energy).sum()))
-        grids[cells] = means, density * grid.volume, energy, flat
-    means, mass, energy, flat = grids[90]
-    # Second order in the spacing: a third of the change is left.
-    left = abs(means[-1] - grids[45][0][-1]) / 3
-    slope = potential.gradient(flat).square().sum(1).numpy().reshape(mass.shape)
-    bend = potential.hessian(flat).diagonal(dim1=1, dim2=2).sum(1).numpy().reshape(mass.shape)
-    # Euler's chain has the stationary density rho (1 + dt f), f = |grad U|^2/4T - lap U/2.
-    shift = world.dt * (slope / (4 * world.temperature) - bend / 2)
-    shift -= float((mass * shift).sum())
-    stepped = abs(float((mass * shift * energy).sum()))
-    title = "Mean loss, tanh decoder"
-    record(
-        run,
-        told(
-            "energy",
-            title,
-            "time",
-            "loss",
-            times,
-            values,
-            means,
-            caption="Of the cloud with one target, against the Fokker-Planck equation on a grid.",
-        ),
-        Comparison(
-            f"{title}, t = {times[-1]:.3g}", values[-1], means[-1], left + stepped, "grid solution"
-        ),
-    )
-
-
-def _observables(
-    world: DecoderWorld,
-    run: Run,
-    times: Sequence[float],
-    path: Tensor,
-    observables: Mapping[str, tuple[Estimate, ...]],
-    drift: Callable[[Tensor], Tensor],
-) -> None:
-    """C, entropy production and W2 of the tanh decoder along the run, and C as published."""
-    readings = {name: observables[name] for name in ("c", "entropy_production", "w2")}
-    published = []
-    for z in path:
-        few = z[:500].float()
-        matrix = (world.temperature * torch.eye(2)).expand(len(few), 2, 2)
-        slope = pub.grad_rho_code_fp(few, 0.1)
-        published.append(pub.c_fp(drift(few.double()).float(), matrix, slope))
-    record(
-        run,
-        Figure(
-            "c",
-            "Consolidation ratio, tanh decoder",
-            "time",
-            "C",
-            (
-                Curve("corrected, 95 %", times, *_ends(readings["c"]), look="points"),
-                Curve("as published, float32", times, published),
-                Curve("equilibrium", [times[0], times[-1]], [1.0, 1.0], look="dashed"),
-            ),
-            log_y=True,
-            caption=(
-                "The corrected ratio has no unit and ends at 1. In the published one all particles "
-                "are shifted together, so its ∇ρ is rounding noise: the ratio depends on the float "
-                "type and says nothing about the cloud."
-            ),
-        ),
-        Figure(
-            "production",
-            "Entropy production and distance, tanh decoder",
-            "time",
-            "nats / time, length",
-            (
-                Curve("entropy production, 95 %", times, *_ends(readings["entropy_production"])),
-                Curve("W2 to the start, 95 %", times, *_ends(readings["w2"])),
-            ),
-            caption="Relaxation to equilibrium: the production falls to 0 as the cloud arrives.",
-        ),
-    )
-
-
 def _ends(values: Sequence[Estimate]) -> list[list[float]]:
     return [[getattr(e, end) for e in values] for end in ("value", "low", "high")]
 
@@ -712,7 +490,6 @@ def _snapshot(
     diffusion: float | Tensor,
     *,
     caption: str,
-    method: str,
 ) -> Figure:
     """Density of a cloud in the plane and arrows of its flux."""
     middle, reach = z.mean(0), 3.2 * z.std(0)
@@ -720,7 +497,7 @@ def _snapshot(
         torch.linspace(float(middle[i] - reach[i]), float(middle[i] + reach[i]), 40).to(z)
         for i in range(2)
     ]
-    score = fit_score(z, "kde" if method == "kde" else "gaussian")
+    score = fit_score(z, "gaussian")
     plane = plane_flux(score, drift, diffusion, axes[0], axes[1])
     gaps = [float(a[1] - a[0]) for a in axes]
     edges = [

@@ -67,7 +67,7 @@ class KWellsWorld:
     depth: float = 0.8
     temperature: float = 0.4
     particles: int = 2000
-    dt: float = 0.05
+    dt: float = 0.08
     time: float = 200.0
     records: int = 20
     seed: int = 0
@@ -133,7 +133,7 @@ class KWellsWorld:
                 title=f"Share in well {k + 1}" + (", the deepest" if k == self.wells - 1 else ""),
                 unit="1",
                 taken_at="all particles, at a fixed temperature",
-                null="1/K",
+                null=f"{self.row.gibbs_weights()[k]:.3f}, Gibbs' law",
             )
         run.declare(
             "cloud/energy", title="Mean energy", unit="energy", taken_at="all particles", null=""
@@ -238,6 +238,7 @@ def _landscape(world: KWellsWorld, run: Run, generator: torch.Generator) -> None
     middle = [torch.tensor((e[1:] + e[:-1]) / 2, dtype=torch.float32) for e in (x, y)]
     points[:, :2] = torch.cartesian_prod(middle[1], middle[0]).flip(1)
     energy = (wells.energy(points) / world.temperature).reshape(30, 60)
+    energy[energy > 5] = math.nan  # where nobody is, and which would take all the colours
     stepper = EulerMaruyama(Langevin(wells, world.temperature), world.dt)
     steps = round(60 / world.dt)
     path = integrate(stepper, _start(world, 0, 1), steps, generator=generator, every=steps // 400)
@@ -381,7 +382,7 @@ def _cooling(
                 ),
             )
         curves.append(Curve(f"{name}, 95 %", times, *_ends(seen), look="points"))
-        solved.append(Curve("exact", times, grid.shares[:, -1].tolist(), look="dashed"))
+        solved.append(Curve(f"{name}, exact", times, grid.shares[:, -1].tolist(), look="dashed"))
     end = [schedule(world.time) for schedule in (slow, fast)]
     caption = (
         f"Both start at T = c = {hot:.3g}, {_HOT:g} times the barriers. The published schedule "
@@ -389,9 +390,11 @@ def _cooling(
         f"{1 - curves[1].y[-1]:.0%} of the particles outside the deepest well, and no longer run "
         f"changes that. T at the end: {end[0]:.2g} and {end[1]:.1g}."
     )
-    # Colours in the order of the key: what is measured, then its solution in the same colour.
-    filler = [
-        Curve("Gibbs at the fixed temperature", times, [row.gibbs_weights()[-1]] * len(times))
+    # Four curves before the solutions, which then share the colours of what they solve.
+    plain, _ = row.follow(Constant(world.temperature), world.dt, at)
+    beside = [
+        Curve("all of it, as claimed", [times[0], times[-1]], [1.0, 1.0]),
+        Curve("not cooled, exact", times, plain.shares[:, -1].tolist(), look="dashed"),
     ]
     record(
         run,
@@ -400,7 +403,7 @@ def _cooling(
             "The deepest well while cooling",
             "time",
             "share",
-            (*curves, *filler, *solved),
+            (*curves, *beside, *solved),
             log_x=True,
             caption=caption,
         ),
@@ -492,7 +495,7 @@ def _searches(
             "Does returning to the start help the search?",
             "reset rate × mean time without resets",
             "mean time / mean time without resets",
-            (*curves, Curve("no change", [0.1, 8.0], [1.0, 1.0]), *solved),
+            (*curves, *solved),
             log_x=True,
             log_y=True,
             caption=(

@@ -118,7 +118,7 @@ class LevyWorld:
             title="Scale of the stable law in the bowl",
             unit="length",
             taken_at="all particles",
-            null="",
+            null="that of its stationary law, 1/α^(1/α)",
         )
         generator = torch.Generator().manual_seed(self.seed)
         escapes = [(stiffness, self.noise * factor) for stiffness in _BOWLS for factor in _SCALES]
@@ -172,9 +172,9 @@ def _quartic(world: LevyWorld, run: Run, generator: torch.Generator, move: Progr
     start = torch.zeros(world.particles, 1, dtype=torch.float64)
     path = integrate(stepper, start, steps, generator=generator, every=steps, progress=move)
     cloud = path.values[-1][:, 0].numpy()
-    edges = np.array([0.0, 0.35, 0.5, 0.9, 3.0, np.inf])
+    edges = np.array([0.0, 0.35, 0.5, 0.9, 1.5, np.inf])
     chain = quartic_chain(world.dt, steps, edges)
-    names = {0: "|x| < 0.35, the dip", 2: "0.5 < |x| < 0.9, the humps", 4: "|x| > 3, the tails"}
+    names = {0: "|x| < 0.35, the dip", 2: "0.5 < |x| < 0.9, the humps", 4: "|x| > 1.5, the flanks"}
     for place, name in names.items():
         low, high = edges[place : place + 2]
         exact = _quartic_mass(high) - _quartic_mass(low)

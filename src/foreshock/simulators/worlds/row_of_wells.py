@@ -43,21 +43,21 @@ class Row:
     smoothing: float
 
     def logits(self, x: Array) -> Array:
-        """(n, K) minus the bowls, over s."""
-        bowl = (x[:, None] - np.array(self.centres)) ** 2 / 2 - np.array(self.depths)
+        """(..., K) minus the bowls, over s."""
+        bowl = (x[..., None] - np.array(self.centres)) ** 2 / 2 - np.array(self.depths)
         return -bowl / self.smoothing
 
     def weights(self, x: Array) -> Array:
-        """(n, K) Posterior weights of the wells."""
-        return np.asarray(softmax(self.logits(x), axis=1))
+        """(..., K) Posterior weights of the wells."""
+        return np.asarray(softmax(self.logits(x), axis=-1))
 
     def energy(self, x: Array) -> Array:
-        """(n,) U."""
-        return np.asarray(-self.smoothing * logsumexp(self.logits(x), axis=1))
+        """U, in the shape of x."""
+        return np.asarray(-self.smoothing * logsumexp(self.logits(x), axis=-1))
 
     def drift(self, x: Array) -> Array:
-        """(n,) -U'."""
-        return (self.weights(x) * (np.array(self.centres) - x[:, None])).sum(1)
+        """-U', in the shape of x."""
+        return (self.weights(x) * (np.array(self.centres) - x[..., None])).sum(-1)
 
     def gibbs_weights(self) -> Array:
         """(K,) Weights of the mixture at T = s."""

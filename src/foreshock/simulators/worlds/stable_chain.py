@@ -146,9 +146,10 @@ def late_rate(kernel: Array, dt: float) -> float:
     """
     size = len(kernel)
     factor = lu_factor(np.eye(size) - kernel)
-    vector, left = np.ones(size), 0.5
+    vector: Array = np.ones(size)
+    left = 0.5
     for _ in range(60):  # inverse iteration: an error falls by rate/gap a round
-        image = lu_solve(factor, vector)
+        image: Array = np.asarray(lu_solve(factor, vector))
         grown = float(np.abs(image).max())
         change, left = abs(1 / grown - left), 1 / grown
         vector = image / grown
