@@ -79,7 +79,7 @@ def test_t6_div_of_fisher_with_random_signs_is_unbiased() -> None:
 
 
 def test_shared_fisher_is_the_mean_of_the_particles() -> None:
-    """Model scores: entries of n^-1 sum s s' within 4.5 standard errors of the mean of F(z_i)."""
+    """Signs: entries of n^-1 sum s s' within 4.5 standard errors of the mean of F(z_i)."""
     n = 20_000
     z = torch.randn(n, 3, generator=generator(9), dtype=torch.float64)
     potential = DecoderPotential(
@@ -94,11 +94,27 @@ def test_shared_fisher_is_the_mean_of_the_particles() -> None:
     square = (
         fisher.square()
         + fisher.diagonal(dim1=1, dim2=2)[:, :, None] * fisher.diagonal(dim1=1, dim2=2)[:, None, :]
-    )  # Var(s_i s_j) = F_ii F_jj + F_ij^2 for a Gaussian score.
+    )  # Var(s_i s_j) = F_ii F_jj + F_ij^2 for normal e; signs have no fourth cumulant but -2:
+    slopes = (potential.jacobian(z) / 0.7).square()
+    square = (square - 2 * slopes.mT @ slopes).clamp(min=0)
     error = square.mean(0).sqrt() / math.sqrt(n)
     assert ((found - fisher.mean(0)).abs() < 4.5 * error).all()
     torch.testing.assert_close(tensor.factor @ tensor.factor.T, tensor.matrix)
     covariance_matches(tensor.noise(z, 2.0, generator(11)), 2 * tensor.matrix)
+
+
+def test_signs_through_a_decoder_with_one_output_give_the_fisher_information_itself() -> None:
+    """s s' = J'e e'J/sigma^2 with e^2 = 1, whatever was drawn; 41 signs are no whole bytes."""
+    z = torch.randn(41, 3, generator=generator(9), dtype=torch.float64)
+    weights = torch.tensor([[0.5], [-1.0], [2.0]], dtype=torch.float64)
+    potential = DecoderPotential(
+        lambda z: torch.tanh(z @ weights), torch.zeros(41, 1).double(), dimension=3, noise_scale=0.7
+    )
+    tensor = SharedFisher(0.6).tensor(
+        z, potential.linearise(z), 0.5, generator=generator(10), noise_scale=0.7
+    )
+    expected = 0.5 * (torch.eye(3) + 0.6 * potential.fisher(z).mean(0))
+    torch.testing.assert_close(tensor.matrix, expected)
 
 
 def test_shared_matrix_noise_and_its_sum_with_the_identity() -> None:

@@ -419,6 +419,8 @@ def test_what_a_run_observes_is_the_plug_in_at_its_records(with_jax) -> None:
     found = jax_engine.run(
         engine, start, jax.random.key(2), steps=6, every=3, selection=selection, block=64
     )
+    unwatched = jax_engine.run(engine, start, jax.random.key(2), steps=6, every=3)
+    np.testing.assert_allclose(found.path, unwatched.path, rtol=1e-12)  # to look is not to touch
     for k, z in enumerate(found.path):
         drift, fitted = -0.5 * z, jax_score.fit_score(z, selection)
         expected = jax_score.flow(fitted, drift, 0.4 + 0.5 * 0.2, refits=0)

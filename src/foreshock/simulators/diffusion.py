@@ -27,7 +27,6 @@ from torch import Tensor
 
 from foreshock.simulators.decoder import DecoderPotential, Linearisation
 
-
 #: The signs that the bits of a byte stand for: eight draws for the price of one.
 SIGNS = (torch.arange(256)[:, None] >> torch.arange(8) & 1).float().mul_(2).sub_(1)
 
@@ -293,7 +292,8 @@ class SharedFisher:
     One score per particle and step, s_i = J'e_i/sigma with random signs e_i, has E[s s'] = F(z_i)
     exactly: it needs E[e e'] = I and no more. F is the mean of s_i s_i' over the particles:
     unbiased for their mean, relative error in a direction at most about sqrt(2/n). Normal e_i,
-    targets drawn from the decoder itself, have that error in full and take five times as long.
+    the scores of targets drawn from the decoder itself, have that error in full and take four to
+    five times as long to draw.
     Scores taken at the data instead (the "empirical Fisher") vanish at a perfect fit.
 
     Args:
