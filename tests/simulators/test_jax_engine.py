@@ -356,7 +356,7 @@ def test_score_gauges_and_bars_are_those_of_torch(with_jax, selection, block: in
 
 
 def test_score_in_float32_loses_only_rounding(with_jax) -> None:
-    """Pivots .1 and more, kernel terms of order 1/h^2: 1e-3 of the largest score, seen 2e-5."""
+    """Pivots .1 and more, kernel terms of order 1/h^2: 1e-3 of the largest score."""
     import jax.numpy as jnp
 
     from foreshock.simulators import jax_score
