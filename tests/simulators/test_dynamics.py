@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import solve_continuous_lyapunov, solve_discrete_lyapunov
-from torch import Tensor
 
 from foreshock.simulators.dynamics import (
     ItoProcess,
     Langevin,
     StateDependentLangevin,
-    divergence,
-    largest_curvature,
 )
 from foreshock.simulators.potentials import DoubleWell, Quadratic
 from foreshock.simulators.sde import EulerMaruyama, integrate
@@ -41,29 +38,13 @@ def test_t5_state_dependent_diffusion_on_the_ring(convention: str) -> None:
     power = {"ito": 1.0, "stratonovich": 0.5}.get(convention, 0.0)
     density = (1 + 0.5 * np.sin(angle)) ** -power
     expected = float((np.sin(angle) * density).sum() / density.sum())
+    if convention == "ito":  # (sqrt(1 - a^2) - 1)/a at a = 1/2: far from uniform, and half of it
+        assert expected == pytest.approx((math.sqrt(0.75) - 1) / 0.5)
+    if convention == "stratonovich":  # lies between
+        assert -0.14 < expected < -0.13
     found = float(torch.sin(path.values[-1]).mean())
     # 4 standard errors of a mean with a variance of about 1/2, and .004 for Euler's O(dt).
     assert abs(found - expected) < 4 * math.sqrt(0.5 / n) + 0.004
-
-
-def test_t5_stratonovich_lies_between_and_ito_is_far_from_uniform() -> None:
-    # -.2679 = (sqrt(3)/2 - 1) / .5: what the test above must be able to tell from 0.
-    a = 0.5
-    assert (math.sqrt(1 - a * a) - 1) / a == pytest.approx(-0.26795, abs=1e-5)
-
-
-def test_divergence_of_a_diagonal_and_of_a_matrix() -> None:
-    x = torch.randn(5, 2, dtype=torch.float64, generator=generator())
-
-    def matrix(at: Tensor) -> Tensor:
-        u, v = at[:, 0], at[:, 1]
-        return torch.stack([torch.stack([u * u, u * v], 1), torch.stack([u * v, v**3], 1)], 1)
-
-    u, v = x.T
-    torch.testing.assert_close(divergence(matrix, x), torch.stack([3 * u, v + 3 * v * v], 1))
-    diagonal = divergence(lambda at: torch.sin(at), x)
-    torch.testing.assert_close(diagonal, torch.cos(x))
-    assert not divergence(lambda at: torch.ones_like(at), x).any()
 
 
 def test_gibbs_keeps_the_gibbs_law_where_published_has_another_one() -> None:
@@ -105,12 +86,67 @@ def test_a_mobility_matrix_gives_its_own_noise_and_drift() -> None:
     assert motion.stiffness(x) == pytest.approx(top, rel=1e-6)
 
 
-def test_largest_curvature_by_power_iteration_beyond_512_dimensions() -> None:
-    k = torch.ones(600, dtype=torch.float64)
-    k[17] = 9.0
-    # 30 iterations at a ratio of 9: converged to the rounding of differences, ~ 1e-9.
-    found = largest_curvature(Quadratic(k), torch.zeros(3, 600))
-    assert found == pytest.approx(9.0, rel=1e-6)
+SINGULAR = ([[1.0, 1.0], [1.0, 1.0]], [[1.0, 0.0], [0.0, 0.0]], [[0.3, 0.6], [0.6, 1.2]])
+
+
+@pytest.mark.parametrize("matrix", SINGULAR)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_singular_diffusion_moves_particles_along_its_range(
+    matrix: list[list[float]], dtype: torch.dtype
+) -> None:
+    """The noise of the unit vectors is a root R with R R' = 2 D, and 2 T M for a mobility."""
+    d, x = torch.tensor(matrix, dtype=dtype), torch.zeros(2, 2, dtype=dtype)
+    unit = torch.eye(2, dtype=dtype)
+    field = lambda at: d.expand(len(at), 2, 2)  # noqa: E731
+    root = ItoProcess(diffusion=field).noise(torch.cat([x, x[:1]]), torch.cat([unit, unit[:1]]))[:2]
+    torch.testing.assert_close(root.T @ root, 2 * d, rtol=1e-5, atol=1e-5)
+    motion = StateDependentLangevin(Quadratic(1.0, dimension=2), 0.7, field)
+    moved = integrate(EulerMaruyama(motion, 0.1), x, 5, generator=generator())
+    assert moved.lost == 0
+    null = torch.linalg.eigh(d.double()).eigenvectors[:, 0]
+    assert (moved.values.double() @ null).abs().max() < 1e-2 * moved.values.abs().max()
+
+
+def test_a_lost_particle_does_not_stop_the_others() -> None:
+    field = lambda at: torch.diag_embed(at * at)  # noqa: E731
+    x = torch.tensor([[1.0, 2.0], [math.nan, 1.0], [1.0, 0.0]])
+    noise = ItoProcess(diffusion=field).noise(x, torch.ones(3, 2))
+    assert noise[1].isnan().all()
+    root2 = math.sqrt(2)
+    expected = torch.tensor([[root2, 2 * root2], [root2, 0.0]])
+    torch.testing.assert_close(noise[[0, 2]], expected)
+
+
+@pytest.mark.parametrize("bare", [np.array([1.0, 2.0]), [1.0, 2.0], np.diag([1.0, 2.0])])
+def test_arrays_and_lists_are_mobilities_too(bare: object) -> None:
+    motion = Langevin(Quadratic(1.0, dimension=2), 0.5, bare)  # type: ignore[arg-type]
+    x = torch.ones(3, 2)
+    torch.testing.assert_close(motion.drift(x), torch.tensor([[-1.0, -2.0]] * 3))
+    torch.testing.assert_close(motion.noise(x, x), torch.tensor([[1.0, math.sqrt(2)]] * 3))
+
+
+@pytest.mark.parametrize(
+    "field, words",
+    [
+        (lambda x: -torch.ones_like(x), "positive semidefinite. Its lowest entry is -1"),
+        (
+            lambda x: -torch.eye(2).expand(len(x), 2, 2),
+            "positive semidefinite. Its lowest eigenvalue is -1",
+        ),
+        (lambda x: torch.tensor([[1.0, 0.5], [0.0, 1.0]]).expand(len(x), 2, 2), "be symmetric"),
+        (lambda x: torch.eye(2), r"return a diagonal \(n, d\) or .*`matrix.expand"),
+        (lambda x: x[:, 0], r"return a diagonal \(n, d\)"),
+    ],
+    ids=["diagonal", "matrix", "asymmetric", "constant", "vector"],
+)
+@pytest.mark.parametrize("n", [2, 3])  # at n = d a constant matrix looks like a diagonal
+def test_a_diffusion_that_is_none_is_refused(field: object, words: str, n: int) -> None:
+    x = torch.zeros(n, 2)
+    force = Quadratic(1.0, dimension=2)
+    with pytest.raises(ValueError, match="`diffusion` of `ItoProcess` must.*" + words):
+        ItoProcess(diffusion=field).noise(x, x)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`mobility` of `StateDependentLangevin` must.*" + words):
+        StateDependentLangevin(force, 2.0, field).noise(x, x)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

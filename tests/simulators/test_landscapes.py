@@ -47,6 +47,13 @@ def test_the_force_of_the_tilted_ring_is_periodic_though_its_energy_is_not() -> 
     torch.testing.assert_close(fall.item(), -0.3 * 2 * math.pi)
 
 
+def test_lists_are_centres_too() -> None:
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    listed = KWells([[0.0, 0.0], [2.0, 1.0]], [0.0, 0.4])  # type: ignore[arg-type]
+    wells = KWells(torch.tensor([[0.0, 0.0], [2.0, 1.0]]), torch.tensor([0.0, 0.4]))
+    torch.testing.assert_close(listed.energy(x), wells.energy(x))
+
+
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="`depths` of `KWells` must be 2 finite numbers"):
         KWells(torch.zeros(2, 1), torch.zeros(3))

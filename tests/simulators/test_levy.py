@@ -226,6 +226,21 @@ def test_a_frozen_metric_is_right_where_it_is_flat() -> None:
     torch.testing.assert_close(moved, torch.full_like(moved, 1 - 0.1 / 4))  # G^-1 = I/4
 
 
+def test_jumps_have_the_precision_of_the_particles() -> None:
+    """At alpha = .05 one draw in 80 exceeds a float32; a float64 run keeps them all."""
+    noise = StableNoise(0.05)
+    stepper = EulerMaruyama(GradientFlow(Quadratic(1e-9)), dt=1.0, jump=noise)
+    for dtype in (torch.float32, torch.float64):
+        assert noise((5, 2), 0.1, seeded(), dtype).dtype == dtype
+    path = integrate(stepper, torch.zeros(20_000, 1).double(), 1, generator=seeded())
+    drawn = symmetric_stable((20_000, 1), 0.05, generator=seeded(1), dtype=torch.float64)
+    assert path.lost == 0
+    for beyond in (path.values[-1], drawn):
+        assert 0.008 < float((beyond.abs() > 3.5e38).double().mean()) < 0.017
+    # More digits than a float32 has.
+    assert not torch.equal(path.values[-1].float().double(), path.values[-1])
+
+
 @pytest.mark.parametrize("alpha", [0.0, -1.0, 2.1, math.nan])
 def test_an_index_without_a_law_is_refused(alpha: float) -> None:
     for make in (

@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from foreshock.simulators.dynamics import ItoProcess, Langevin
+from foreshock.simulators.grid import energy_grid
+from foreshock.simulators.grid_cells import point_mass
+from foreshock.simulators.grid_solvers import evolve
 from foreshock.simulators.inertia import BAOAB
 from foreshock.simulators.potentials import DoubleWell, Quadratic
 from foreshock.simulators.sde import EulerMaruyama, LeimkuhlerMatthews, Stepper, integrate
@@ -129,6 +132,37 @@ def test_t2_particles_have_the_bias_of_their_chain(scheme: str) -> None:
     error = float(means.std()) / math.sqrt(len(means))
     assert error < 1e-3  # so that the -1.8e-2 of Euler's scheme cannot pass for 0
     assert abs(float(means.mean()) - exact - chain_bias(0.05, scheme)) < 4 * error
+
+
+def test_t2_histogram_of_particles_tends_to_the_density_of_the_grid() -> None:
+    """L1 distance sqrt(2/(pi n)) sum_k sqrt(p_k (1 - p_k)): a quarter at 16 times as many."""
+    temperature, time, dt, n, many = 0.25, 0.5, 0.0025, 64_000, 16_000
+    nodes = np.linspace(-2.2, 2.2, 441)
+    grid = energy_grid(nodes, (nodes**2 - 1) ** 2, temperature)
+    density = evolve(grid, point_mass(grid, 0.1) / grid.volume, time)
+    # Bins of ten cells between the faces; the cells at the walls hold nothing.
+    mass = (density * grid.volume)[5:-6].reshape(-1, 10).sum(1)
+    edges = np.linspace(-2.155, 2.145, 44)
+    assert mass.sum() == pytest.approx(1.0, abs=1e-6)
+    path = integrate(
+        EulerMaruyama(Langevin(DoubleWell(), temperature), dt),
+        torch.full((n, 1), 0.1, dtype=torch.float64),
+        round(time / dt),
+        generator=generator(),
+        every=round(time / dt),
+    )
+    x = path.values[-1].ravel().numpy()
+
+    def distance(size: int) -> float:
+        shares = [np.histogram(part, edges)[0] / size for part in x.reshape(-1, size)]
+        return float(np.mean([np.abs(share - mass).sum() for share in shares]))
+
+    expected = math.sqrt(2 / (math.pi * many)) * np.sqrt(mass * (1 - mass)).sum()
+    # One L1 sum over ~ 30 occupied bins has a relative error of .76/sqrt(30) = .14, a mean over 4
+    # of them .07; and O(dt): .002 measured at n -> infinity by dt = .0025 against .0003.
+    assert distance(many) == pytest.approx(expected, abs=4 * 0.07 * expected + 0.002)
+    order = math.log(distance(many // 16) / distance(many)) / math.log(16)
+    assert order == pytest.approx(0.5, abs=(4 * 0.07 + 0.1) / math.log(16))
 
 
 def test_increments_of_leimkuhler_matthews_halve_the_diffusion() -> None:

@@ -73,7 +73,7 @@ def matrices() -> list[tuple[list[list[float]], list[list[float]]]]:
 def test_exact_transition_for_long_steps_and_singular_mobilities(
     dt: float, k: list[list[float]], m: list[list[float]]
 ) -> None:
-    """(1 + dt) steps of e^-MKs, composed by doubling: no growing exponential to cancel."""
+    """Against short transitions composed by doubling, in which no growing exponential appears."""
     motion = Langevin(Quadratic(torch.tensor(k)), 1.3, torch.tensor(m))
     decay, spread = (part.numpy() for part in ExactOU(motion, dt).transition)
     # Oracle: a step of dt / 2^j by Van Loan's block exponential, doubled j times by
@@ -88,7 +88,7 @@ def test_exact_transition_for_long_steps_and_singular_mobilities(
         exact = exact + exact_decay @ exact @ exact_decay.T
         exact_decay = exact_decay @ exact_decay
     np.testing.assert_allclose(decay, exact_decay, atol=1e-11)
-    # Without a decay along the null space of a singular MK nothing grows there either: M v = 0.
+    # Along the null space of a singular M nothing decays and nothing spreads.
     np.testing.assert_allclose(spread @ spread.T, exact, atol=1e-10)
 
 

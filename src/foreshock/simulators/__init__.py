@@ -181,6 +181,7 @@ from foreshock.simulators.schedules import Product as Product
 from foreshock.simulators.schedules import Schedules as Schedules
 from foreshock.simulators.schedules import constant_schedules as constant_schedules
 from foreshock.simulators.schedules import corrected_schedules as corrected_schedules
+from foreshock.simulators.schedules import published_code_schedules as published_code_schedules
 from foreshock.simulators.schedules import published_schedules as published_schedules
 from foreshock.simulators.sde import EulerMaruyama as EulerMaruyama
 from foreshock.simulators.sde import LeimkuhlerMatthews as LeimkuhlerMatthews
@@ -321,6 +322,7 @@ __all__ = [
     "point_mass",
     "poisson_interval",
     "positive_stable",
+    "published_code_schedules",
     "published_drift_entropy_bound",
     "published_effective_temperature",
     "published_entropy_production",

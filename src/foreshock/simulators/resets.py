@@ -121,9 +121,11 @@ Resets = PointReset | CloudReset
 def redraw(reset: CloudReset, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The cloud after one event, and which rows were redrawn.
 
-    Rows that are kept are bitwise as before, in their places. Works for any n: a row is drawn as
-    mean + sqrt(stretch / n) * (centred cloud)' normal(n), whose covariance is the stretched one,
-    so no matrix is factored and a cloud in a subspace stays there.
+    Rows that are kept are bitwise as before, in their places. A row is drawn as
+    mean + sqrt(stretch / (n - 1)) * X' normal(n) with the centred cloud X, whose covariance is the
+    stretched sample covariance; for n > 2d through the factor R of X = QR, the same law for d
+    normals a row. No covariance is formed, so any n will do and a cloud in a subspace stays there
+    up to the rounding of its coordinates.
 
     Args:
         reset: What to do.
@@ -154,10 +156,10 @@ def redraw(reset: CloudReset, z: Tensor, generator: torch.Generator) -> tuple[Te
         loads = torch.randn(count, n, dtype=z.dtype, device=z.device, generator=generator)
         spread = (loads @ centred).div_(math.sqrt(n - 1))
     else:
-        # The same law through a root of the (d, d) covariance: d normals per row instead of n.
-        values, vectors = torch.linalg.eigh(centred.T @ centred / (n - 1))
+        # R'R = X'X without squaring X: the root of a covariance would lift zeros to sqrt(eps).
+        factor = torch.linalg.qr(centred, mode="r").R / math.sqrt(n - 1)
         loads = torch.randn(count, d, dtype=z.dtype, device=z.device, generator=generator)
-        spread = loads @ (vectors * values.clamp(min=0).sqrt()).T
+        spread = loads @ factor
     out = z.clone()
     out[rows] = mean + math.sqrt(reset.stretch) * spread
     mask = torch.zeros(n, dtype=torch.bool, device=z.device)

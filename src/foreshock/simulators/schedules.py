@@ -1,14 +1,17 @@
 r"""Learning rate, diffusion and entropy weight as functions of time, published and corrected.
 
 A schedule is a frozen value that is called with a time and returns a float. `published_schedules`
-are the three of the document "fokker_planck" as written there; `corrected_schedules` keep its
-learning rate and replace the two that defeat their own purpose:
+are the three of the text of the document "fokker_planck", `published_code_schedules` those of its
+code; `corrected_schedules` keep the learning rate and replace the two that defeat their own
+purpose:
 
 | | published | corrected | why |
 |---|---|---|---|
 | rate | eta_0 / (1 + t/tau) | the same | |
-| entropy weight | beta / eta(t) | constant | the drift multiplies both terms by eta already |
-| diffusion | D_0 exp(-t/tau_D) | eta(t) c / log(e + t) | its integral is finite: it freezes |
+| entropy weight | beta / eta(t), in the code constant | constant | eta multiplies both terms already |
+| diffusion | D_0 exp(-t/tau_D) | eta(t) c / log(e + s(t)) | its integral is finite: it freezes |
+
+s(t) = int_0^t eta, the time that the particles feel.
 """
 
 from __future__ import annotations
@@ -23,6 +26,14 @@ class Schedule(Protocol):
 
     def __call__(self, t: float) -> float:
         """The value at time t."""
+        ...
+
+
+class Clock(Protocol):
+    """A schedule whose integral is known: the time that particles of this mobility feel."""
+
+    def integral(self, t: float) -> float:
+        """The integral from 0 to t."""
         ...
 
 
@@ -53,6 +64,10 @@ class Constant:
         """The value."""
         return self.value
 
+    def integral(self, t: float) -> float:
+        """The integral from 0 to t."""
+        return self.value * t
+
 
 @dataclass(frozen=True)
 class InverseTime:
@@ -81,6 +96,10 @@ class InverseTime:
     def __call__(self, t: float) -> float:
         """The value at time t."""
         return self.initial / (1 + t / self.tau)
+
+    def integral(self, t: float) -> float:
+        """The integral from 0 to t, initial tau log(1 + t/tau)."""
+        return self.initial * self.tau * math.log1p(t / self.tau)
 
 
 @dataclass(frozen=True)
@@ -120,16 +139,21 @@ class Exponential:
 
 @dataclass(frozen=True)
 class Logarithmic:
-    """depth / log(e + t): the slowest fall that simulated annealing needs.
+    """depth / log(e + s(t)), s(t) = int_0^t clock: the slowest fall that simulated annealing needs.
 
-    With T(t) >= c / log t, and c at least the depth of the deepest minimum that is not global, the
-    law of the particles concentrates on the global minima; with any faster fall it need not.
+    With T >= c / log s, and c at least the depth of the deepest minimum that is not global, the law
+    of the particles concentrates on the global minima; with any faster fall it need not. What
+    counts is int exp(-depth/T) ds, the number of escapes, which diverges: like log s at c = depth.
+    The time s is that of the drift -grad L, int eta dt for a drift -eta grad L. With eta ~ 1/t it
+    grows as log t; T = c / log t then falls as c/s, the number of escapes is finite, and it
+    freezes.
 
     Args:
         depth: c, in units of the energy; also the value at t = 0. Positive.
+        clock: eta(t), the mobility of the drift; 1 if left out.
 
     Raises:
-        ValueError: If it is not positive and finite.
+        ValueError: If `depth` is not positive and finite.
 
     References:
         Hajek, Math. Oper. Res. 13, 311 (1988); Chiang, Hwang, Sheu, SIAM J. Control 25, 737 (1987).
@@ -137,16 +161,20 @@ class Logarithmic:
     Examples:
         >>> Logarithmic(2.0)(0.0)
         2.0
+        >>> eta = InverseTime(1.0, 10.0)  # s(1000) = 10 log 101 = 46
+        >>> round(Logarithmic(2.0)(1000.0), 3), round(Logarithmic(2.0, eta)(1000.0), 3)
+        (0.289, 0.514)
     """
 
     depth: float
+    clock: Clock = Constant(1.0)  # frozen: shared by all without harm
 
     def __post_init__(self) -> None:
         _positive("Logarithmic", depth=self.depth)
 
     def __call__(self, t: float) -> float:
         """The value at time t."""
-        return self.depth / math.log(math.e + t)
+        return self.depth / math.log(math.e + self.clock.integral(t))
 
 
 @dataclass(frozen=True)
@@ -266,10 +294,11 @@ def published_schedules(
     diffusion: float = 1.0,
     tau_diffusion: float = 500.0,
 ) -> Schedules:
-    """The schedules of "fokker_planck" with the defaults of its code.
+    """The schedules of the text of "fokker_planck", with the numbers of its code where it has them.
 
-    beta is its lambda = .001 at t = 0 times eta_0. With these defaults the temperature starts at
-    D/eta = 100: nearly free diffusion.
+    lambda = beta/eta stands in the text only, without a number; the code keeps lambda at its
+    `lambda_reg` = .001, see `published_code_schedules`. The default of beta is .001 eta_0, so that
+    the two agree at t = 0. The temperature starts at D/eta = 100: nearly free diffusion.
 
     Args:
         rate: eta_0.
@@ -282,11 +311,39 @@ def published_schedules(
         The schedules.
 
     Examples:
-        >>> round(published_schedules().temperature(0.0), 3)
-        100.001
+        >>> found = published_schedules()
+        >>> round(found.temperature(0.0), 3), round(found.entropy(9000.0), 3)
+        (100.001, 0.01)
     """
     eta = InverseTime(rate, tau)
     return Schedules("published", eta, Exponential(diffusion, tau_diffusion), OverRate(beta, eta))
+
+
+def published_code_schedules(
+    rate: float = 0.01,
+    tau: float = 1000.0,
+    entropy: float = 0.001,
+    diffusion: float = 1.0,
+    tau_diffusion: float = 500.0,
+) -> Schedules:
+    """The schedules of the code of "fokker_planck", whose entropy weight is constant.
+
+    Args:
+        rate: eta_0.
+        tau: Time scale of the learning rate, `tau_eta` there.
+        entropy: lambda, `lambda_reg` there.
+        diffusion: D_0.
+        tau_diffusion: Time scale of the diffusion, `tau_D` there.
+
+    Returns:
+        The schedules.
+
+    Examples:
+        >>> published_code_schedules().entropy(9000.0)
+        0.001
+    """
+    noise = Exponential(diffusion, tau_diffusion)
+    return Schedules("published code", InverseTime(rate, tau), noise, Constant(entropy))
 
 
 def corrected_schedules(
@@ -294,8 +351,9 @@ def corrected_schedules(
 ) -> Schedules:
     """The same learning rate, a constant entropy weight, and noise that anneals to the Gibbs law.
 
-    T(t) = depth / log(e + t) + entropy. "Long enough" for annealing is measured in the time
-    integral of eta, which grows as log t here: use a constant rate where the theorem is wanted.
+    T(t) = depth / log(e + s) + entropy at s = eta_0 tau log(1 + t/tau), the time that the particles
+    feel. Annealing goes on for ever, but s grows as log t: use a constant rate, `constant_schedules`
+    with a `Logarithmic` diffusion, where it shall get far.
 
     Args:
         rate: eta_0.
@@ -307,11 +365,12 @@ def corrected_schedules(
         The schedules.
 
     Examples:
-        >>> round(corrected_schedules(depth=2.0, entropy=0.5).temperature(0.0), 12)
-        2.5
+        >>> found = corrected_schedules(rate=1.0, tau=1.0, depth=2.0, entropy=0.5)
+        >>> [round(found.temperature(t), 3) for t in (0.0, 1e3, 1e6)]
+        [2.5, 1.383, 1.213]
     """
     eta = InverseTime(rate, tau)
-    return Schedules("corrected", eta, Product(eta, Logarithmic(depth)), Constant(entropy))
+    return Schedules("corrected", eta, Product(eta, Logarithmic(depth, eta)), Constant(entropy))
 
 
 def constant_schedules(
@@ -335,8 +394,12 @@ def constant_schedules(
     return Schedules("constant", Constant(rate), Constant(diffusion), Constant(entropy))
 
 
-#: The two by name.
-SCHEDULES = {"published": published_schedules, "corrected": corrected_schedules}
+#: Those with a history, by name.
+SCHEDULES = {
+    "published": published_schedules,
+    "published code": published_code_schedules,
+    "corrected": corrected_schedules,
+}
 
 
 def _positive(owner: str, **values: float) -> None:

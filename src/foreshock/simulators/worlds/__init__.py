@@ -47,6 +47,7 @@ WORLDS: dict[str, type[World]] = {
 }
 
 __all__ = [
+    "WORLDS",
     "DecoderWorld",
     "DoubleWellWorld",
     "KWellsWorld",
@@ -55,6 +56,5 @@ __all__ = [
     "OrnsteinUhlenbeck",
     "Progress",
     "RingWorld",
-    "WORLDS",
     "World",
 ]

@@ -518,5 +518,6 @@ def _snapshot(
         if float(flux[i, j].norm()) > 0.02 * float(flux.norm(dim=-1).max())
     ]
     values: Array = plane.density.T.numpy()
+    values = np.where(values > 0.02 * values.max(), values, np.nan)
     field = Field(edges[0].tolist(), edges[1].tolist(), values.tolist(), arrows, "density")
     return Figure(name, title, "z1", "z2", field=field, caption=caption)
