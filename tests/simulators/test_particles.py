@@ -16,9 +16,10 @@ from foreshock.simulators.diffusion import (
     SharedFisher,
     SharedMatrix,
 )
-from foreshock.simulators.particles import Engine, State, check_stable, motion, move, step
+from foreshock.simulators.particles import Engine, State, motion, move, step
 from foreshock.simulators.potentials import Quadratic
 from foreshock.simulators.schedules import constant_schedules
+from foreshock.simulators.stability import check_stable
 from tests.simulators.decoders import generator, tanh_decoder
 
 

@@ -73,7 +73,7 @@ def test_path_and_times() -> None:
     calls: list[tuple[int, int]] = []
     found = run_engine(
         engine, z, 25, generator=generator(8), every=10, observed=False,
-        on_progress=lambda done, total: calls.append((done, total)),
+        progress=lambda done, total: calls.append((done, total)),
     )  # fmt: skip
     assert found.times == (0.0, 0.1, 0.2) and found.path.shape == (3, 64, 2)
     assert torch.equal(found.path[0], z) and found.final.steps == 25

@@ -159,10 +159,11 @@ def test_t2_histogram_of_particles_tends_to_the_density_of_the_grid() -> None:
 
     expected = math.sqrt(2 / (math.pi * many)) * np.sqrt(mass * (1 - mass)).sum()
     # One L1 sum over ~ 30 occupied bins has a relative error of .76/sqrt(30) = .14, a mean over 4
-    # of them .07; and O(dt): .002 measured at n -> infinity by dt = .0025 against .0003.
-    assert distance(many) == pytest.approx(expected, abs=4 * 0.07 * expected + 0.002)
+    # of them .07. And O(dt) of Euler's scheme: with 2,000,000 particles .0056 is left, of which
+    # .0028 is sampling (.0211 at four times the dt).
+    assert distance(many) == pytest.approx(expected, abs=4 * 0.07 * expected + 0.005)
     order = math.log(distance(many // 16) / distance(many)) / math.log(16)
-    assert order == pytest.approx(0.5, abs=(4 * 0.07 + 0.1) / math.log(16))
+    assert order == pytest.approx(0.5, abs=(4 * 0.07 + 0.16) / math.log(16))
 
 
 def test_increments_of_leimkuhler_matthews_halve_the_diffusion() -> None:

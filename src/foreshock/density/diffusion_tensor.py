@@ -51,6 +51,27 @@ def check_diffusion(diffusion: float | Tensor, z: Tensor) -> Tensor:
     return tensor
 
 
+def check_carried(diffusion: Tensor, carried: Tensor | None) -> None:
+    """Refuses a D of every particle's own without its divergence, which is part of the velocity.
+
+    Args:
+        diffusion: A checked diffusion.
+        carried: (n, d) div D, or None.
+
+    Raises:
+        ValueError: If D is (n, d, d) and div D is not given.
+
+    Examples:
+        >>> check_carried(torch.tensor(1.0), None)
+    """
+    if diffusion.dim() == 3 and carried is None:
+        raise ValueError(
+            "A `diffusion` (n, d, d) of every particle's own needs `divergence_diffusion`: div D "
+            "is part of the velocity. Compute it by `ito_divergence`; pass `torch.zeros_like(z)` "
+            "if it is 0 or already taken from the drift."
+        )
+
+
 def apply(diffusion: Tensor, rows: Tensor) -> Tensor:
     """(n, d) rows x_i to D_i x_i.
 

@@ -16,14 +16,17 @@ from torch import Tensor
 
 from foreshock.density.diffusion_tensor import (
     apply,
+    check_carried,
     check_diffusion,
     finite_rows,
     matrix,
     row_products,
     solve,
 )
+from foreshock.density.groups import CLONED, copied, folds
 from foreshock.density.jackknife import BAD, groups_without, jackknife, refit
 from foreshock.density.score import Score, fit_score
+from foreshock.density.score_gaussian import square_bias
 from foreshock.types import Estimate
 
 ONE_SIDED = 1.6448536269514722
@@ -74,14 +77,14 @@ def velocity(
 ) -> Tensor:
     """Velocity of the density, v = mu - div D - D s (Itô), at every particle.
 
-    A D that is not symmetric positive definite, or a shape that does not fit, is refused
-    (ValueError).
+    A D that is not symmetric positive definite, one of every particle's own without its
+    divergence, or a shape that does not fit, is refused (ValueError).
 
     Args:
         drift: (n, d) mu.
         diffusion: D: a number, (d,), (d, d) or (n, d, d).
         scores: (n, d) s.
-        divergence_diffusion: (n, d) div D; 0 for a constant D.
+        divergence_diffusion: (n, d) div D; required for a D (n, d, d), else 0.
 
     Returns:
         (n, d) v. Zero everywhere is equilibrium; zero flux divergence alone is a steady state.
@@ -93,6 +96,7 @@ def velocity(
                 [0.]])
     """
     tensor = check_diffusion(diffusion, scores)
+    check_carried(tensor, divergence_diffusion)
     still = torch.zeros_like(scores)
     carried = still if divergence_diffusion is None else divergence_diffusion
     return (
@@ -135,7 +139,7 @@ def flow(
         drift: (n, d) mu at the particles.
         diffusion: D: a number, (d,), (d, d) or (n, d, d).
         divergence_drift: (n,) div mu; without it dH/dt uses -E[mu . s] and there is no bound.
-        divergence_diffusion: (n, d) div D at the particles; required in effect where D varies.
+        divergence_diffusion: (n, d) div D at the particles; required for a D (n, d, d).
         refits: Groups of the jackknife, 0 or at least 5.
         bounds: Whether to fit the two half-clouds for the bounds.
 
@@ -169,19 +173,35 @@ def flow(
             f"The `refits` of `flow` must be 0 or lie between 5 and n. Got {refits} of {n}."
         )
     fields = _fields(z, drift, diffusion, divergence_drift, divergence_diffusion)
-    fisher_bound = production_bound = Estimate.missing("The bounds were not asked for.")
-    if bounds:
+    fisher_bound = production_bound = Estimate.missing("The bounds were not asked for.", n=n)
+    # Copies are not independent: neither jackknife nor halves would know.
+    cloned = bool(refits or bounds) and copied(z)
+    if cloned:
+        fisher_bound = production_bound = Estimate.missing(CLONED, flags=BAD, n=n)
+    elif bounds:
         fisher_bound, production_bound = _bounds(score, fields)
-    if not score.validity.valid:
-        gone = Estimate.missing(score.validity.reason, flags=BAD, n=n)
+    if cloned or not score.validity.valid:
+        gone = Estimate.missing(CLONED if cloned else score.validity.reason, flags=BAD, n=n)
         return Flow(
             gone, gone, gone, gone, production_bound, gone, gone, fisher_bound, math.nan, math.nan
         )
-    whole = fields.means(slice(None), score.values)
-    parts = [
-        fields.means(keep, refit(score, keep).values) for keep in groups_without(score, refits)
-    ]
-    return _summary(whole, parts, n, fisher_bound, production_bound)
+    whole = _unbiased(fields.means(slice(None), score.values), score)
+    parts = []
+    for keep in groups_without(score, refits):
+        part = refit(score, keep)
+        parts.append(_unbiased(fields.means(keep, part.values), part))
+    bias = score.validity.bias
+    return _summary(whole, parts, n, fisher_bound, production_bound, bias)
+
+
+def _unbiased(means: Means, score: Score) -> Means:
+    """The same with I unbiased where the score is one Gaussian's, unshrunk.
+
+    The jackknife takes the bias to first order in d/n; what is left is d^2.5/n^1.5 standard errors.
+    """
+    if score.method == "mixture" or score.selection.weight or score.selection.shrinkage:
+        return means
+    return means | {"I": means["I"] / square_bias(*score.particles.shape)}
 
 
 def flow_of_known_score(
@@ -202,7 +222,7 @@ def flow_of_known_score(
         drift: (n, d) mu.
         diffusion: D: a number, (d,), (d, d) or (n, d, d).
         divergence_drift: (n,) div mu.
-        divergence_diffusion: (n, d) div D.
+        divergence_diffusion: (n, d) div D; required for a D (n, d, d).
 
     Returns:
         The observables.
@@ -224,7 +244,7 @@ def flow_of_known_score(
             f"Got {tuple(scores.shape)}."
         )
     fields = _fields(scores, drift, diffusion, divergence_drift, divergence_diffusion)
-    fold = torch.arange(n, device=scores.device) % 20
+    fold = folds(n, 20, scores.device)
     whole = fields.means(slice(None), scores)
     parts = [fields.means(fold != g, scores[fold != g]) for g in range(20)]
     same = Estimate.missing("The score is known: `entropy_production` and `fisher` need no bound.")
@@ -264,38 +284,67 @@ def _fields(
 ) -> _Fields:
     """Checks what is given and computes b = mu - div D."""
     tensor = check_diffusion(diffusion, z)
+    check_carried(tensor, divergence_diffusion)
     b, carried = finite_rows("drift", drift, z), None
     if divergence_diffusion is not None:
         carried = finite_rows("divergence_diffusion", divergence_diffusion, z)
         b = b - carried
-    if divergence_drift is not None and divergence_drift.shape != (len(z),):
+    if divergence_drift is not None and (
+        divergence_drift.shape != (len(z),)
+        or not math.isfinite(float(divergence_drift.detach().double().sum()))
+    ):
         raise ValueError(
-            f"The `divergence_drift` must be ({len(z)},). Got {tuple(divergence_drift.shape)}."
+            f"The `divergence_drift` must be finite and ({len(z)},). "
+            f"Got {tuple(divergence_drift.shape)}."
         )
     source = None if divergence_drift is None else divergence_drift.detach().double()
     return _Fields(tensor, b, row_products(b, solve(tensor, b)), source, carried)
 
 
 def _summary(
-    whole: Means, parts: list[Means], n: int, fisher_bound: Estimate, production_bound: Estimate
+    whole: Means,
+    parts: list[Means],
+    n: int,
+    fisher_bound: Estimate,
+    production_bound: Estimate,
+    bias: str = "",
 ) -> Flow:
     """All observables from the means of all particles and of all but each group."""
 
-    def estimate(statistic: Callable[[Means], float]) -> Estimate:
-        return jackknife(statistic(whole), [statistic(part) for part in parts], n)
+    if whole["I"] < 0 or (whole["I"] == 0 and bias):
+        gone = Estimate.missing(
+            "E[s.Ds] came out negative: the score is not that of this cloud.", flags=BAD, n=n
+        )
+        return Flow(
+            gone, gone, gone, gone, production_bound, gone, gone, fisher_bound, math.nan, math.nan
+        )
 
+    def estimate(statistic: Callable[[Means], float], scale: float) -> Estimate:
+        values = [statistic(part) for part in parts]
+        found = jackknife(statistic(whole), values, n, bias=bias, scale=scale)
+        if statistic is _fisher and found.value < 0:
+            return Estimate.missing(
+                "E[s.Ds] came out negative: a few particles decide.", flags=BAD, n=n
+            )
+        return found
+
+    both = whole["A"] + whole["I"]
     return Flow(
-        estimate(_consolidation),
-        estimate(_cosine),
-        estimate(_irreversibility),
-        estimate(_production),
+        estimate(_consolidation, _consolidation(whole)),
+        estimate(_cosine, 1.0),
+        estimate(_irreversibility, 1.0),
+        estimate(_production, both),
         production_bound,
-        estimate(lambda m: m["R"] + m["I"]),
-        estimate(lambda m: m["I"]),
+        estimate(lambda m: m["R"] + m["I"], abs(whole["R"]) + whole["I"]),
+        estimate(_fisher, whole["I"]),
         fisher_bound,
         _consolidation(whole),
         _production(whole),
     )
+
+
+def _fisher(m: Means) -> float:
+    return m["I"]
 
 
 def _consolidation(m: Means) -> float:
@@ -319,33 +368,44 @@ def _bounds(score: Score, fields: _Fields) -> tuple[Estimate, Estimate]:
     z, diffusion = score.particles, fields.diffusion
     n, d = z.shape
     if diffusion.dim() == 3 or (fields.carried is not None and bool(fields.carried.any())):
-        gone = Estimate.missing("The lower bound needs a D that is the same at every particle.")
+        gone = Estimate.missing(
+            "The lower bound needs a D that is the same at every particle.", n=n
+        )
         return gone, gone
     if n < 16:
-        gone = Estimate.missing(f"Half a cloud of {n} is too few to fit a score to.")
+        gone = Estimate.missing(f"Half a cloud of {n} is too few to fit a score to.", n=n)
         return gone, gone
     metric = matrix(diffusion, d)
     gains, halves = torch.empty_like(fields.spread), []
-    even = torch.arange(n, device=z.device) % 2 == 0
+    even = folds(n, 2, z.device) == 0
     for half in (even, ~even):
         # Chosen anew on the other half: a kept choice would have seen this one. Not so whether the
-        # covariance is shrunk, else halving the cloud would change the kind of fit.
-        shrinkage = None if score.selection.shrinkage else 0.0
-        fitted = fit_score(z[~half], score.method, shrinkage=shrinkage, block=score.block)
+        # covariance is shrunk, else halving the cloud would change the kind of fit (and the frame
+        # would matter), unless the half is too small to do without.
+        few = score.selection.shrinkage or n // 2 < d + 10
+        fitted = fit_score(
+            z[~half],
+            score.method,
+            shrinkage=None if few else 0.0,
+            block=score.block,
+            judged=False,
+        )
         values = fitted.at(z[half])
         pull = row_products(values, apply(diffusion, values))
         gains[half] = -pull - 2 * fitted.divergence(z[half], metric).double()
         halves.append(half)
     fisher = _one_sided(gains, halves)
     if fields.source is None:
-        return fisher, Estimate.missing("The lower bound needs `divergence_drift`.")
+        return fisher, Estimate.missing("The lower bound needs `divergence_drift`.", n=n)
     return fisher, _one_sided(fields.spread + 2 * fields.source + gains, halves)
 
 
 def _one_sided(terms: Tensor, halves: list[Tensor]) -> Estimate:
     """Mean of per-particle terms with a lower 95 % end; the halves have means of their own."""
     if not bool(torch.isfinite(terms).all()):
-        return Estimate.missing("The score of half the particles is not finite.", flags=BAD)
+        return Estimate.missing(
+            "The score of half the particles is not finite.", flags=BAD, n=len(terms)
+        )
     means = [float(terms[half].mean()) for half in halves]
     variances = [float(terms[half].var()) / int(half.sum()) for half in halves]
     value = sum(means) / 2

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from foreshock.density.groups import folds
 from foreshock.density.score import Score, fit_score
 from foreshock.stats.intervals import jackknife_se, t_quantile
 from foreshock.types import Estimate, Flag
@@ -17,25 +17,58 @@ BAD = Flag.INVALID_DENSITY | Flag.UNRESOLVED
 
 
 def groups_without(score: Score, groups: int) -> list[Tensor]:
-    """Masks of the particles without each group; every groups-th particle is one group."""
-    fold = torch.arange(len(score.particles), device=score.particles.device) % max(groups, 1)
+    """Masks of the particles without each group."""
+    fold = folds(len(score.particles), max(groups, 1), score.particles.device)
     return [fold != g for g in range(groups)]
 
 
 def refit(score: Score, keep: Tensor) -> Score:
     """The same fit to fewer particles: same bandwidth, weight and number of components."""
     return fit_score(
-        score.particles[keep], score.method, selection=score.selection, block=score.block
+        score.particles[keep],
+        score.method,
+        selection=score.selection,
+        block=score.block,
+        judged=False,
     )
 
 
-def jackknife(whole: float, parts: list[float], n: int) -> Estimate:
-    """Estimate from delete-group values, bias-corrected to first order; bare without groups."""
+def jackknife(
+    whole: float, parts: list[float], n: int, *, bias: str = "", scale: float = math.inf
+) -> Estimate:
+    """Estimate from delete-group values, bias-corrected to first order; bare without groups.
+
+    Args:
+        whole: The statistic of all particles.
+        parts: The same without each group.
+        n: Particles.
+        bias: The sentence that says what the interval does not hold; flags the estimate.
+        scale: Half-width above which the interval says nothing; flags the estimate.
+
+    Returns:
+        The estimate; refused where a statistic is not finite.
+
+    Examples:
+        >>> jackknife(1.0, [0.9, 1.0, 1.1, 1.0, 1.0], 50).value
+        1.0
+        >>> jackknife(1.0, [0.9, 1.0, 1.1, 1.0, 1.0], 50, scale=0.2).flags.names
+        ('unresolved',)
+    """
     groups = len(parts)
-    if not groups and math.isfinite(whole):
-        return Estimate.plain(whole)
     if not all(map(math.isfinite, [whole, *parts])):
-        return Estimate.missing("0/0: drift or score vanish, or a part has no score.", flags=BAD)
-    error = t_quantile(groups - 1) * float(jackknife_se(parts))
-    value = groups * whole - (groups - 1) * float(np.mean(parts))
-    return Estimate(value, value - error, value + error, n=n)
+        return Estimate.missing(
+            "0/0: drift or score vanish, or a part has no score.", flags=BAD, n=n
+        )
+    value, low, high = whole, math.nan, math.nan
+    flags, reason = Flag.INVALID_DENSITY if bias else Flag.NONE, bias
+    if groups:
+        error = t_quantile(groups - 1) * float(jackknife_se(parts))
+        value = groups * whole - (groups - 1) * float(np.mean(parts))
+        low, high = value - error, value + error
+        if error > scale:
+            flags |= Flag.UNRESOLVED
+            reason = (
+                "The interval is wider than what it measures: a few particles decide. Take more "
+                "particles, or clouds in which every mode holds many."
+            )
+    return Estimate(value, low, high, n, flags, reason)

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from foreshock.density.groups import folds
 from foreshock.density.score_gaussian import Gaussian, fit_gaussian, leave_one_out
 from foreshock.density.score_kernel import (
     KernelModel,
@@ -17,6 +18,7 @@ from foreshock.density.score_kernel import (
     reference_bandwidth,
 )
 from foreshock.density.score_mixture import Mixture, fit_mixture
+from foreshock.density.score_normality import departures
 from foreshock.density.score_record import Selection, Validity, judge
 
 Method = Literal["residual", "gaussian", "kde", "mixture"]
@@ -137,16 +139,17 @@ def fit_score(
     block: int = 256,
     most_components: int = 8,
     seed: int = 0,
+    judged: bool = True,
 ) -> Score:
     r"""Score grad log rho of particles, leave-one-out, with its validity record.
 
     The default, ``"residual"``, is s = p s_G + lambda (s_h - s_{G,h}) in whitened coordinates:
     s_G the Gaussian score (inverse covariance times the Hartlap factor; Ledoit-Wolf shrinkage where
-    n < 10 d), s_h the score of a kernel density and s_{G,h} = -y/(1 + h^2) what s_h would be were
+    n < 2 d + 10), s_h the score of a kernel density and s_{G,h} = -y/(1 + h^2) what s_h would be were
     the cloud Gaussian. So the kernel has to explain only what is not Gaussian. (h, lambda, p)
     minimise the leave-one-out Hyvärinen score J = mean(|s|^2/2 + div s): lambda and p in closed
     form, h the widest within a standard error of the best; lambda is 0 and p is 1 unless J falls by
-    2 standard errors. With n >= 10 d everything is equivariant: z -> A z maps s to A'^-1 s.
+    2 standard errors. With n >= 2 d + 10 everything is equivariant: z -> A z maps s to A'^-1 s.
     ``"gaussian"`` is s_G, ``"kde"`` s_h with whitened h (d <= 3; leave-one-out), ``"mixture"`` a
     Gaussian mixture by BIC (scikit-learn), whose `values` come from 5 folds.
 
@@ -182,6 +185,7 @@ def fit_score(
         block: Rows of the kernel matrix at a time.
         most_components: Largest number of mixture components tried.
         seed: Seed of the mixture's starts.
+        judged: Whether skewness and kurtosis are computed; a refit of a judged cloud need not.
 
     Returns:
         The score. Where it cannot be believed `validity.valid` is False and says why.
@@ -246,6 +250,8 @@ def fit_score(
     else:
         log_values = _gaussian_logs(gaussian, y)
     stein = (scores * y).sum(1)
+    # Not for refits, which ask for values only; shrunk, y is not white and they mean nothing.
+    normality = departures(y) if judged and not gaussian.shrinkage else (math.nan, math.nan)
     validity = judge(
         Validity(
             True,
@@ -257,9 +263,11 @@ def fit_score(
             float(y.square().sum(1).std()) / math.sqrt(n),
             gaussian.shrinkage,
             leverage,
+            *normality,
         ),
         n,
         d,
+        gaussian=not chosen.weight,
     )
     model = KernelModel(gaussian, y, linear, chosen.bandwidth, chosen.weight, block)
     values = gaussian.colour(scores)
@@ -366,7 +374,7 @@ def _fit_mixture(
     eye = torch.eye(d, dtype=z.dtype, device=z.device)
     log_values = torch.empty_like(y[:, 0])
     scores, divergence = torch.empty_like(y), torch.empty_like(y[:, 0])
-    fold = torch.arange(n, device=z.device) % FOLDS
+    fold = folds(n, FOLDS, z.device)
     for k in range(FOLDS):
         out = fold == k
         part, _ = fit_mixture(y[~out], count, most, seed, model)
@@ -384,6 +392,7 @@ def _fit_mixture(
             float(y.square().sum(1).std()) / math.sqrt(n),
             gaussian.shrinkage,
             leverage,
+            bias="The law need not be the mixture that was fitted, a bias no interval holds.",
         ),
         n,
         d,

@@ -59,8 +59,12 @@ def departures(y: Tensor) -> tuple[float, float]:
     if d > 1:
         fourth = moments.double() * (small**2 / n)
         square = float(fourth.square().sum()) - float(fourth.trace()) ** 2 / d
-        square /= 4 * (d + 4) / n * room
-        kurtosis = max(kurtosis, _normal(square, (d - 1) * (d + 2) / 2))
+        count = (d - 1) * (d + 2) / 2
+        square /= 4 * (d + 4) / n * room * count
+        # Fourth moments of few particles scatter more than a chi-square: its variance is larger by
+        # 1.5 at (n, d) = (512, 2), 2.9 at (100, 16), 3.8 at (512, 32), 5.6 at (160, 64).
+        count /= 1 + 2 * d / math.sqrt(n)
+        kurtosis = max(kurtosis, _normal(square * count, count))
     return skewness, kurtosis
 
 

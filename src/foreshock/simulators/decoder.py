@@ -280,7 +280,10 @@ class DecoderPotential:
         r"""(div F)_i = sum_j d F_ij / d z_j of every particle, estimated with one probe each.
 
         Hutchinson: E[d/dh F(z + h e) e] at h = 0 over random signs e. With J_e = J e the derivative
-        is (grad of \|J_e\|^2/2 + J' d_e J_e) / sigma^2, exact by automatic differentiation.
+        is (grad of \|J_e\|^2/2 + J' d_e J_e) / sigma^2, exact by automatic differentiation. The
+        decoder must have a continuous derivative: where F jumps, as at the kinks of a ReLU, div F
+        lies on the jumps, no derivative sees it, and what is returned is the rest (0 for a decoder
+        that is linear in pieces).
 
         Args:
             z: Latent states, (n, d).
@@ -300,9 +303,12 @@ class DecoderPotential:
             one = torch.autograd.grad(
                 pushed, linear.points, second, create_graph=True, allow_unused=True
             )[0]
-        if one is None:
+        if one is None or not one.requires_grad:
             return torch.zeros_like(z)
-        twice = torch.autograd.grad(one, second, probes, retain_graph=True)[0]
+        # Unused where the decoder is linear in pieces: then it is 0.
+        twice = torch.autograd.grad(
+            one, second, probes, retain_graph=True, materialize_grads=True
+        )[0]
         other = torch.autograd.grad(linear.output, linear.points, twice)[0]
         return (one.detach() + other) / self.noise_scale**2
 

@@ -297,8 +297,9 @@ class SharedFisher:
     Scores taken at the data instead (the "empirical Fisher") vanish at a perfect fit.
 
     Args:
-        gamma: Coupling, in units of z^2. Any gamma >= 0 keeps M positive definite; gamma < 0 needs
-            gamma > -1 / (largest eigenvalue of F), which is checked at every step.
+        gamma: Coupling, in units of z^2. Any gamma >= 0 keeps D positive definite; gamma < 0 needs
+            gamma > -(D_0 + eta lambda) / (D_0 times the largest eigenvalue of F), which is checked
+            at every step.
 
     Raises:
         ValueError: If gamma is not finite.
@@ -353,9 +354,11 @@ class SharedFisher:
             lowest = float(torch.linalg.eigvalsh(matrix.double())[0])
             top = (lowest - base - extra) / (base * self.gamma) if self.gamma else math.nan
             raise ValueError(
-                "The diffusion D_0 (I + gamma F) is not positive definite: its smallest eigenvalue "
-                f"is {lowest:.3g}. With gamma < 0 it needs gamma > -1 / lambda_max(F), here "
-                f"{-1 / top:.3g}; gamma >= 0 never fails. Got gamma = {self.gamma}."
+                "The diffusion D_0 (I + gamma F) + eta lambda I is not positive definite: its "
+                f"smallest eigenvalue is {lowest:.3g}. With gamma < 0 it needs "
+                "gamma > -(D_0 + eta lambda) / (D_0 lambda_max(F)), here "
+                f"{-(base + extra) / (base * top):.3g}; gamma >= 0 never fails. "
+                f"Got gamma = {self.gamma}."
             )
         return DiffusionTensor(0.0, matrix, factor)
 
@@ -363,6 +366,9 @@ class SharedFisher:
 @dataclass(frozen=True)
 class ParticleFisher:
     """M(z) = I + gamma F(z): every particle has its own Fisher information.
+
+    Mode `gibbs` adds div D to the drift, so the decoder must have a continuous derivative there: for
+    ReLUs div F lies on the kinks, and `run_engine` refuses. Mode `published` takes any decoder.
 
     Args:
         gamma: Coupling, in units of z^2, at least 0: then M is positive definite for any F.

@@ -17,6 +17,9 @@ effect, which climbs the density: backward heat.)
 | `gibbs` | -(D/T) grad L + div D | exp(-L/T) is stationary, without a current, for any M(z) |
 | `published` | -eta grad L | the same for M = I; else a current flows for ever |
 
+`SharedFisher` is the exception: its M is a mean over the cloud, in which a particle has a part of
+1/n. The div D of that part, D_0 gamma div F(z)/n, is left out, so the law is off by O(1/n).
+
 The step is Euler-Maruyama: weak order 1, strong order 1 where D is constant in z, else 1/2.
 """
 
@@ -39,11 +42,15 @@ from foreshock.simulators.diffusion import (
     fisher_divergence,
 )
 from foreshock.simulators.potentials import Potential
-from foreshock.simulators.resets import CloudReset, Resets, jumped, planned, redraw
+from foreshock.simulators.resets import (
+    CloudReset,
+    PointReset,
+    Resets,
+    jumped,
+    planned,
+    redraw,
+)
 from foreshock.simulators.schedules import Schedules
-
-#: Particles whose Hessians decide whether a step is stable.
-PROBED = 16
 
 
 class Shape(Protocol):
@@ -113,18 +120,9 @@ class Engine:
             raise ValueError(
                 f"The `mode` of `Engine` must be 'gibbs' or 'published'. Got {self.mode!r}."
             )
-        rate = self.schedules.rate(0.0)
-        if not (math.isfinite(rate) and rate > 0):
-            raise ValueError(
-                f"The rate of the `schedules` of `Engine` must be positive. Got {rate} at t = 0."
-            )
-        for name in ("diffusion", "entropy"):
-            value = getattr(self.schedules, name)(0.0)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(
-                    f"The {name} of the `schedules` of `Engine` must be at least 0. "
-                    f"Got {value} at t = 0."
-                )
+        self.schedules.at(0.0)
+        if isinstance(self.resets, PointReset):
+            self.resets.check(self.potential.dimension)
         needs_decoder = isinstance(self.shape, (SharedFisher, ParticleFisher))
         if needs_decoder and not isinstance(self.potential, DecoderPotential):
             raise ValueError(
@@ -132,6 +130,27 @@ class Engine:
                 f"is a `{type(self.potential).__name__}`. Use a `DecoderPotential`, or the shapes "
                 "`Isotropic()` and `SharedMatrix(matrix)`."
             )
+
+    def readings(self, t: float, dtype: torch.dtype) -> tuple[float, float, float, float]:
+        """The schedules at time t, every one checked.
+
+        A diffusion that the float type of the particles cannot carry, below its smallest normal
+        number over its resolution (1e-31 in float32), moves nothing and would make D/T nan: it is
+        none.
+
+        Args:
+            t: Time.
+            dtype: Type of the particles.
+
+        Returns:
+            eta, D_0, eta lambda as a part of the noise, and lambda.
+        """
+        eta, base, weight = self.schedules.at(t)
+        extra = eta * weight if self.entropy_gradient is None else 0.0
+        scale = torch.finfo(dtype)
+        if base + extra < scale.tiny / scale.eps:
+            base = extra = 0.0
+        return eta, base, extra, weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,10 +207,8 @@ def motion(engine: Engine, state: State, generator: torch.Generator) -> Motion:
         The motion.
     """
     z, t = state.z, state.steps * engine.dt
-    schedules, decoder = engine.schedules, _decoder(engine)
-    eta, lam = schedules.rate(t), schedules.entropy(t)
-    base = schedules.diffusion(t)
-    extra = eta * lam if engine.entropy_gradient is None else 0.0
+    decoder = _decoder(engine)
+    eta, base, extra, lam = engine.readings(t, z.dtype)
     scale = 1.0 if decoder is None else decoder.noise_scale
     linear = None if decoder is None else decoder.linearise(z)
     tensor = engine.shape.tensor(z, linear, base, extra, generator=generator, noise_scale=scale)
@@ -268,9 +285,8 @@ def step(engine: Engine, state: State, generator: torch.Generator) -> State:
     if not fused or decoder is None:
         return move(engine, state, motion(engine, state, generator), generator)
     t, dt = state.steps * engine.dt, engine.dt
-    schedules = engine.schedules
-    eta = schedules.rate(t)
-    tensor = engine.shape.tensor(state.z, None, schedules.diffusion(t), eta * schedules.entropy(t))
+    eta, base, extra, _ = engine.readings(t, state.z.dtype)
+    tensor = engine.shape.tensor(state.z, None, base, extra)
     if t < state.boosted_until and isinstance(engine.resets, CloudReset):
         tensor = tensor.raised(engine.resets.boost)
     linear = decoder.linearise(state.z)
@@ -307,39 +323,22 @@ def reset_now(engine: Engine, state: State, generator: torch.Generator) -> State
     return replace(state, z=z, boosted_until=until, last_reset=t, redrawn=redrawn)
 
 
-def check_stable(engine: Engine, z: Tensor) -> None:
-    """Refuse a step that is unstable for the stiffest mode at the first particles.
-
-    Euler's step multiplies a mode of stiffness k by 1 - eta dt k, which grows for eta dt k > 2. In
-    mode `gibbs` the mobility D/T stands in place of eta. 16 particles are looked at, so a stiffer
-    place elsewhere goes unnoticed; `run_engine` then refuses what is not finite.
+def event_due(engine: Engine, steps: int) -> bool:
+    """Whether a planned reset falls into the step after so many steps.
 
     Args:
         engine: The engine.
-        z: Particles, (n, d).
+        steps: Steps taken.
 
-    Raises:
-        ValueError: If dt is too large for one of the 16.
+    Returns:
+        Whether one does.
     """
-    few = z[:PROBED]
-    potential = engine.potential
-    if isinstance(potential, DecoderPotential):
-        potential = potential.rows(slice(0, PROBED))
-    hessian = potential.hessian(few)
-    eta = engine.schedules.rate(0.0)
-    gamma = getattr(engine.shape, "gamma", 0.0)
-    if engine.mode == "gibbs" and gamma and isinstance(potential, DecoderPotential):
-        fisher = potential.fisher(few)
-        if isinstance(engine.shape, SharedFisher):
-            fisher = fisher.mean(0, keepdim=True)
-        hessian = hessian + gamma * (fisher @ hessian)
-    stiffest = float(torch.linalg.eigvals(hessian.double()).real.max())
-    if eta * engine.dt * stiffest > 2:
-        raise ValueError(
-            f"The `dt` of `Engine` is {engine.dt:g} and unstable: the stiffest mode has curvature "
-            f"{stiffest:.3g}, so eta * dt must stay below 2 / {stiffest:.3g}. "
-            f"Use dt < {2 / (eta * stiffest):.2g}, best a tenth of it."
-        )
+    if engine.resets is None:
+        return False
+    # Half a step of slack on both sides, so that a plan at a multiple of dt fires at that multiple;
+    # the first step takes what is planned before it too.
+    start = (steps + 0.5) * engine.dt if steps else 0.0
+    return planned(engine.resets.times, start, (steps + 1.5) * engine.dt)
 
 
 def _decoder(engine: Engine) -> DecoderPotential | None:
@@ -351,9 +350,7 @@ def _reset(engine: Engine, state: State, generator: torch.Generator) -> State:
     reset = engine.resets
     if reset is None:
         return state
-    end = state.steps * engine.dt
-    # Half a step of slack on both sides, so that a plan at a multiple of dt fires at that multiple.
-    due = planned(reset.times, end - engine.dt / 2, end + engine.dt / 2)
+    due = event_due(engine, state.steps - 1)
     if isinstance(reset, CloudReset):
         if reset.rate and not due:
             draw = torch.rand((), device=state.z.device, generator=generator)

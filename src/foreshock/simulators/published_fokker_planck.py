@@ -13,7 +13,7 @@ What is wrong, with its number in the table of tests `tests/published/audit.py`:
 | entropy in the drift | climbs the density, unit dependent | A5 | + eta lambda in D, no density |
 | Fisher | empirical, mean over the cloud, scale n_x | A3 | J'J/sigma^2 of every particle |
 | drift for this D | -eta grad L: a current for ever | A10 | -(D/T) grad L + div D |
-| D(t) | freezes at a finite time integral | A11 | T = c/log(e + t) |
+| D(t) | freezes at a finite time integral | A11 | T = c/log(e + int eta) |
 | grad rho | all particles shifted: rounding noise | B1 | a fitted score, with validity record |
 | C | a volume; depends on the float type | A13 | dimensionless, frame invariant |
 | S_dot | -dH/dt with rho twice | A14 | E[v.D^-1 v] |
@@ -38,7 +38,6 @@ from foreshock.simulators.diffusion import ParticleFisher
 from foreshock.simulators.particles import (
     Engine,
     State,
-    check_stable,
     motion,
     move,
     reset_now,
@@ -46,6 +45,7 @@ from foreshock.simulators.particles import (
 from foreshock.simulators.recording import observe
 from foreshock.simulators.resets import CloudReset
 from foreshock.simulators.schedules import Exponential, InverseTime, corrected_schedules
+from foreshock.simulators.stability import check_run
 from foreshock.types import Estimate
 
 
@@ -318,7 +318,7 @@ def corrected_engine(
     beta_reset, the code calls it a multiplier; they agree at its D_0 = 1). Corrected: one target
     per particle, the entropy as diffusion, a Fisher matrix per particle, mode `gibbs`, rows that
     stay in place, and a temperature that starts at the published D_0/eta_0 and falls as
-    1/log(e + t) instead of freezing the noise. That start is 100 with the published defaults:
+    1/log(e + int eta) instead of freezing the noise. That start is 100 with the published defaults:
     choose D_0 = eta_0 T for a T in the units of the loss.
 
     Args:
@@ -406,7 +406,7 @@ def train_epoch(
         >>> len(epoch.c), epoch.transitions, tuple(z.shape)
         (3, (), (200, 2))
     """
-    check_stable(engine, z_init)
+    check_run(engine, z_init, steps=n_steps)
     rule = detector or PhaseTransition("C", "S_dot", "loss")
     seen, state, transitions = rule.init(), State(z_init.detach().clone()), []
     readings: list[dict[str, Estimate]] = []

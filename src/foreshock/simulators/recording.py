@@ -1,17 +1,20 @@
 r"""Runs of the particle engine with its path and its observables.
 
-What is observed at a record, all from the drift and diffusion that make the next step:
+What is observed at a record, all from the drift and diffusion of the next step:
 
 | name | what |
 |---|---|
-| `c`, `cosine` | drift against diffusive pull, E[b.D^-1 b]/E[s.D s], and their correlation |
+| `c` | drift against diffusive pull, the root of E[b.D^-1 b]/E[s.D s] |
+| `cosine` | their correlation, E[b.s]/sqrt(E[b.D^-1 b] E[s.D s]) |
 | `irreversibility` | E\|v\|^2 over the sum of both, v = b - D s, in [0, 2] |
 | `entropy_production`, `entropy_production_bound` | E[v.D^-1 v], and what holds for any score |
 | `entropy_rate` | dH/dt |
 | `w2` | sliced distance to the start, its split-sample null subtracted; halves of the particles |
 | `energy`, `temperature` | mean of L; T = D_0/eta + lambda |
 
-with b = mu - div D and s = grad log rho. C = 1 and cosine 1 together are equilibrium.
+with b = mu - div D and s = grad log rho. C = 1 and cosine 1 together are equilibrium. Resets are
+jumps and in none of these: with them, they are those of drift and diffusion between the jumps, and
+`entropy_rate` is refused where jumps are a part of it.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from torch import Tensor
 
 from foreshock.density import Score, Selection, fit_score, flow, w2
 from foreshock.simulators.decoder import DecoderPotential
-from foreshock.simulators.particles import Engine, Motion, State, check_stable, motion, move, step
+from foreshock.simulators.particles import Engine, Motion, State, event_due, motion, step
+from foreshock.simulators.stability import check_run
 from foreshock.types import Estimate, Flag
 
 #: Numbers in the n diffusion matrices of `ParticleFisher` above which nothing is observed: 512 MB.
@@ -34,6 +38,9 @@ MOST_NUMBERS = 2**27
 BLOCK_NUMBERS = 2**20
 #: Particles in each half that W2 and its null need.
 LEAST = 40
+#: Groups of the jackknife below which it claims no interval, and particles of a score.
+GROUPS, PARTICLES = 5, 4
+OnRecord = Callable[[State, Mapping[str, Estimate]], State | None]
 NAMES = (
     "c",
     "cosine",
@@ -52,11 +59,11 @@ class Recorded:
     """A run of the engine.
 
     Args:
-        times: Times of the records, (k,), the first of them 0.
+        times: Times of the records, (k,).
         path: Particles at them, (k, n, d); row i is the same particle throughout.
         observables: Name to the estimates at these times; see the module.
         redrawn: Times of the resets.
-        final: State at the end, from which another run continues.
+        final: State at the end; given to `run_engine` as its `start`, the run goes on.
     """
 
     times: tuple[float, ...]
@@ -64,6 +71,19 @@ class Recorded:
     observables: Mapping[str, tuple[Estimate, ...]]
     redrawn: tuple[float, ...]
     final: State
+
+
+class RunStoppedError(ValueError):
+    """A run that could not go on.
+
+    Args:
+        reason: Why.
+        recorded: What was recorded until then.
+    """
+
+    def __init__(self, reason: str, recorded: Recorded) -> None:
+        super().__init__(reason)
+        self.recorded = recorded
 
 
 def rows_at_once(n: int) -> int:
@@ -118,6 +138,8 @@ def observe(
             else Estimate.missing(f"W2 to the start needs {2 * LEAST} particles.", n=len(start))
         )
     drift, diffusion, reason = _fickian(engine, state.z, moved)
+    if not reason:
+        reason = _without_noise(diffusion)
     if reason:
         gone = Estimate.missing(reason)
         names = [n for n in NAMES if n not in ("energy", "temperature", "w2")]
@@ -130,14 +152,14 @@ def observe(
         "irreversibility": all_of_it.irreversibility,
         "entropy_production": all_of_it.entropy_production,
         "entropy_production_bound": all_of_it.entropy_production_bound,
-        "entropy_rate": all_of_it.entropy_rate,
+        "entropy_rate": _jumpless(engine, state, all_of_it.entropy_rate),
     }
     return found, score
 
 
 def run_engine(
     engine: Engine,
-    start: Tensor,
+    start: Tensor | State,
     steps: int,
     *,
     generator: torch.Generator,
@@ -145,29 +167,37 @@ def run_engine(
     select_every: int = 10,
     observed: bool = True,
     refits: int = 20,
-    on_progress: Callable[[int, int], object] | None = None,
+    on_record: OnRecord | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Recorded:
     """Let particles move, and record path and observables every `every` steps.
 
-    The path takes (steps/every + 1) n d numbers.
+    To look is not to touch: what is observed draws from a generator of its own, so the path is
+    bitwise the same with and without. The path takes (steps/every + 1) n d numbers.
 
     Args:
         engine: The engine.
-        start: Particles at time 0, (n, d); their dtype and device are those of the run.
+        start: Particles at time 0, (n, d), float32 or float64, whose type and device are those of
+            the run; or a `State` to go on from, such as `final` of another run. The distance `w2`
+            is that to the start of this run.
         steps: How many steps.
-        generator: Source of all randomness.
+        generator: Source of all randomness of the particles.
         every: Steps between records.
         select_every: Records between choices of bandwidth and weight of the score.
         observed: Whether to measure anything besides the path.
         refits: Groups of the jackknife of the observables; 0 for plug-in values.
-        on_progress: Called with (steps done, steps) at every record.
+        on_record: Called with the state and the observables of every record. The state it returns,
+            if any, takes the place of that one: a detector may return `reset_now(...)`.
+        progress: Called with (steps done, steps) at every record.
 
     Returns:
         The run.
 
     Raises:
-        ValueError: If the particles are not finite or of the wrong shape, a count is not positive,
-            the step is unstable, or the particles leave the finite numbers.
+        ValueError: If the particles are not finite or of the wrong shape or type, a count is out of
+            range, a schedule is out of range at one of the steps, or the step is unstable.
+        RunStoppedError: If the particles leave the finite numbers or a step fails; what was
+            recorded is in its `recorded`.
 
     Examples:
         An Ornstein-Uhlenbeck cloud at D = eta = 1 that starts at its stationary law stays there:
@@ -184,49 +214,111 @@ def run_engine(
         >>> c = found.observables["c"][-1]
         >>> c.low < 1 < c.high
         True
+        >>> run_engine(engine, found.final, 10, generator=generator, observed=False).times
+        (0.2, 0.3)
     """
     for name, value in {"steps": steps, "every": every, "select_every": select_every}.items():
         if value < 1:
             raise ValueError(f"The `{name}` of `run_engine` must be at least 1. Got {value}.")
-    d = engine.potential.dimension
-    if start.ndim != 2 or start.shape[1] != d or not torch.isfinite(start).all():
-        raise ValueError(
-            f"The `start` of `run_engine` must be finite and of shape (n, {d}). "
-            f"Got {tuple(start.shape)}."
-        )
-    check_stable(engine, start)
-    state = State(start.detach().clone())
+    state = start if isinstance(start, State) else State(start.detach().clone())
+    _check_start(engine, state.z, refits if observed else None)
+    check_run(engine, state.z, first=state.steps, steps=steps)
+    begin, watcher = state.z, _watcher(generator)
     path, times, resets = [], [], []
     readings: list[dict[str, Estimate]] = []
     selection = None
+
+    def recorded() -> Recorded:
+        kept = times[: len(readings)] if observed else times
+        series = {name: tuple(r[name] for r in readings) for name in NAMES} if observed else {}
+        return Recorded(tuple(kept), torch.stack(path[: len(kept)]), series, tuple(resets), state)
+
     for k in range(steps + 1):
-        if k % every == 0:
-            if not torch.isfinite(state.z).all():
-                raise ValueError(
-                    f"Particles left the finite numbers by step {k}: the drift outran the step. "
-                    f"Use a smaller `dt` than {engine.dt:g}, or keep them out of the steep region."
-                )
-            path.append(state.z)
-            times.append(k * engine.dt)
-            if on_progress is not None:
-                on_progress(k, steps)
-        if observed and k % every == 0:
-            moved = motion(engine, state, generator)
-            if (len(times) - 1) % select_every == 0:
-                selection = None
-            found, score = observe(
-                engine, state, moved, generator, start=start, selection=selection, refits=refits
-            )
-            selection = score.selection
-            readings.append(found)
+        try:
+            if k % every == 0:
+                _check_finite(engine, state.z, k)
+                path.append(state.z)
+                times.append(state.steps * engine.dt)
+                if progress is not None:
+                    progress(k, steps)
+                if observed:
+                    if (len(times) - 1) % select_every == 0:
+                        selection = None
+                    moved = motion(engine, state, watcher)
+                    found, score = observe(
+                        engine,
+                        state,
+                        moved,
+                        watcher,
+                        start=begin,
+                        selection=selection,
+                        refits=refits,
+                    )
+                    selection = score.selection
+                    readings.append(found)
+                if on_record is not None:
+                    changed = on_record(state, readings[-1] if observed else {})
+                    if changed is not None and changed is not state:
+                        state = changed
+                        if _redrawn(state):
+                            resets.append(state.steps * engine.dt)
             if k < steps:
-                state = move(engine, state, moved, generator)
-        elif k < steps:
-            state = step(engine, state, generator)
-        if k < steps and state.redrawn is not None and bool(state.redrawn.any()):
-            resets.append(state.steps * engine.dt)
-    series = {name: tuple(r[name] for r in readings) for name in NAMES} if observed else {}
-    return Recorded(tuple(times), torch.stack(path), series, tuple(resets), state)
+                state = step(engine, state, generator)
+                if _redrawn(state):
+                    resets.append(state.steps * engine.dt)
+        except ValueError as error:
+            if not path:
+                raise
+            raise RunStoppedError(str(error), recorded()) from error
+    return recorded()
+
+
+def _check_start(engine: Engine, z: Tensor, refits: int | None) -> None:
+    """Refuse particles no run can start from; `refits` is None where nothing is observed."""
+    d = engine.potential.dimension
+    if z.ndim != 2 or z.shape[1] != d or len(z) == 0 or not torch.isfinite(z).all():
+        raise ValueError(
+            f"The `start` of `run_engine` must be finite and of shape (n, {d}). "
+            f"Got {tuple(z.shape)}."
+        )
+    if z.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"The `start` of `run_engine` must be float32 or float64. Got {z.dtype}; "
+            "use `start.float()`."
+        )
+    if refits is None:
+        return
+    if refits and refits < GROUPS:
+        raise ValueError(
+            f"The `refits` of `run_engine` must be 0 or at least {GROUPS}. Got {refits}."
+        )
+    if len(z) < max(refits, PARTICLES):
+        raise ValueError(
+            f"Observables with `refits={refits}` need at least {max(refits, PARTICLES)} particles; "
+            f"the `start` of `run_engine` has {len(z)}. Use more, "
+            + ("`refits=0`, or " if refits and len(z) >= PARTICLES else "or ")
+            + "`observed=False` for the path alone."
+        )
+
+
+def _check_finite(engine: Engine, z: Tensor, k: int) -> None:
+    if not torch.isfinite(z).all():
+        raise ValueError(
+            f"Particles left the finite numbers by step {k}: the drift outran the step. "
+            f"Use a smaller `dt` than {engine.dt:g}, or keep them out of the steep region."
+        )
+
+
+def _watcher(generator: torch.Generator) -> torch.Generator:
+    """A generator that follows from the state of another and leaves it where it is."""
+    copy = torch.Generator(generator.device)
+    copy.set_state(generator.get_state())
+    seed = torch.randint(2**62, (), generator=copy, device=generator.device)
+    return torch.Generator(generator.device).manual_seed(int(seed))
+
+
+def _redrawn(state: State) -> bool:
+    return state.redrawn is not None and bool(state.redrawn.any())
 
 
 def _mean(values: Tensor) -> Estimate:
@@ -269,6 +361,32 @@ def _fickian(engine: Engine, z: Tensor, moved: Motion) -> tuple[Tensor, float | 
         unit[:, j] = 1
         divergence += decoder.fisher_divergence(z, unit)
     return moved.drift - tensor.fisher * divergence, tensor.dense(z, decoder), ""
+
+
+def _without_noise(diffusion: float | Tensor) -> str:
+    """Why this D is no metric: a direction without noise; else an empty sentence."""
+    if not isinstance(diffusion, Tensor) or diffusion.ndim == 3:
+        return ""
+    if not diffusion.any():
+        return "There is no noise: D = 0, and every ratio to it is infinite."
+    if torch.linalg.cholesky_ex(diffusion).info.any():
+        return (
+            "D has a direction without noise, and every ratio to it is infinite. Add a multiple "
+            "of the identity to the matrix, or an entropy weight."
+        )
+    return ""
+
+
+def _jumpless(engine: Engine, state: State, rate: Estimate) -> Estimate:
+    """dH/dt of drift and diffusion, refused where resets are a part of the change."""
+    resets = engine.resets
+    if resets is None or not (resets.rate or event_due(engine, state.steps)):
+        return rate
+    return Estimate.missing(
+        "Resets change the entropy too, and dH/dt of drift and diffusion alone is not that of the "
+        "cloud. Compare `entropy` of the particles at two records instead.",
+        n=len(state.z),
+    )
 
 
 def _source(engine: Engine, z: Tensor, moved: Motion, generator: torch.Generator) -> Tensor | None:

@@ -36,7 +36,8 @@ class PointReset:
     Args:
         point: Where to, (d,).
         rate: Events per unit time, at least 0.
-        times: Planned events besides, at which all particles jump, rising.
+        times: Planned events besides, at which all particles jump, rising. An event takes place at
+            the end of the step nearest to it; one at 0 at the end of the first.
 
     Raises:
         ValueError: If rate, point or times are unfit.
@@ -56,6 +57,21 @@ class PointReset:
         if not self.rate and not self.times:
             raise ValueError(
                 "`PointReset` never fires: give it a `rate`, planned `times`, or leave resets out."
+            )
+
+    def check(self, dimension: int) -> None:
+        """Refuse particles that the point does not fit.
+
+        Args:
+            dimension: d of the particles.
+
+        Raises:
+            ValueError: If the point has another dimension.
+        """
+        if len(self.point) != dimension:
+            raise ValueError(
+                f"The `point` of `PointReset` has {len(self.point)} coordinates and the particles "
+                f"have {dimension}."
             )
 
 
@@ -181,9 +197,6 @@ def jumped(
     Returns:
         New particles (n, d) and a mask (n,).
 
-    Raises:
-        ValueError: If the point has another dimension than the particles.
-
     Examples:
         >>> reset = PointReset(torch.zeros(1), rate=1.0)
         >>> z = torch.ones(1000, 1)
@@ -191,11 +204,7 @@ def jumped(
         >>> bool((after[mask] == 0).all()), 60 < int(mask.sum()) < 130
         (True, True)
     """
-    if len(reset.point) != z.shape[1]:
-        raise ValueError(
-            f"The `point` of `PointReset` has {len(reset.point)} coordinates and the particles "
-            f"have {z.shape[1]}."
-        )
+    reset.check(z.shape[1])
     draws = torch.rand(len(z), dtype=z.dtype, device=z.device, generator=generator)
     mask = draws < -math.expm1(-reset.rate * elapsed)
     point = reset.point.to(z)

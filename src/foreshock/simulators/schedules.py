@@ -282,6 +282,33 @@ class Schedules:
     diffusion: Schedule
     entropy: Schedule
 
+    def at(self, t: float) -> tuple[float, float, float]:
+        """Rate, diffusion and entropy weight at time t, for a step of an engine.
+
+        Args:
+            t: Time.
+
+        Returns:
+            eta, D and lambda.
+
+        Raises:
+            ValueError: If the rate is not positive, or another not at least 0.
+        """
+        rate = self.rate(t)
+        if not (math.isfinite(rate) and rate > 0):
+            raise ValueError(
+                f"The rate of the `schedules` of `Engine` must be positive. Got {rate} at t = {t:g}"
+                ", where nothing would move any more: end the run before, or above 0."
+            )
+        diffusion, entropy = self.diffusion(t), self.entropy(t)
+        for name, value in (("diffusion", diffusion), ("entropy", entropy)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(
+                    f"The {name} of the `schedules` of `Engine` must be at least 0. "
+                    f"Got {value} at t = {t:g}."
+                )
+        return rate, diffusion, entropy
+
     def temperature(self, t: float) -> float:
         """T(t) = D/eta + lambda, the temperature of the Gibbs law exp(-L/T) at frozen schedules."""
         return self.diffusion(t) / self.rate(t) + self.entropy(t)

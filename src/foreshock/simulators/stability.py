@@ -63,18 +63,22 @@ def check_stable(engine: Engine, z: Tensor, *, first: int = 0, steps: int = 1) -
         return float(torch.linalg.eigvals(mixed).real.max())
 
     ends = (stiffest(0.0), stiffest(1.0))
-    readings: list[tuple[float, float, float, float]] = []
+    readings: dict[tuple[float, float], float] = {}
     for k in range(first, first + steps):
         eta, base, extra, _ = engine.readings(k * engine.dt, z.dtype)
         share = base / (base + extra) if base + extra > 0 else 0.0
-        # In the share, the largest eigenvalue lies below its chord; this ranks, and no more.
-        rank = eta * ((1 - share) * ends[0] + share * ends[1])
-        readings.append((rank, k * engine.dt, eta, share))
-    found = (0.0, 0.0, 1.0, 0.0)
-    for _, t, eta, share in sorted(set(readings), reverse=True)[:READ]:
-        curvature = stiffest(share)
-        found = max(found, (eta * curvature, t, eta, curvature))
-    product, t, eta, curvature = found
+        readings.setdefault((eta, share), k * engine.dt)
+
+    def chord(reading: tuple[float, float]) -> float:
+        # Above the stiffness itself, which is convex in the share.
+        eta, share = reading
+        return eta * ((1 - share) * ends[0] + share * ends[1])
+
+    product = t = curvature = 0.0
+    for eta, share in sorted(readings, key=chord, reverse=True)[:READ]:
+        here = stiffest(share)
+        if eta * here > product:
+            product, t, curvature = eta * here, readings[eta, share], here
     if product * engine.dt > 2:
         when = f" at t = {t:g}" if t > first * engine.dt else ""
         raise ValueError(

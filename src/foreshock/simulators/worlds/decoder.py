@@ -177,7 +177,7 @@ def _linear(
     begin = Cloud(_START, _SPREAD * eye, drift, diffusion, _STIFFNESS)
     start = _gaussian(begin, world.particles, generator)
     found = run_engine(
-        engine, start, world.steps, generator=generator, every=world.every, on_progress=move
+        engine, start, world.steps, generator=generator, every=world.every, progress=move
     )
     exact = [begin.after(time) for time in found.times]
     place = len(exact) // 3
@@ -248,7 +248,7 @@ def _current(world: DecoderWorld, run: Run, generator: torch.Generator, move: Pr
     )
     start = _gaussian(begin, 2 * world.particles, generator)
     z = run_engine(
-        engine, start, steps, generator=generator, every=steps, observed=False, on_progress=move
+        engine, start, steps, generator=generator, every=steps, observed=False, progress=move
     ).path[-1]
     score = fit_score(z, "gaussian")
     drift = -z @ torch.from_numpy(_STIFFNESS)

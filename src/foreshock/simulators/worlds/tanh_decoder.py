@@ -102,7 +102,7 @@ def relax(
         generator=generator,
         every=world.every,
         select_every=1,  # the cloud changes its form; a kept bandwidth would smooth it away
-        on_progress=lambda done, total: move(done, 0),
+        progress=lambda done, total: move(done, 0),
     )
     names = ("c", "entropy_production", "w2", "energy")
     for index, row in enumerate(rows):
@@ -122,7 +122,7 @@ def relax(
         generator=generator,
         every=world.steps,
         observed=False,
-        on_progress=lambda done, total: move(world.steps + done, 0),
+        progress=lambda done, total: move(world.steps + done, 0),
     )
     last = (found.path[-1], each.path[-1], truth)
     labels = ("one target for all, as published", "a target for each", "states that made the data")
