@@ -223,3 +223,8 @@ def test_simulate_compares_with_the_exact_answer(tmp_path: Path, capsys: Capture
     with pytest.raises(SystemExit, match="2"):
         main(["simulate", "ou", "--stiffness", "-1", "--out", str(tmp_path / "c")])
     assert "must be positive" in " ".join(capsys.readouterr().err.split())
+    assert main(["simulate", "ou", "--seed", str(2**63), "--out", str(tmp_path / "d")]) == 2
+    assert "The `seed` must be 0 to" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        main(["simulate", "--help"])
+    assert "Langevin motion among K wells" in capsys.readouterr().out

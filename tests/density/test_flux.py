@@ -51,3 +51,10 @@ def test_an_invalid_score_gives_no_flux() -> None:
     score = fit_score(gaussian(500, 1, 4), "kde", bandwidth=2.0)
     assert not score.validity.valid
     assert torch.isnan(flux(score, torch.zeros(1, 1), torch.zeros(1, 1), 1.0)).all()
+
+
+def test_a_singular_cloud_gives_no_flux() -> None:
+    flat = fit_score(torch.ones(50, 2))
+    assert torch.isnan(flux(flat, torch.zeros(1, 2), torch.zeros(1, 2), 1.0)).all()
+    field = plane_flux(flat, lambda x: -x, 1.0, AXIS[:5], AXIS[:4])
+    assert torch.isnan(field.flux).all() and torch.isnan(field.density).all()

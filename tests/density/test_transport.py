@@ -101,9 +101,51 @@ def test_without_pot_the_exact_distance_says_what_to_type(monkeypatch) -> None:
         (dict(x=torch.zeros(10, 2)), "at least 40"),
         (dict(x=torch.full((50, 2), torch.inf)), "finite"),
         (dict(method="sinkhorn"), "must be one of"),
+        (dict(directions=1), "at least 2"),
     ],
 )
 def test_bad_input_is_refused(change, message) -> None:
     x = gaussian(50, 2, 0)
     with pytest.raises(ValueError, match=message):
         w2(**{"x": x, "y": x, "generator": torch.Generator(), **change})
+
+
+def test_sliced_interval_holds_what_directions_were_not_drawn() -> None:
+    # Six times wider along one of 16 axes: what a direction sees of it scatters.
+    stretch = torch.ones(16)
+    stretch[0] = 6.0
+    generator = torch.Generator().manual_seed(13)
+    held = 0
+    x, y = gaussian(150, 16, 14), gaussian(150, 16, 15) * stretch
+    many = w2(x, y, generator=generator, directions=512, splits=2)
+    for _ in range(20):
+        found = w2(x, y, generator=generator, directions=16, splits=2)
+        # The same clouds: only the directions differ, so the interval must be wide for them alone.
+        held += found.low <= many.value <= found.high
+        assert found.high**2 - found.low**2 > 0.3 * many.value**2
+    assert held >= 17
+
+
+def test_orthogonal_directions_measure_a_shift_exactly() -> None:
+    x = gaussian(300, 16, 16)
+    shift = torch.zeros(16)
+    shift[0] = 2.0
+    found = w2(x, x + shift, generator=torch.Generator().manual_seed(17), splits=2)
+    # Equal clouds but for the shift: nothing is left but the null that is subtracted, about .2.
+    assert found.value**2 == pytest.approx(4, abs=0.3)
+
+
+@pytest.mark.parametrize("method", ["bures", "sliced"])
+def test_equal_laws_with_heavy_tails_are_resolved_at_their_level(method) -> None:
+    generator = torch.Generator().manual_seed(18)
+    resolved = 0
+    for _ in range(40):
+        x, y = (
+            torch.randn(100, 2, generator=generator)
+            / torch.randn(100, 3, 2, generator=generator).square().mean(1).sqrt()
+            for _ in range(2)
+        )
+        found = w2(x, y, generator=generator, method=method, splits=39, directions=8)
+        resolved += found.resolved
+    # One side of a permutation test of level 1/40: 1 expected, 6 or more has probability .04 %.
+    assert resolved <= 5

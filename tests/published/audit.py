@@ -62,7 +62,7 @@ ROWS = (
         "the entropy gradient has the wrong form, sign and unit",
         (
             _ENGINE + "test_a5_entropy_term_spreads_the_cloud_and_does_not_contract_it",
-            _ENGINE + "test_a5_stationary_variance_of_ou_has_the_entropy_weight_added",
+            _ENGINE + "test_t12_entropy_sign_stationary_variance_of_ou_has_the_weight_added",
             _DENSITY + "test_entropy_gradient_code_fp",
             _DENSITY + "test_entropy_gradient_text_fp",
             _HARMONIC + "test_the_entropy_term_adds_to_the_temperature",
@@ -103,7 +103,7 @@ ROWS = (
         "T_eff is a length; the published drift and diffusion have no detailed balance",
         (
             _CLAIMS + "test_a10_effective_temperature_depends_on_the_unit_and_is_not_d_over_eta",
-            _ENGINE + "test_a10_matrix_noise_with_plain_descent_has_a_current",
+            _ENGINE + "test_t3_lyapunov_matrix_noise_with_plain_descent_has_a_current",
             _DENSITY + "test_t_eff_fp",
             "tests/simulators/test_exact_linear.py::test_a10_lyapunov_covariance_and_its_current",
             "tests/simulators/test_grid_plane.py::test_a10_lyapunov_entropy_production_on_the_grid",
@@ -113,7 +113,9 @@ ROWS = (
         "A11",
         "the annealing freezes; at the defaults it is Brownian motion",
         (
-            _ENGINE + "test_a11_published_annealing_freezes_and_the_logarithm_does_not",
+            _ENGINE + "test_a11_published_annealing_freezes_and_the_corrected_does_not",
+            "tests/simulators/test_schedules.py"
+            "::test_a11_escapes_under_the_shipped_schedule_never_stop",
             _ENGINE + "test_a11_published_defaults_are_brownian_motion",
         ),
     ),
@@ -225,7 +227,7 @@ ROWS = (
         "B2",
         "the kernel's self term is all of the density from d = 8 on; underflow and nan at d = 128",
         (
-            _DENSITY + "test_rho_fp",
+            _DENSITY + "test_t12_kde_self_term_of_rho_fp",
             _DENSITY + "test_grad_rho_queries_fp",
             "tests/density/test_score.py::test_t11_no_nan_at_any_dimension_or_bandwidth",
             "tests/simulators/test_particles.py"
@@ -236,7 +238,7 @@ ROWS = (
         "B3",
         "np.diff(n=window) is the tenth difference; look-ahead; off by one",
         (
-            _SERIES + "test_plateaus_fp",
+            _SERIES + "test_t12_np_diff_is_no_plateau_fp",
             _SERIES + "test_transitions_fp",
             "tests/contracts/test_detectors.py::test_causal",
         ),

@@ -37,7 +37,7 @@ def causal(rule: PhaseTransition, c: np.ndarray, s_dot: np.ndarray, loss: np.nda
     return found
 
 
-def test_plateaus_fp() -> None:
+def test_t12_np_diff_is_no_plateau_fp() -> None:
     rng = np.random.default_rng(1)
     loss = rng.standard_normal(60)
     literal = np.where(np.abs(np.diff(loss, n=10)) < 300)[0] + 9

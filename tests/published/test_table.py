@@ -83,7 +83,7 @@ TABLE = (
     ("gap_flow", "spectral_edge.md", "test_gap_flow"),
     ("sigma_steady", "spectral_edge.md", "test_sigma_steady"),
     ("krylov_bound", "spectral_edge.md", "test_krylov_bound"),
-    ("plateaus_fp", "fokker_planck.md", "test_plateaus_fp"),
+    ("plateaus_fp", "fokker_planck.md", "test_t12_np_diff_is_no_plateau_fp"),
     ("transitions_fp", "fokker_planck.md", "test_transitions_fp"),
     ("reset_step_fp", "fokker_planck.md", "test_reset_step_fp"),
     ("reset_steps_fp", "fokker_planck.md", "test_reset_steps_fp"),

@@ -86,6 +86,20 @@ def test_a_linear_decoder_has_a_constant_fisher_information() -> None:
     torch.testing.assert_close(found.hessian(z), (matrix.T @ matrix / 0.25).expand(6, 3, 3))
 
 
+def test_a_decoder_that_is_linear_in_pieces_has_no_divergence_between_its_kinks() -> None:
+    matrix = torch.randn(2, 3, generator=generator(5), dtype=torch.float64)
+    for piece in (torch.relu, torch.nn.LeakyReLU(0.2)):
+        found = DecoderPotential(
+            lambda z, f=piece: f(z @ matrix), torch.zeros(6, 3).double(), dimension=2
+        )
+        z = torch.randn(6, 2, generator=generator(6), dtype=torch.float64)
+        assert not found.fisher_divergence(z, torch.ones_like(z)).any()
+        kinked = DecoderPotential(
+            lambda z, f=piece: f(z.sin() @ matrix), torch.zeros(6, 3).double(), dimension=2
+        )
+        assert kinked.fisher_divergence(z, torch.ones_like(z)).any()
+
+
 def test_rows_is_the_same_potential_for_some_particles() -> None:
     found, z = potential()
     torch.testing.assert_close(found.rows(slice(2, 4)).energy(z[2:4]), found.energy(z)[2:4])

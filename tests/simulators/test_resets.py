@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from foreshock.simulators.decoder import DecoderPotential
+from foreshock.simulators.diffusion import ParticleFisher
 from foreshock.simulators.particles import Engine, State, reset_now, step
 from foreshock.simulators.potentials import Quadratic
 from foreshock.simulators.resets import CloudReset, PointReset, jumped, planned, redraw
@@ -104,6 +107,61 @@ def test_a_cloud_in_a_line_stays_in_it_even_with_few_particles() -> None:
     torch.testing.assert_close(after, after[:, :1].expand(5, 4))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_cloud_in_a_line_stays_in_it_with_many_particles(dtype: torch.dtype) -> None:
+    """n > 2d: off the line by the rounding of the coordinates, not by its root (3e-4 or 1e-8)."""
+    direction = torch.tensor([1.0, 0.3, -2.0, 0.7], dtype=dtype)
+    line = torch.linspace(-1, 1, 1000, dtype=dtype)[:, None] * direction
+    after, mask = redraw(CloudReset(1.0), line, generator(7))
+    unit = direction / direction.norm()
+    off = (after - (after @ unit)[:, None] * unit).abs().max()
+    assert mask.all() and float(off) < 100 * torch.finfo(dtype).eps
+    assert float(after.std(0)[2]) == pytest.approx(1.22 * float(line.std(0)[2]), rel=0.1)
+
+
+@pytest.mark.parametrize(("n", "d"), [(6, 4), (4, 4), (2, 1), (9, 4), (5, 2), (3, 1)])
+def test_redrawn_rows_have_the_stretched_covariance_of_small_clouds(n: int, d: int) -> None:
+    """stretch X'X/(n - 1) about the mean, on both sides of n = 2d: 4.5 se over many redraws."""
+    z = torch.randn(n, d, generator=generator(8), dtype=torch.float64) + 3
+    source, reset = generator(9), CloudReset(1.0, stretch=1.7)
+    rows = torch.cat([redraw(reset, z, source)[0] for _ in range(12_000 // n)])
+    expected = 1.7 * torch.atleast_2d(torch.cov(z.T))
+    loose = rows - z.mean(0)
+    found = loose.T @ loose / len(rows)
+    variance = expected.diagonal()
+    error = ((variance[:, None] * variance + expected.square()) / len(rows)).sqrt()
+    assert ((found - expected).abs() < 4.5 * error).all()
+    assert (loose.mean(0).abs() < 4.5 * (variance / len(rows)).sqrt()).all()
+
+
+@pytest.mark.parametrize("time", [0.0, 0.004, 0.01, 0.014])
+def test_a_plan_before_the_first_step_fires_at_its_end(time: float) -> None:
+    for reset in (CloudReset(0.5, times=(time,)), PointReset(torch.zeros(1), 0.0, times=(time,))):
+        state, source = State(torch.randn(20, 1, generator=generator(8))), generator(9)
+        engine, fired = free(reset, 0.01), []
+        for _ in range(5):
+            state = step(engine, state, source)
+            if state.redrawn is not None and bool(state.redrawn.any()):
+                fired.append(state.steps)
+        assert fired == [1]
+
+
+def test_every_plan_fires_once_wherever_it_lies() -> None:
+    """On the bounds of the windows too, which are (k + 1/2) dt computed one way."""
+    times = tuple((k + 0.5) * 0.01 for k in range(0, 200, 2))
+    state, source = State(torch.randn(4, 1, generator=generator(8))), generator(9)
+    engine, fired = free(CloudReset(0.5, times=times), 0.01), 0
+    for _ in range(210):
+        state = step(engine, state, source)
+        fired += state.redrawn is not None
+    assert fired == 100
+
+
+def test_a_point_of_another_dimension_is_refused_even_if_it_is_only_planned() -> None:
+    with pytest.raises(ValueError, match="has 1 coordinates and the particles have 3"):
+        free(PointReset(torch.tensor([7.0]), 0.0, times=(0.01,)), 0.01, dimension=3)
+
+
 def test_planned_times_fire_once_each_and_the_refractory_time_is_obeyed() -> None:
     reset = CloudReset(0.5, times=(0.1, 0.15, 0.5), refractory=0.2)
     state, source = State(torch.randn(20, 1, generator=generator(8))), generator(9)
@@ -118,13 +176,17 @@ def test_planned_times_fire_once_each_and_the_refractory_time_is_obeyed() -> Non
 
 
 def test_poisson_clock_of_the_cloud() -> None:
-    """Events in time 40 at rate 2, per step with 1 - e^{-r dt}: mean 80, within 4 sqrt(80)."""
-    engine = free(CloudReset(0.1, rate=2.0), 0.02)
+    """20,000 steps, each with probability p = 1 - e^{-r dt} = .39: within 4 sqrt(m p (1 - p)).
+
+    That is 3.5 % of 7869; r dt in place of p would be 27 % more.
+    """
+    engine = free(CloudReset(0.1, rate=25.0), 0.02)
     state, source, events = State(torch.randn(10, 1, generator=generator(1))), generator(2), 0
-    for _ in range(2000):
+    for _ in range(20_000):
         state = step(engine, state, source)
         events += state.redrawn is not None
-    assert abs(events - 80) < 4 * math.sqrt(80)
+    p = -math.expm1(-0.5)
+    assert abs(events - 20_000 * p) < 4 * math.sqrt(20_000 * p * (1 - p))
 
 
 def test_boost_raises_the_diffusion_for_its_time_only() -> None:
@@ -144,6 +206,33 @@ def test_boost_raises_the_diffusion_for_its_time_only() -> None:
     for k, gain in enumerate(gains):
         expected = 4.0 if 5 <= k < 10 else 1.0
         assert gain == pytest.approx(expected, rel=error), k
+
+
+@pytest.mark.parametrize("mode", ["published", "gibbs"])
+def test_boost_is_in_the_noise_that_follows_a_decoder(mode: str) -> None:
+    """Variance of a step 2 (D (1 + gamma F) + beta) dt while boosted; published is the fused step.
+
+    Decoder (z1 + z2, z1): F = [[2, 1], [1, 1]]/sigma^2, and a slope that moves the mean only.
+    """
+    n, dt, gamma = 40_000, 0.01, 0.5
+    matrix = torch.tensor([[1.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
+    potential = DecoderPotential(
+        lambda z: z @ matrix, torch.ones(n, 2).double(), dimension=2, noise_scale=2.0
+    )
+    resets = CloudReset(0.2, boost=3.0, boost_time=0.015)
+    engine = Engine(
+        potential, constant_schedules(0.5, 0.8), dt, ParticleFisher(gamma), mode, resets
+    )
+    boosted = State(torch.zeros(n, 2, dtype=torch.float64), steps=4, boosted_until=0.055)
+    base = 0.8 * (torch.eye(2) + gamma * matrix @ matrix.T / 4).double()
+    source = generator(3)
+    for expected in (base + 3 * torch.eye(2), base + 3 * torch.eye(2), base):
+        z = boosted.z
+        boosted = step(engine, replace(boosted, z=torch.zeros_like(z)), source)
+        found = torch.cov(boosted.z.T) / (2 * dt)
+        d = expected.diagonal()
+        error = ((d[:, None] * d + expected.square()) / n).sqrt()
+        assert ((found - expected).abs() < 4.5 * error).all()
 
 
 def test_reset_now_is_for_detectors() -> None:

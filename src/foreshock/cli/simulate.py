@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Sequence
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
     AnyWorld = World
 else:
     AnyWorld = tyro.extras.subcommand_type_from_defaults(
-        {name: kind() for name, kind in WORLDS.items()}, prefix_names=False
+        {name: kind() for name, kind in WORLDS.items()},
+        {
+            name: inspect.cleandoc(kind.__doc__ or "").split("\n\nArgs:")[0]
+            for name, kind in WORLDS.items()
+        },
+        prefix_names=False,
     )
 
 
@@ -41,7 +47,12 @@ def simulate(
 
     Returns:
         0.
+
+    Raises:
+        ValueError: If the seed is out of range.
     """
+    if not 0 <= world.seed < 2**63:
+        raise ValueError(f"The `seed` must be 0 to 2^63 - 1. Got {world.seed}.")
     torch.set_num_threads(1)
     name = next(key for key, kind in WORLDS.items() if isinstance(world, kind))
     path = out or Path("runs") / f"simulate-{name}-{world.seed}"

@@ -19,18 +19,13 @@ from foreshock.density.diffusion_tensor import (
     check_carried,
     check_diffusion,
     finite_rows,
-    matrix,
-    row_products,
-    solve,
 )
+from foreshock.density.flow_fields import Means, check_fields, lower_bounds
 from foreshock.density.groups import CLONED, copied, folds
 from foreshock.density.jackknife import BAD, groups_without, jackknife, refit
-from foreshock.density.score import Score, fit_score
+from foreshock.density.score import Score
 from foreshock.density.score_gaussian import square_bias
 from foreshock.types import Estimate
-
-ONE_SIDED = 1.6448536269514722
-Means = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -172,33 +167,31 @@ def flow(
         raise ValueError(
             f"The `refits` of `flow` must be 0 or lie between 5 and n. Got {refits} of {n}."
         )
-    fields = _fields(z, drift, diffusion, divergence_drift, divergence_diffusion)
+    fields = check_fields(z, drift, diffusion, divergence_drift, divergence_diffusion)
     fisher_bound = production_bound = Estimate.missing("The bounds were not asked for.", n=n)
     # Copies are not independent: neither jackknife nor halves would know.
     cloned = bool(refits or bounds) and copied(z)
     if cloned:
         fisher_bound = production_bound = Estimate.missing(CLONED, flags=BAD, n=n)
     elif bounds:
-        fisher_bound, production_bound = _bounds(score, fields)
+        fisher_bound, production_bound = lower_bounds(score, fields)
     if cloned or not score.validity.valid:
         gone = Estimate.missing(CLONED if cloned else score.validity.reason, flags=BAD, n=n)
         return Flow(
             gone, gone, gone, gone, production_bound, gone, gone, fisher_bound, math.nan, math.nan
         )
-    whole = _unbiased(fields.means(slice(None), score.values), score)
+    plain = fields.means(slice(None), score.values)
+    whole = _unbiased(plain, score)
     parts = []
     for keep in groups_without(score, refits):
         part = refit(score, keep)
         parts.append(_unbiased(fields.means(keep, part.values), part))
-    bias = score.validity.bias
-    return _summary(whole, parts, n, fisher_bound, production_bound, bias)
+    return _summary(plain, whole, parts, n, (fisher_bound, production_bound), score.validity.bias)
 
 
 def _unbiased(means: Means, score: Score) -> Means:
-    """The same with I unbiased where the score is one Gaussian's, unshrunk.
-
-    The jackknife takes the bias to first order in d/n; what is left is d^2.5/n^1.5 standard errors.
-    """
+    """The same with I unbiased where the score is one Gaussian's, unshrunk."""
+    # The jackknife takes the bias to first order in d/n: d^2.5/n^1.5 standard errors are left.
     if score.method == "mixture" or score.selection.weight or score.selection.shrinkage:
         return means
     return means | {"I": means["I"] / square_bias(*score.particles.shape)}
@@ -243,75 +236,26 @@ def flow_of_known_score(
             "The `scores` of `flow_of_known_score` must be (n >= 40, d). "
             f"Got {tuple(scores.shape)}."
         )
-    fields = _fields(scores, drift, diffusion, divergence_drift, divergence_diffusion)
+    fields = check_fields(scores, drift, diffusion, divergence_drift, divergence_diffusion)
     fold = folds(n, 20, scores.device)
     whole = fields.means(slice(None), scores)
     parts = [fields.means(fold != g, scores[fold != g]) for g in range(20)]
     same = Estimate.missing("The score is known: `entropy_production` and `fisher` need no bound.")
-    return _summary(whole, parts, n, same, same)
-
-
-@dataclass(frozen=True)
-class _Fields:
-    """Checked fields at the particles: D, b, b . D^-1 b, div mu and div D (each or None)."""
-
-    diffusion: Tensor
-    b: Tensor
-    spread: Tensor
-    source: Tensor | None
-    carried: Tensor | None
-
-    def means(self, keep: Tensor | slice, scores: Tensor) -> Means:
-        """A, X, I and the inflow -E[b . s] over some particles; by div mu where it is known."""
-        part = self.diffusion[keep] if self.diffusion.dim() == 3 else self.diffusion
-        cross = float(row_products(self.b[keep], scores).mean())
-        inflow = -cross
-        if self.source is not None:
-            terms = self.source[keep]
-            if self.carried is not None:
-                terms = terms + row_products(self.carried[keep], scores)
-            inflow = float(terms.mean())
-        pull = float(row_products(scores, apply(part, scores)).mean())
-        return {"A": float(self.spread[keep].mean()), "X": cross, "I": pull, "R": inflow}
-
-
-def _fields(
-    z: Tensor,
-    drift: Tensor,
-    diffusion: float | Tensor,
-    divergence_drift: Tensor | None,
-    divergence_diffusion: Tensor | None,
-) -> _Fields:
-    """Checks what is given and computes b = mu - div D."""
-    tensor = check_diffusion(diffusion, z)
-    check_carried(tensor, divergence_diffusion)
-    b, carried = finite_rows("drift", drift, z), None
-    if divergence_diffusion is not None:
-        carried = finite_rows("divergence_diffusion", divergence_diffusion, z)
-        b = b - carried
-    if divergence_drift is not None and (
-        divergence_drift.shape != (len(z),)
-        or not math.isfinite(float(divergence_drift.detach().double().sum()))
-    ):
-        raise ValueError(
-            f"The `divergence_drift` must be finite and ({len(z)},). "
-            f"Got {tuple(divergence_drift.shape)}."
-        )
-    source = None if divergence_drift is None else divergence_drift.detach().double()
-    return _Fields(tensor, b, row_products(b, solve(tensor, b)), source, carried)
+    return _summary(whole, whole, parts, n, (same, same), "")
 
 
 def _summary(
+    plain: Means,
     whole: Means,
     parts: list[Means],
     n: int,
-    fisher_bound: Estimate,
-    production_bound: Estimate,
-    bias: str = "",
+    lower: tuple[Estimate, Estimate],
+    bias: str,
 ) -> Flow:
     """All observables from the means of all particles and of all but each group."""
+    fisher_bound, production_bound = lower
 
-    if whole["I"] < 0 or (whole["I"] == 0 and bias):
+    if whole["I"] < 0:
         gone = Estimate.missing(
             "E[s.Ds] came out negative: the score is not that of this cloud.", flags=BAD, n=n
         )
@@ -338,8 +282,8 @@ def _summary(
         estimate(lambda m: m["R"] + m["I"], abs(whole["R"]) + whole["I"]),
         estimate(_fisher, whole["I"]),
         fisher_bound,
-        _consolidation(whole),
-        _production(whole),
+        _consolidation(plain),
+        _production(plain),
     )
 
 
@@ -361,52 +305,3 @@ def _irreversibility(m: Means) -> float:
 
 def _production(m: Means) -> float:
     return m["A"] - 2 * m["X"] + m["I"]
-
-
-def _bounds(score: Score, fields: _Fields) -> tuple[Estimate, Estimate]:
-    """Lower bounds of I and of the entropy production, each with its one-sided interval."""
-    z, diffusion = score.particles, fields.diffusion
-    n, d = z.shape
-    if diffusion.dim() == 3 or (fields.carried is not None and bool(fields.carried.any())):
-        gone = Estimate.missing(
-            "The lower bound needs a D that is the same at every particle.", n=n
-        )
-        return gone, gone
-    if n < 16:
-        gone = Estimate.missing(f"Half a cloud of {n} is too few to fit a score to.", n=n)
-        return gone, gone
-    metric = matrix(diffusion, d)
-    gains, halves = torch.empty_like(fields.spread), []
-    even = folds(n, 2, z.device) == 0
-    for half in (even, ~even):
-        # Chosen anew on the other half: a kept choice would have seen this one. Not so whether the
-        # covariance is shrunk, else halving the cloud would change the kind of fit (and the frame
-        # would matter), unless the half is too small to do without.
-        few = score.selection.shrinkage or n // 2 < d + 10
-        fitted = fit_score(
-            z[~half],
-            score.method,
-            shrinkage=None if few else 0.0,
-            block=score.block,
-            judged=False,
-        )
-        values = fitted.at(z[half])
-        pull = row_products(values, apply(diffusion, values))
-        gains[half] = -pull - 2 * fitted.divergence(z[half], metric).double()
-        halves.append(half)
-    fisher = _one_sided(gains, halves)
-    if fields.source is None:
-        return fisher, Estimate.missing("The lower bound needs `divergence_drift`.", n=n)
-    return fisher, _one_sided(fields.spread + 2 * fields.source + gains, halves)
-
-
-def _one_sided(terms: Tensor, halves: list[Tensor]) -> Estimate:
-    """Mean of per-particle terms with a lower 95 % end; the halves have means of their own."""
-    if not bool(torch.isfinite(terms).all()):
-        return Estimate.missing(
-            "The score of half the particles is not finite.", flags=BAD, n=len(terms)
-        )
-    means = [float(terms[half].mean()) for half in halves]
-    variances = [float(terms[half].var()) / int(half.sum()) for half in halves]
-    value = sum(means) / 2
-    return Estimate(value, value - ONE_SIDED * math.sqrt(sum(variances)) / 2, math.inf, len(terms))

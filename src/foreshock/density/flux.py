@@ -50,7 +50,7 @@ def flux(
         points: (m, d) Where.
         drift: (m, d) mu there.
         diffusion: D there: a number, (d,), (d, d) or (m, d, d).
-        divergence_diffusion: (m, d) div D there; 0 for a constant D.
+        divergence_diffusion: (m, d) div D there; required for a D (m, d, d), else 0.
 
     Returns:
         (m, d) J; nan where the score is invalid.
@@ -65,11 +65,9 @@ def flux(
         >>> round(float(j), 1)  # of N(0, 1): e^-1/2 / sqrt(2 pi) = .242
         0.2
     """
-    speed = (
-        velocity(drift, diffusion, score.at(points), divergence_diffusion=divergence_diffusion)
-        if score.validity.valid
-        else torch.full_like(points, torch.nan)
-    )
+    if not score.validity.valid:
+        return torch.full_like(points, torch.nan)
+    speed = velocity(drift, diffusion, score.at(points), divergence_diffusion=divergence_diffusion)
     return score.log_density(points).exp()[:, None] * speed
 
 
@@ -111,7 +109,10 @@ def plane_flux(
     x, y = x.to(score.particles), y.to(score.particles)
     points = torch.cartesian_prod(x, y)
     tensor = check_diffusion(diffusion, points)
-    density = score.log_density(points).exp().view(len(x), len(y))
+    if score.model is None:
+        density = points.new_full((len(x), len(y)), torch.nan)
+    else:
+        density = score.log_density(points).exp().view(len(x), len(y))
     current = flux(score, points, drift(points).detach(), tensor).view(len(x), len(y), 2)
     (along,) = torch.gradient(current[:, :, 0], spacing=(x,), dim=0)
     (across,) = torch.gradient(current[:, :, 1], spacing=(y,), dim=1)

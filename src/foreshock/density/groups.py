@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -25,10 +24,10 @@ def _labels(n: int, groups: int) -> Tensor:
 
 
 def folds(n: int, groups: int, device: torch.device | str = "cpu") -> Tensor:
-    """Group of every particle: equal sizes up to one, in an order of its own that is always the same.
+    """Group of every particle: equal sizes up to one, in an order that is always the same.
 
     Not every groups-th particle: particles often come in a cyclic order (a class or a well each),
-    and groups of one kind each make intervals too wide (12 times for 20 centres in turn).
+    and groups of one kind each make intervals several times too wide.
 
     Args:
         n: Particles.

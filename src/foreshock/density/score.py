@@ -20,18 +20,11 @@ from foreshock.density.score_kernel import (
 from foreshock.density.score_mixture import Mixture, fit_mixture
 from foreshock.density.score_normality import departures
 from foreshock.density.score_record import Selection, Validity, judge
+from foreshock.density.score_select import BANDWIDTHS, hyvarinen, select
 
 Method = Literal["residual", "gaussian", "kde", "mixture"]
 METHODS = ("residual", "gaussian", "kde", "mixture")
 
-#: Bandwidths tried, in units of `reference_bandwidth`.
-BANDWIDTHS = (0.25, 0.35, 0.5, 0.71, 1.0, 1.41, 2.0)
-#: A kernel part must lower the leave-one-out score by this many standard errors to be used. Without
-#: it (0) noise is taken for structure: error .142 instead of .0035 in one of four N(0, I), d = 2.
-GATE = 2.0
-#: Largest weight of the kernel residual. Above 1 it undoes the smoothing of narrow structure: a cap
-#: of 2 instead of 1 more than halves the error of a ring of width .3 (.041 against .098).
-MOST_WEIGHT = 2.0
 #: Largest dimension of a plain kernel density: at d = 8 its relative error is .9.
 KDE_DIMENSION = 3
 #: Parts a mixture's leave-out values come from.
@@ -145,11 +138,12 @@ def fit_score(
 
     The default, ``"residual"``, is s = p s_G + lambda (s_h - s_{G,h}) in whitened coordinates:
     s_G the Gaussian score (inverse covariance times the Hartlap factor; Ledoit-Wolf shrinkage where
-    n < 2 d + 10), s_h the score of a kernel density and s_{G,h} = -y/(1 + h^2) what s_h would be were
-    the cloud Gaussian. So the kernel has to explain only what is not Gaussian. (h, lambda, p)
-    minimise the leave-one-out Hyvärinen score J = mean(|s|^2/2 + div s): lambda and p in closed
-    form, h the widest within a standard error of the best; lambda is 0 and p is 1 unless J falls by
-    2 standard errors. With n >= 2 d + 10 everything is equivariant: z -> A z maps s to A'^-1 s.
+    n < 2 d + 10, which is a bias), s_h the score of a kernel density and s_{G,h} = -y/(1 + h^2)
+    what s_h would be were the cloud Gaussian. So the kernel has to explain only what is not
+    Gaussian. (h, lambda, p) minimise the leave-one-out Hyvärinen score J = mean(|s|^2/2 + div s):
+    lambda and p in closed form, h the widest within a standard error of the best; lambda is 0 and p
+    is 1 unless J falls by 2 standard errors. With n >= 2 d + 10 everything is equivariant:
+    z -> A z maps s to A'^-1 s.
     ``"gaussian"`` is s_G, ``"kde"`` s_h with whitened h (d <= 3; leave-one-out), ``"mixture"`` a
     Gaussian mixture by BIC (scikit-learn), whose `values` come from 5 folds.
 
@@ -219,7 +213,7 @@ def fit_score(
         return _fit_mixture(z, gaussian, selection, most_components, seed, block)
     y = gaussian.whiten(z)
     scores, divergence, leverage = leave_one_out(gaussian, y)
-    j_gauss = _hyvarinen(scores, divergence)
+    j_gauss = hyvarinen(scores, divergence)
     chosen = selection
     if method == "gaussian":
         chosen = Selection(shrinkage=gaussian.shrinkage)
@@ -229,9 +223,7 @@ def fit_score(
     elif chosen is None:
         widths = BANDWIDTHS if bandwidth is None else (bandwidth / reference_bandwidth(n, d),)
         widths = tuple(width * reference_bandwidth(n, d) for width in widths)
-        chosen = replace(
-            _select(y, scores, divergence, widths, block), shrinkage=gaussian.shrinkage
-        )
+        chosen = replace(select(y, scores, divergence, widths, block), shrinkage=gaussian.shrinkage)
     ess, linear, log_values = math.inf, gaussian.hartlap, None
     if chosen.weight:
         h, weight = chosen.bandwidth, chosen.weight
@@ -250,14 +242,15 @@ def fit_score(
     else:
         log_values = _gaussian_logs(gaussian, y)
     stein = (scores * y).sum(1)
-    # Not for refits, which ask for values only; shrunk, y is not white and they mean nothing.
-    normality = departures(y) if judged and not gaussian.shrinkage else (math.nan, math.nan)
+    # Not for refits, which ask for values only. Shrunk, y is not white and they mean nothing.
+    asked = judged and not chosen.weight and not gaussian.shrinkage
+    normality = departures(y) if asked else (math.nan, math.nan)
     validity = judge(
         Validity(
             True,
             "",
             ess,
-            _hyvarinen(scores, divergence),
+            hyvarinen(scores, divergence),
             j_gauss,
             float(stein.mean()),
             float(y.square().sum(1).std()) / math.sqrt(n),
@@ -304,52 +297,6 @@ def _check(z: Tensor, method: str, bandwidth: float | None, block: int) -> None:
         )
 
 
-def _hyvarinen(scores: Tensor, divergence: Tensor) -> float:
-    """Hyvärinen's score, E|s|^2/2 + E div s."""
-    return float((0.5 * scores.square().sum(1) + divergence).mean())
-
-
-def _select(
-    y: Tensor, scores: Tensor, divergence: Tensor, widths: tuple[float, ...], block: int
-) -> Selection:
-    """Bandwidth and weight of the residual with the least leave-one-out Hyvärinen score."""
-    n, d = y.shape
-    root, square = math.sqrt(n), scores.square().sum(1)
-    # What the Gaussian alone would gain by a factor: no reason to call the kernel in.
-    factor = -float((square + divergence).mean() / square.mean())
-    rescaled = factor * (square + divergence) + 0.5 * factor**2 * square
-    tried: list[tuple[Selection, Tensor]] = []
-    for h in widths:
-        sums = kernel_sums(y, y, h, leave_out=True, block=block)
-        kernel, kernel_divergence = kernel_score(y, sums, h)
-        residual = kernel + y / (1 + h * h)
-        # J - J_gauss = p (g + div s_G) + w b + (p^2 g + 2 p w c + w^2 a)/2 for (1 + p) s_G + w r,
-        # particle by particle: least where two linear equations hold.
-        a, c = residual.square().sum(1), (scores * residual).sum(1)
-        b = c + kernel_divergence + d / (1 + h * h)
-        slope = torch.stack([(square + divergence).mean(), b.mean()]).double()
-        curve = torch.stack([square.mean(), c.mean(), c.mean(), a.mean()]).double().view(2, 2)
-        solution, failed = torch.linalg.solve_ex(curve, -slope)
-        extra, weight = (float(part) for part in solution)
-        if int(failed) or not 0 < weight <= MOST_WEIGHT or not abs(extra) < 1:
-            extra, weight = 0.0, min(max(-float(slope[1] / curve[1, 1]), 0.0), MOST_WEIGHT)
-        change = extra * (square + divergence) + weight * b
-        change += 0.5 * extra**2 * square + extra * weight * c + 0.5 * weight**2 * a
-        gain = change - rescaled
-        if float(gain.mean()) < -GATE * float(gain.std()) / root:
-            tried.append((Selection(h, weight, pull=1 + extra), change))
-    if not tried:
-        return Selection(widths[-1], 0.0)
-    least = min(tried, key=lambda one: float(one[1].mean()))[1]
-    # The widest that is no worse than the best by one standard error of their difference: lonely
-    # particles make J of narrow kernels noisy (d = 1, n = 512: one of six errs by .3).
-    for choice, change in reversed(tried):
-        excess = change - least
-        if float(excess.mean()) <= float(excess.std()) / root:
-            return choice
-    return tried[-1][0]
-
-
 def _gaussian_logs(gaussian: Gaussian, y: Tensor) -> Tensor:
     """(n,) Log density of the Gaussian without particle i, at it; covariance unbiased."""
     n, d = y.shape
@@ -368,7 +315,7 @@ def _fit_mixture(
     n, d = z.shape
     y = gaussian.whiten(z)
     scores, divergence, leverage = leave_one_out(gaussian, y)
-    j_gauss = _hyvarinen(scores, divergence)
+    j_gauss = hyvarinen(scores, divergence)
     count = selection.components if selection else 0
     model, count = fit_mixture(y, count or None, most, seed)
     eye = torch.eye(d, dtype=z.dtype, device=z.device)
@@ -386,7 +333,7 @@ def _fit_mixture(
             True,
             "",
             math.inf,
-            _hyvarinen(scores, divergence),
+            hyvarinen(scores, divergence),
             j_gauss,
             float(stein.mean()),
             float(y.square().sum(1).std()) / math.sqrt(n),

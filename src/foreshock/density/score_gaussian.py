@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 #: With at most this many particles per dimension, and a few, the covariance is shrunk, by
-#: Ledoit-Wolf towards its diagonal. That is not affine invariant and biases correlated clouds (d =
-#: 16, all correlations .9, n = 100: no interval held E|s|^2). Where it is not needed it must not act.
+#: Ledoit-Wolf towards its diagonal. That is not affine invariant and biases correlated clouds (all
+#: correlations .9, d = 16, n = 100: no interval held E|s|^2). Where it is not needed it must not
+#: act.
 SHRINK_BELOW = 2
 #: A particle whose leverage is within this of 1 carries a direction of the covariance alone.
 LEVERAGE_MARGIN = 1e-6

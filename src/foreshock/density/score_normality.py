@@ -12,25 +12,31 @@ import math
 import torch
 from torch import Tensor
 
+#: Directions and iterations of the search for a flat projection, and the largest d it is made at.
+STARTS, ITERATIONS, MOST_PURSUED = 8, 3, 32
+
 
 def departures(y: Tensor) -> tuple[float, float]:
     r"""How far skewness and kurtosis lie from those of Gaussian clouds, in standard errors.
 
     Invariant under z -> A z, since a whitened cloud is known up to a rotation. Skewness is
-    \|E[\|y\|^2 y]\|^2 (d numbers, chi-square). Kurtosis is the larger of Mardia's E\|y\|^4, with its
-    exact mean and variance at finite n and d, and of the traceless part of E[\|y\|^2 y y'], which
-    sees one direction among many that differs from the others. Chi-squares become normal by the
-    cube root. Cost n d^2.
+    \|E[\|y\|^2 y]\|^2 (d numbers, chi-square). Kurtosis is the largest of Mardia's E\|y\|^4, with
+    its exact mean and variance at finite n and d; of the traceless part of E[\|y\|^2 y y'], which
+    sees a direction that differs from the others; and of the least kurtosis of any projection,
+    found from the lowest eigenvectors of that matrix, which sees two wells along one of many
+    directions (+-2, n = 512: always at d = 8, mostly at 16, not at 32). Chi-squares become normal
+    by the cube root. Cost n d^2, and 64 n d for the projections.
 
     Args:
         y: (n, d) Particles, whitened by their own covariance (divisor n - 1).
 
     Returns:
-        Both numbers; about N(0, 1) for Gaussian particles (kurtosis: the larger of two, > 0).
+        Both numbers; for Gaussian particles about N(0, 1) and, the largest of three, below 4.
 
     References:
         Mardia, Biometrika 57 (1970) 519; Mori, Rohatgi & Szekely, Theory Probab. Appl. 38 (1993)
-        547; Wilson & Hilferty, PNAS 17 (1931) 684.
+        547; Hyvarinen, IEEE Trans. Neural Netw. 10 (1999) 626; Wilson & Hilferty, PNAS 17 (1931)
+        684.
 
     Examples:
         >>> y = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
@@ -65,7 +71,24 @@ def departures(y: Tensor) -> tuple[float, float]:
         # 1.5 at (n, d) = (512, 2), 2.9 at (100, 16), 3.8 at (512, 32), 5.6 at (160, 64).
         count /= 1 + 2 * d / math.sqrt(n)
         kurtosis = max(kurtosis, _normal(square * count, count))
+        if d <= MOST_PURSUED:
+            kurtosis = max(kurtosis, _flattest(y, moments))
     return skewness, kurtosis
+
+
+def _flattest(y: Tensor, moments: Tensor) -> float:
+    """Least kurtosis of a projection, scaled so that 4 is where none of a Gaussian cloud lies."""
+    n, d = y.shape
+    # Without structure the least of many directions lies at -2.8, -3.0, -4.2 and -5.2 sqrt(24/n) in
+    # the worst of 40 to 200 clouds of d = 2, 4, 8 and 16.
+    axes = torch.linalg.eigh(moments / n).eigenvectors[:, :STARTS]
+    for _ in range(ITERATIONS):
+        along = y @ axes
+        axes = y.T @ (along * along * along) / n - 3 * axes
+        axes = axes / torch.linalg.vector_norm(axes, dim=0)
+    along = (y @ axes).square()
+    least = float((along.square().mean(0) / along.mean(0).square()).min()) - 3
+    return -4 * least / math.sqrt(24 / n) / (2.3 + 0.75 * math.sqrt(d))
 
 
 def _normal(square: float, count: float) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foreshock.density.groups import folds
 from foreshock.stats.intervals import jackknife_se, t_quantile
 from foreshock.types import Estimate, Flag
 
@@ -97,21 +98,27 @@ def w2(
 
     For the first two the mean W2^2 between random halves of each cloud, scaled to whole clouds, is
     subtracted; the value is the signed root of what is left, so it scatters around 0 for equal
-    laws. `null` is the 95 % band of the same number between halves. Bars: delete-group jackknife.
+    laws. `null` is the 95 % band of the same number between random parts of the pooled cloud, of
+    the sizes of the two: a permutation test, exact for any law where the clouds are independent
+    (wide where they are the same particles). Bars: delete-group jackknife, and for ``"sliced"`` the
+    scatter over directions, which are orthogonal in blocks of d (counted as if they were not where
+    there are fewer than 4 blocks, which is too wide).
 
     Args:
         x: (n, d) One cloud, n >= 40.
         y: (m, d) The other, m >= 40. Particle i may be particle i of `x` at another time.
         generator: Of the directions and splits.
         method: ``"sliced"``, ``"bures"`` or ``"exact"``.
-        directions: Random directions of ``"sliced"``.
-        splits: Random halvings of each cloud for the null.
+        directions: Random directions of ``"sliced"``, at least 2.
+        splits: Random parts for the null, and half as many halvings of each cloud. With fewer than
+            39 the null is their range, narrower than 95 %.
 
     Returns:
         W2 in the unit of the coordinates; flagged unresolved inside its null.
 
     Raises:
-        ValueError: If the clouds are not finite (n >= 40, d) and (m >= 40, d), or `method` unknown.
+        ValueError: If the clouds are not finite (n >= 40, d) and (m >= 40, d), or `method` is
+            unknown, or there are fewer than 2 directions or splits.
 
     References:
         Gelbrich (1990); Bonneel, Rabin, Peyré & Pfister, J. Math. Imaging Vis. 51 (2015) 22.
@@ -127,34 +134,75 @@ def w2(
     if method not in METHODS:
         raise ValueError(f"The `method` of `w2` must be one of {METHODS}. Got {method!r}.")
     x, y = x.detach(), y.detach().to(x)
+    d = x.shape[-1]
     good = x.dim() == y.dim() == 2 and x.shape[1] == y.shape[1] and min(len(x), len(y)) >= 40
     if not good or not math.isfinite(float(x.sum() + y.sum())):
         raise ValueError(
             "`w2` needs finite clouds (n, d) and (m, d) of at least 40 particles. "
             f"Got {tuple(x.shape)} and {tuple(y.shape)}."
         )
-    squared = _squared(method, x, directions, generator)
-    halves = np.array([_halves(squared, cloud, splits, generator) for cloud in (x, y)])
-    n = min(len(x), len(y))
+    if directions < 2 or splits < 2:
+        raise ValueError(
+            f"`w2` needs at least 2 `directions` and 2 `splits`. Got {directions} and {splits}."
+        )
+    n, between = min(len(x), len(y)), 0.0
+    if method == "sliced":
+        axes = _axes(x, directions, generator)
+        x, y = x @ axes, y @ axes  # once: what follows only sorts
+        between = _scatter(axes.shape[0] * quantile_w2_squared(x, y).double(), axes.shape[0])
+    squared = _squared(method, d)
     whole = squared(x, y)
+    pooled = np.sort(_pooled(squared, x, y, splits, generator))
+    rank = min(splits, math.ceil(0.975 * (splits + 1)))
+    ends = float(pooled[splits - rank]), float(pooled[rank - 1])
     if method == "exact":
-        # W2 between samples of one law falls like n^(-1/d), and at best like n^(-1/2).
-        null = np.sqrt(halves) * 2 ** (-1 / max(x.shape[1], 2))
-        band = (float(np.quantile(null, 0.025)), float(np.quantile(null, 0.975)))
+        band = math.sqrt(ends[0]), math.sqrt(ends[1])
         return _flagged(math.sqrt(whole), math.nan, math.nan, n, band)
-    halves *= 0.5  # W2^2 between samples of one law falls like 1/n
-    value = whole - float(halves.mean())
-    null = halves - halves.mean(1, keepdims=True)
-    band = (
-        _signed_root(float(np.quantile(null, 0.025))),
-        _signed_root(float(np.quantile(null, 0.975))),
-    )
-    fold_x = torch.arange(len(x), device=x.device) % GROUPS
-    fold_y = torch.arange(len(y), device=y.device) % GROUPS
+    halves = [_halves(squared, cloud, max(splits // 2, 2), generator) for cloud in (x, y)]
+    bias = 0.5 * float(np.mean(halves))  # W2^2 between samples of one law falls like 1/n
+    value = whole - bias
+    band = _signed_root(ends[0] - bias), _signed_root(ends[1] - bias)
+    # Particle i of both in one group: they may be one particle at two times.
+    fold_x, fold_y = folds(len(x), GROUPS, x.device), folds(len(y), GROUPS, y.device)
     parts = [squared(x[fold_x != g], y[fold_y != g]) for g in range(GROUPS)]
-    error = t_quantile(GROUPS - 1) * float(jackknife_se(parts))
+    error = math.hypot(t_quantile(GROUPS - 1) * float(jackknife_se(parts)), between)
     low, high = _signed_root(value - error), _signed_root(value + error)
     return _flagged(_signed_root(value), low, high, n, band)
+
+
+def _axes(like: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """(d, count) Unit directions, uniform, orthogonal in blocks of d."""
+    # With whole blocks the squared distance of a shift is exact: sum_k (u_k . m)^2 = |m|^2.
+    d = like.shape[1]
+    blocks = -(-count // d)
+    draws = torch.randn(blocks, d, d, generator=generator, device=generator.device).double()
+    turns, triangles = torch.linalg.qr(draws)
+    # With the signs of the diagonal the rotations are uniform.
+    turns = turns * triangles.diagonal(dim1=1, dim2=2).sign()[:, None, :]
+    return turns.permute(1, 0, 2).reshape(d, -1)[:, :count].to(like)
+
+
+def _scatter(values: Tensor, d: int) -> float:
+    """Half-width of the 95 % interval of the mean over directions, for those not drawn."""
+    count = len(values)
+    if d == 1:
+        return 0.0  # a line has one direction
+    if count >= 4 * d:
+        values = values[: count // d * d].view(-1, d).mean(1)
+    blocks = len(values)
+    return t_quantile(blocks - 1) * float(values.std()) / math.sqrt(blocks)
+
+
+def _pooled(
+    squared: Squared, x: Tensor, y: Tensor, splits: int, generator: torch.Generator
+) -> list[float]:
+    """The distance between random parts of both clouds taken together, as large as these."""
+    pool, found = torch.cat([x, y]), []
+    for _ in range(splits):
+        order = torch.randperm(len(pool), generator=generator, device=generator.device)
+        order = order.to(pool.device)
+        found.append(squared(pool[order[: len(x)]], pool[order[len(x) :]]))
+    return found
 
 
 def _halves(
@@ -182,9 +230,8 @@ def _flagged(value: float, low: float, high: float, n: int, null: tuple[float, f
     return Estimate(value, low, high, n, Flag.UNRESOLVED, reason, null)
 
 
-def _squared(method: str, like: Tensor, directions: int, generator: torch.Generator) -> Squared:
-    """The squared distance as a function of two clouds, with its directions drawn."""
-    d = like.shape[1]
+def _squared(method: str, d: int) -> Squared:
+    """The squared distance as a function of two clouds; sliced ones along their directions."""
     if method == "bures":
 
         def moments(cloud: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,9 +241,7 @@ def _squared(method: str, like: Tensor, directions: int, generator: torch.Genera
 
         return lambda a, b: bures(*moments(a), *moments(b)) ** 2
     if method == "sliced":
-        axes = torch.randn(d, directions, generator=generator, device=generator.device).to(like)
-        axes /= torch.linalg.vector_norm(axes, dim=0)
-        return lambda a, b: d * float(quantile_w2_squared(a @ axes, b @ axes).double().mean())
+        return lambda a, b: d * float(quantile_w2_squared(a, b).double().mean())
     try:
         import ot  # pyrefly: ignore[missing-import]
     except ImportError as error:

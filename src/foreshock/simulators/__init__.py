@@ -8,11 +8,11 @@ from foreshock.simulators.barrier import relax as relax
 from foreshock.simulators.barrier import string_method as string_method
 from foreshock.simulators.curvature import largest_curvature as largest_curvature
 from foreshock.simulators.decoder import DecoderPotential as DecoderPotential
-from foreshock.simulators.diffusion import DiffusionTensor as DiffusionTensor
 from foreshock.simulators.diffusion import Isotropic as Isotropic
 from foreshock.simulators.diffusion import ParticleFisher as ParticleFisher
 from foreshock.simulators.diffusion import SharedFisher as SharedFisher
 from foreshock.simulators.diffusion import SharedMatrix as SharedMatrix
+from foreshock.simulators.diffusion_tensor import DiffusionTensor as DiffusionTensor
 from foreshock.simulators.dynamics import Dynamics as Dynamics
 from foreshock.simulators.dynamics import GradientFlow as GradientFlow
 from foreshock.simulators.dynamics import ItoProcess as ItoProcess
@@ -168,6 +168,7 @@ from foreshock.simulators.published_fokker_planck import (
 from foreshock.simulators.published_fokker_planck import corrected_engine as corrected_engine
 from foreshock.simulators.published_fokker_planck import train_epoch as train_epoch
 from foreshock.simulators.recording import Recorded as Recorded
+from foreshock.simulators.recording import RunStoppedError as RunStoppedError
 from foreshock.simulators.recording import run_engine as run_engine
 from foreshock.simulators.resets import CloudReset as CloudReset
 from foreshock.simulators.resets import PointReset as PointReset
@@ -241,6 +242,7 @@ __all__ = [
     "Recorded",
     "RiemannianBrownian",
     "Ring",
+    "RunStoppedError",
     "SamplePath",
     "Schedules",
     "SharedFisher",

@@ -306,9 +306,9 @@ class DecoderPotential:
         if one is None or not one.requires_grad:
             return torch.zeros_like(z)
         # Unused where the decoder is linear in pieces: then it is 0.
-        twice = torch.autograd.grad(
+        (twice,) = torch.autograd.grad(
             one, second, probes, retain_graph=True, materialize_grads=True
-        )[0]
+        )
         other = torch.autograd.grad(linear.output, linear.points, twice)[0]
         return (one.detach() + other) / self.noise_scale**2
 

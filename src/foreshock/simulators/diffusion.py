@@ -26,142 +26,10 @@ import torch
 from torch import Tensor
 
 from foreshock.simulators.decoder import DecoderPotential, Linearisation
+from foreshock.simulators.diffusion_tensor import DiffusionTensor
 
 #: The signs that the bits of a byte stand for: eight draws for the price of one.
 SIGNS = (torch.arange(256)[:, None] >> torch.arange(8) & 1).float().mul_(2).sub_(1)
-
-
-@dataclass(frozen=True, eq=False)
-class DiffusionTensor:
-    r"""D at one time: scalar I + matrix + fisher J'J / sigma^2.
-
-    Args:
-        scalar: Isotropic part.
-        matrix: Part shared by all particles, (d, d), or None.
-        factor: A root of `matrix`, factor factor' = matrix, (d, d); given with it.
-        fisher: Coefficient of every particle's own Fisher information; 0 if it has no part in D.
-    """
-
-    scalar: float
-    matrix: Tensor | None = None
-    factor: Tensor | None = None
-    fisher: float = 0.0
-
-    @property
-    def constant(self) -> bool:
-        """Whether D is the same for all z, so that div D = 0 and Itô is Fickian."""
-        return self.fisher == 0
-
-    def raised(self, amount: float) -> DiffusionTensor:
-        """D + amount I."""
-        if amount == 0:
-            return self
-        if self.matrix is None:
-            return DiffusionTensor(self.scalar + amount, fisher=self.fisher)
-        return DiffusionTensor(self.scalar + amount, self.matrix, self.factor, self.fisher)
-
-    def value(self, dimension: int) -> float | Tensor:
-        """A number, or a matrix (d, d): what the functions of `foreshock.density` take for D.
-
-        Args:
-            dimension: d.
-
-        Returns:
-            D.
-
-        Raises:
-            ValueError: If every particle has its own D.
-        """
-        if not self.constant:
-            raise ValueError(
-                "Every particle has its own diffusion here. Use `dense(z, potential)`, "
-                "which holds n matrices, or the shape `SharedFisher`."
-            )
-        if self.matrix is None:
-            return self.scalar
-        if self.scalar == 0:
-            return self.matrix
-        eye = torch.eye(dimension, dtype=self.matrix.dtype, device=self.matrix.device)
-        return self.matrix + self.scalar * eye
-
-    def dense(self, z: Tensor, potential: DecoderPotential) -> Tensor:
-        """D of every particle, (n, d, d); holds n Jacobians for a moment.
-
-        Args:
-            z: Latent states, (n, d).
-            potential: Whose Fisher information it is.
-
-        Returns:
-            Matrices.
-        """
-        n, d = z.shape
-        eye = torch.eye(d, dtype=z.dtype, device=z.device)
-        shared = self.scalar * eye if self.matrix is None else self.matrix + self.scalar * eye
-        if self.constant:
-            return shared.expand(n, d, d)
-        return shared + self.fisher * potential.fisher(z)
-
-    def product(self, z: Tensor, vectors: Tensor, potential: DecoderPotential | None) -> Tensor:
-        """D u of every particle, (n, d), without n matrices.
-
-        Args:
-            z: Latent states, (n, d).
-            vectors: u, (n, d).
-            potential: Whose Fisher information it is; None if it has no part in D.
-
-        Returns:
-            Products.
-        """
-        if self.matrix is None:
-            out = self.scalar * vectors
-        elif self.scalar == 0:
-            out = vectors @ self.matrix
-        else:
-            out = torch.addmm(self.scalar * vectors, vectors, self.matrix)
-        if self.fisher:
-            assert potential is not None
-            out.add_(potential.fisher_product(z, vectors), alpha=self.fisher)
-        return out
-
-    def noise(
-        self,
-        z: Tensor,
-        variance: float,
-        generator: torch.Generator,
-        *,
-        linear: Linearisation | None = None,
-        noise_scale: float = 1.0,
-    ) -> Tensor:
-        r"""Normal increments of mean 0 and covariance variance * D(z), (n, d).
-
-        With variance = 2 dt they are the increments of sqrt(2 D) dW.
-
-        Args:
-            z: Latent states, (n, d), for the shape, type and device.
-            variance: Factor of the covariance.
-            generator: Source of the normals.
-            linear: The decoder at z, if D has a Fisher part.
-            noise_scale: sigma of the decoder.
-
-        Returns:
-            Increments.
-        """
-        out = _normal(z.shape, z, generator)
-        if self.factor is None:
-            out.mul_(math.sqrt(variance * self.scalar))
-        else:
-            root = self.factor * math.sqrt(variance)
-            if self.scalar:
-                loose = _normal(z.shape, z, generator).mul_(math.sqrt(variance * self.scalar))
-                out = torch.addmm(loose, out, root.T)
-            else:
-                out = out @ root.T
-        if self.fisher:
-            assert linear is not None
-            loads = _normal(linear.output.shape, z, generator)
-            loads.mul_(math.sqrt(variance * self.fisher) / noise_scale)
-            out.add_(linear.pull(loads, last=False))
-        return out
 
 
 @dataclass(frozen=True)
@@ -367,8 +235,8 @@ class SharedFisher:
 class ParticleFisher:
     """M(z) = I + gamma F(z): every particle has its own Fisher information.
 
-    Mode `gibbs` adds div D to the drift, so the decoder must have a continuous derivative there: for
-    ReLUs div F lies on the kinks, and `run_engine` refuses. Mode `published` takes any decoder.
+    Mode `gibbs` adds div D to the drift, so the decoder must have a continuous derivative there:
+    for ReLUs div F lies on the kinks, and `run_engine` refuses. Mode `published` takes any decoder.
 
     Args:
         gamma: Coupling, in units of z^2, at least 0: then M is positive definite for any F.
@@ -420,12 +288,6 @@ def fisher_divergence(potential: DecoderPotential, z: Tensor, generator: torch.G
     """
     signs = torch.randint(0, 2, z.shape, generator=generator, device=z.device)
     return potential.fisher_divergence(z, signs.to(z.dtype).mul_(2).sub_(1))
-
-
-def _normal(
-    shape: tuple[int, ...] | torch.Size, like: Tensor, generator: torch.Generator
-) -> Tensor:
-    return torch.randn(shape, dtype=like.dtype, device=like.device, generator=generator)
 
 
 def _signs(shape: torch.Size, like: Tensor, generator: torch.Generator) -> Tensor:

@@ -12,28 +12,29 @@ the run in one, and do not depend on how particles are spread over devices.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from foreshock.density import Selection
-from foreshock.simulators.diffusion import Isotropic, ParticleFisher, SharedFisher
+from foreshock.simulators.diffusion import ParticleFisher, SharedFisher
+from foreshock.simulators.jax_motion import Decoder as Decoder
+from foreshock.simulators.jax_motion import Engine as Engine
+from foreshock.simulators.jax_motion import Law, Motion, law, motion, move, stiffest
 from foreshock.simulators.jax_score import (
-    BLOCK,
     Gauges,
     check_selection,
+    chosen_block,
     fit,
     judged,
     means,
     numbers,
     refused,
     summary,
+    unbiased,
 )
-from foreshock.simulators.schedules import Schedules
 from foreshock.types import Estimate
 
 try:
@@ -47,90 +48,6 @@ except ModuleNotFoundError as missing:
 
 #: Particles whose Hessians decide whether a step is stable.
 PROBED = 16
-
-
-@dataclass(frozen=True, eq=False)
-class Decoder:
-    r"""Energy \|x - dec(z)\|^2 / (2 sigma^2) of latent particles, each with its own target.
-
-    Args:
-        decode: Maps (n, d) to (n, x), a row per particle; anything JAX differentiates. What it
-            closes over, weights say, becomes part of the compiled program.
-        targets: x, one row per particle, (n, x).
-        noise_scale: sigma, positive.
-
-    Raises:
-        ValueError: If the targets or sigma are unfit.
-    """
-
-    decode: Callable[[Array], Array]
-    targets: Array
-    noise_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.targets.ndim != 2 or not bool(jnp.isfinite(self.targets).all()):
-            raise ValueError(
-                "The `targets` of `Decoder` must be finite, one row per particle (n, x). "
-                f"Got {self.targets.shape}; for one target use `jnp.tile(target, (n, 1))`."
-            )
-        if not (math.isfinite(self.noise_scale) and self.noise_scale > 0):
-            raise ValueError(
-                f"The `noise_scale` of `Decoder` must be positive and finite. "
-                f"Got {self.noise_scale}."
-            )
-
-
-@dataclass(frozen=True, eq=False)
-class Engine:
-    """Everything that does not change while particles move. Another `Engine` is compiled anew.
-
-    Args:
-        potential: A `Decoder`, or an energy: a function of (n, d) to (n,) that JAX differentiates,
-            every particle by itself.
-        schedules: eta, D_0 and lambda as functions of time; read on the host before a run.
-        dt: Time step, positive.
-        shape: `Isotropic()`, `SharedFisher(gamma)` or `ParticleFisher(gamma)`.
-        mode: `gibbs` (drift -(D/T) grad L + div D) or `published` (drift -eta grad L).
-
-    Raises:
-        ValueError: If one of them is unfit.
-
-    Examples:
-        Entropy weight 1 and no diffusion: the stationary variance of a unit well is T = 1.
-
-        >>> import jax, jax.numpy as jnp
-        >>> from foreshock.simulators import constant_schedules
-        >>> well = lambda z: (z**2).sum(1) / 2
-        >>> engine = Engine(well, constant_schedules(diffusion=0.0, entropy=1.0), dt=0.05)
-        >>> found = run(engine, State(jnp.zeros((4000, 1))), jax.random.key(0), steps=100, every=50)
-        >>> found.path.shape, bool(0.9 < found.final.z.var() < 1.15)
-        ((3, 4000, 1), True)
-    """
-
-    potential: Decoder | Callable[[Array], Array]
-    schedules: Schedules
-    dt: float
-    shape: Isotropic | SharedFisher | ParticleFisher = field(default_factory=Isotropic)
-    mode: Literal["gibbs", "published"] = "gibbs"
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.dt) and self.dt > 0):
-            raise ValueError(f"The `dt` of `Engine` must be positive and finite. Got {self.dt}.")
-        if self.mode not in ("gibbs", "published"):
-            raise ValueError(
-                f"The `mode` of `Engine` must be 'gibbs' or 'published'. Got {self.mode!r}."
-            )
-        if not isinstance(self.shape, (Isotropic, SharedFisher, ParticleFisher)):
-            raise ValueError(
-                "The `shape` of `Engine` in JAX must be `Isotropic()`, `SharedFisher(gamma)` or "
-                f"`ParticleFisher(gamma)`. Got `{type(self.shape).__name__}`; the torch engine "
-                "has more."
-            )
-        if not isinstance(self.shape, Isotropic) and not isinstance(self.potential, Decoder):
-            raise ValueError(
-                f"`{type(self.shape).__name__}` couples the noise to a decoder, and the potential "
-                "is an energy. Use a `Decoder`, or the shape `Isotropic()`."
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,24 +80,6 @@ class Recorded:
     final: State
 
 
-class Motion(NamedTuple):
-    """What moves the particles. D = level M with M = I, `matrix`, or I + fisher F(z).
-
-    Attributes:
-        drift: mu, (n, d), with div D in it where the mode adds it.
-        level: D_0 + eta lambda.
-        matrix: M shared by all particles, (d, d), or None.
-        fisher: Coefficient of every particle's own F in M; 0 if it has no part.
-        pull: J' c of every particle, or None.
-    """
-
-    drift: Array
-    level: Array
-    matrix: Array | None
-    fisher: Array | float
-    pull: Callable[[Array], tuple[Array]] | None
-
-
 def step(engine: Engine, state: State, key: Array) -> State:
     """One Euler-Maruyama step: drift, diffusion with the entropy in it, annealing.
 
@@ -191,10 +90,17 @@ def step(engine: Engine, state: State, key: Array) -> State:
 
     Returns:
         The next state; the same for the same key and state.
+
+    Raises:
+        ValueError: If an argument is unfit, D is not positive definite, or particles leave the
+            finite numbers.
     """
-    rates = jnp.asarray(_rates(engine, state.steps, 1)[0], state.z.dtype)
     targets = _checked(engine, state.z)
-    return State(_step_compiled(engine, targets, state.z, key, state.steps, rates), state.steps + 1)
+    rates = jnp.asarray(_rates(engine, state, 1)[0])
+    z = _step_compiled(law(engine), targets, state.z, key, state.steps, rates)
+    if not bool(jnp.isfinite(z).all()):
+        raise ValueError(_lost(engine))
+    return State(z, state.steps + 1)
 
 
 def run(
@@ -205,12 +111,12 @@ def run(
     steps: int,
     every: int = 1,
     selection: Selection | None = None,
-    block: int = BLOCK,
+    block: int | None = None,
 ) -> Recorded:
     """Steps as one `jax.lax.scan`, with a record every so often.
 
-    The first call compiles; another engine, shape of the particles, number of steps or `every` does
-    so again. Nothing of a run waits for the host.
+    The first call compiles; another law of the engine (see there), shape of the particles, number
+    of steps or `every` does so again. Nothing of a run waits for the host.
 
     Args:
         engine: The engine.
@@ -219,14 +125,15 @@ def run(
         steps: How many, a multiple of `every`.
         every: Steps between records.
         selection: Bandwidth and weight of the score at every record, or None to observe nothing.
-        block: Rows of the kernel matrix at a time.
+        block: Rows of the kernel matrix at a time; None for 256 on one device, and for all on
+            several, where each computes those of its own particles.
 
     Returns:
         The run.
 
     Raises:
-        ValueError: If an argument is unfit, the step is unstable, or particles have left the finite
-            numbers.
+        ValueError: If an argument is unfit, the step is unstable, D is not positive definite, or
+            particles have left the finite numbers.
     """
     for name, value in (("steps", steps), ("every", every)):
         if value < 1:
@@ -237,37 +144,36 @@ def run(
             f"use {steps - steps % every or every}."
         )
     targets = _checked(engine, state.z)
-    check_stable(engine, state)
-    choice = None
+    choice, rows = None, chosen_block(state.z, block)
     if selection is not None:
-        check_selection("run", selection, block)
+        check_selection("run", selection, rows)
         if isinstance(engine.shape, ParticleFisher):
             raise ValueError(
                 "With `ParticleFisher` every particle has its own D, and `run` observes only what "
                 "has one D. Use `SharedFisher`, or the torch engine's `run_engine`."
             )
         choice = numbers(selection)
-    rates = jnp.asarray(_rates(engine, state.steps, steps + 1), state.z.dtype)
-    z, path, watched = _run_compiled(
-        engine,
+    check_stable(engine, state)
+    # The end is observed too; without that its schedules need not exist.
+    rates = jnp.asarray(_rates(engine, state, steps + (selection is not None)))
+    path, watched = _run_compiled(
+        law(engine),
         targets,
         state.z,
         key,
         state.steps,
         rates,
         choice,
+        records=steps // every,
         every=every,
         active=bool(selection and selection.weight),
-        block=block,
+        block=rows,
     )
+    z = path[-1]
     if not bool(jnp.isfinite(z).all()):
-        raise ValueError(
-            "Particles left the finite numbers: the drift outran the step, or, with gamma < 0, "
-            f"I + gamma F is not positive definite. Use a smaller `dt` than {engine.dt:g}, or "
-            "gamma >= 0."
-        )
+        raise ValueError(_lost(engine))
     moments = range(state.steps, state.steps + steps + 1, every)
-    observables = {} if selection is None else _estimates(watched, selection, *z.shape)
+    observables = {} if watched is None else _estimates(watched, selection, *z.shape)
     times = tuple(moment * engine.dt for moment in moments)
     return Recorded(times, path, observables, State(z, state.steps + steps))
 
@@ -327,93 +233,25 @@ def check_stable(engine: Engine, state: State) -> None:
     Raises:
         ValueError: If dt is too large for one of the 16.
     """
-    potential = engine.potential
-    targets = potential.targets[:PROBED] if isinstance(potential, Decoder) else None
-    hessian = _stiffness_compiled(engine, targets, state.z[:PROBED])
-    stiffest = float(np.linalg.eigvals(np.asarray(hessian, np.float64)).real.max())
+    curvature = stiffest(engine, state.z[:PROBED])
     eta = engine.schedules.rate(state.steps * engine.dt)
-    if eta * engine.dt * stiffest > 2:
+    if eta * engine.dt * curvature > 2:
         raise ValueError(
             f"The `dt` of `Engine` is {engine.dt:g} and unstable: the stiffest mode has curvature "
-            f"{stiffest:.3g}, so eta * dt must stay below 2 / {stiffest:.3g}. "
-            f"Use dt < {2 / (eta * stiffest):.2g}, best a tenth of it."
+            f"{curvature:.3g}, so eta * dt must stay below 2 / {curvature:.3g}. "
+            f"Use dt < {2 / (eta * curvature):.2g}, best a tenth of it."
         )
 
 
-def motion(engine: Engine, targets: Array | None, z: Array, key: Array, rates: Array) -> Motion:
-    """Drift and diffusion at the particles; for use within jit.
-
-    Args:
-        engine: The engine.
-        targets: Targets of its decoder, or None.
-        z: (n, d) Particles.
-        key: For the scores of `SharedFisher` and the random signs of div D.
-        rates: eta, D_0 and lambda, (3,).
-
-    Returns:
-        The motion.
-    """
-    eta, base, weight = rates
-    level = base + eta * weight
-    potential, shape = engine.potential, engine.shape
-    gibbs = engine.mode == "gibbs"
-    if not isinstance(potential, Decoder):
-        gradient = jax.grad(lambda p: potential(p).sum())(z)
-        return Motion(-eta * gradient, level, None, 0.0, None)
-    assert targets is not None
-    sigma = potential.noise_scale
-    output, pull = jax.vjp(potential.decode, z)
-    gradient = pull((output - targets) / sigma**2)[0]
-    # M = I + coupled F. Without any noise D/T has no value: plain descent.
-    coupled = getattr(shape, "gamma", 0.0) * base / jnp.where(level > 0, level, 1.0)
-    scores_key, signs_key = jax.random.split(key)
-    if isinstance(shape, SharedFisher):
-        # One model score per particle, J'e/sigma with e ~ N(0, I): the mean of s s' is unbiased.
-        scores = pull(jax.random.normal(scores_key, output.shape, z.dtype) / sigma)[0]
-        matrix = jnp.eye(z.shape[1], dtype=z.dtype) + coupled * (scores.T @ scores) / len(z)
-        drift = -eta * (gradient @ matrix if gibbs else gradient)
-        return Motion(drift, level, matrix, 0.0, pull)
-    if isinstance(shape, Isotropic):
-        return Motion(-eta * gradient, level, None, 0.0, pull)
-
-    def product(points: Array, vectors: Array) -> Array:
-        _, pushed = jax.jvp(potential.decode, (points,), (vectors,))
-        return jax.vjp(potential.decode, points)[1](pushed / sigma**2)[0]
-
-    drift = -eta * gradient
-    if gibbs:
-        signs = jax.random.rademacher(signs_key, z.shape, z.dtype)
-        slope = jax.jvp(lambda p: product(p, signs), (z,), (signs,))[1]
-        drift = drift - eta * coupled * product(z, gradient) + level * coupled * slope
-    return Motion(drift, level, None, coupled, pull)
-
-
-def _move(engine: Engine, z: Array, flow: Motion, key: Array) -> Array:
-    """Euler-Maruyama along a motion."""
-    first, second = jax.random.split(key)
-    spread = jnp.sqrt(2 * engine.dt * flow.level)
-    noise = jax.random.normal(first, z.shape, z.dtype)
-    if flow.matrix is not None:
-        noise = noise @ jnp.linalg.cholesky(flow.matrix).T
-    if isinstance(engine.shape, ParticleFisher) and isinstance(engine.potential, Decoder):
-        # Cov(xi + sqrt(c)/sigma J'e) = I + c J'J/sigma^2, without a matrix.
-        decoder = engine.potential
-        like = jax.eval_shape(decoder.decode, z)
-        loads = jax.random.normal(second, like.shape, like.dtype)
-        assert flow.pull is not None
-        noise = noise + flow.pull(loads * (jnp.sqrt(flow.fisher) / decoder.noise_scale))[0]
-    return z + engine.dt * flow.drift + spread * noise
-
-
 def _step(
-    engine: Engine, targets: Array | None, z: Array, key: Array, index: Array, rates: Array
+    rule: Law, targets: Array | None, z: Array, key: Array, index: Array, rates: Array
 ) -> Array:
-    moved, noise = jax.random.split(jax.random.fold_in(key, index))
-    return _move(engine, z, motion(engine, targets, z, moved, rates), noise)
+    first, second = jax.random.split(jax.random.fold_in(key, index))
+    return move(rule, z, motion(rule, targets, z, first, rates), second)
 
 
 def _run(
-    engine: Engine,
+    rule: Law,
     targets: Array | None,
     z: Array,
     key: Array,
@@ -421,87 +259,67 @@ def _run(
     rates: Array,
     choice: tuple | None,
     *,
+    records: int,
     every: int,
     active: bool,
     block: int,
-) -> tuple[Array, Array, tuple[Array, Gauges] | None]:
-    """Particles at the end, path, and what was watched at every record."""
-    records = (len(rates) - 1) // every
-    index = start + jnp.arange(len(rates))
+) -> tuple[Array, tuple[Array, Gauges] | None]:
+    """Path, and what was watched at every record."""
+    # One loop within one scan, the end included, so that a step and a fit are compiled once each:
+    # compilation is most of the time of a short run.
 
-    moments = index[:-1].reshape(records, every), rates[:-1].reshape(records, every, 3)
-
-    def plain(z: Array, moment: tuple[Array, Array]) -> tuple[Array, None]:
-        return _step(engine, targets, z, key, *moment), None
-
-    def unwatched(z: Array, moments: tuple[Array, Array]) -> tuple[Array, Array]:
-        return jax.lax.scan(plain, z, moments)[0], z
-
-    if choice is None:
-        z, path = jax.lax.scan(unwatched, z, moments)
-        return z, jnp.concatenate([path, z[None]]), None
-
-    def watch(z: Array, flow: Motion) -> tuple[Array, Array, Gauges]:
+    def watch(z: Array, flow: Motion) -> tuple[Array, Gauges]:
         values, gauges = fit(z, choice, active, block)
         diffusion = flow.level if flow.matrix is None else flow.level * flow.matrix
-        return z, means(values, flow.drift, diffusion), gauges
+        return means(values, flow.drift, diffusion), gauges
 
-    def watched(z: Array, moments: tuple[Array, Array]) -> tuple[Array, Any]:
-        # The motion that is observed is the one that makes the next step.
-        moved, noise = jax.random.split(jax.random.fold_in(key, moments[0][0]))
-        flow = motion(engine, targets, z, moved, moments[1][0])
-        after = _move(engine, z, flow, noise)
-        if every > 1:
-            after, _ = jax.lax.scan(plain, after, (moments[0][1:], moments[1][1:]))
-        return after, watch(z, flow)
+    def onwards(z: Array, record: Array) -> tuple[Array, Any]:
+        def one(k: Array, carried: tuple[Array, Any]) -> tuple[Array, Any]:
+            now, seen = carried
+            index = record * every + k
+            first, second = jax.random.split(jax.random.fold_in(key, start + index))
+            # The motion that is observed is the one that makes the next step.
+            flow = motion(rule, targets, now, first, rates[index])
+            if choice is not None:
+                seen = jax.lax.cond(k == 0, lambda: watch(now, flow), lambda: seen)
+            return move(rule, now, flow, second), seen
 
-    z, seen = jax.lax.scan(watched, z, moments)
-    moved, _ = jax.random.split(jax.random.fold_in(key, index[-1]))
-    last = watch(z, motion(engine, targets, z, moved, rates[-1]))
-    path, found, gauges = jax.tree.map(
-        lambda many, one: jnp.concatenate([many, one[None]]), seen, last
-    )
-    return z, path, (found, gauges)
+        blank = None
+        if choice is not None:
+            number = jnp.zeros((), z.dtype)
+            blank = (jnp.zeros(3, z.dtype), Gauges(*[number] * len(Gauges._fields)))
+        # At the end nothing moves on; where it is watched, the step after it is thrown away.
+        count = jnp.where(record < records, every, 0 if choice is None else 1)
+        after, seen = jax.lax.fori_loop(0, count, one, (z, blank))
+        return after, (z, seen)
 
-
-def _stiffness(engine: Engine, targets: Array | None, few: Array) -> Array:
-    """Hessians of the energy times the mobility over eta at some particles."""
-    potential = engine.potential
-    if not isinstance(potential, Decoder):
-        return jax.vmap(jax.hessian(lambda p: potential(p[None])[0]))(few)
-    hessian = jax.vmap(jax.hessian(partial(_one_energy, potential)))(few, targets)
-    gamma = getattr(engine.shape, "gamma", 0.0)
-    if engine.mode == "published" or not gamma:
-        return hessian
-    jacobian = jax.vmap(jax.jacrev(lambda p: potential.decode(p[None])[0]))(few)
-    fisher = jnp.swapaxes(jacobian, 1, 2) @ jacobian / potential.noise_scale**2
-    if isinstance(engine.shape, SharedFisher):
-        fisher = fisher.mean(0)
-    return hessian + gamma * (fisher @ hessian)
+    _, (path, seen) = jax.lax.scan(onwards, z, jnp.arange(records + 1))
+    return path, seen
 
 
-_stiffness_compiled = jax.jit(_stiffness, static_argnames="engine")
-_step_compiled = jax.jit(_step, static_argnames="engine")
-_run_compiled = jax.jit(_run, static_argnames=("engine", "every", "active", "block"))
+_step_compiled = jax.jit(_step, static_argnames="rule")
+_run_compiled = jax.jit(_run, static_argnames=("rule", "records", "every", "active", "block"))
 
 
-def _one_energy(decoder: Decoder, point: Array, target: Array) -> Array:
-    return ((decoder.decode(point[None])[0] - target) ** 2).sum() / (2 * decoder.noise_scale**2)
+def _rates(engine: Engine, state: State, steps: int) -> np.ndarray:
+    """eta, D_0 and lambda of every step in the type of the particles, (steps, 3)."""
+    times = [k * engine.dt for k in range(state.steps, state.steps + steps)]
+    return np.array([engine.schedules.at(t) for t in times]).astype(state.z.dtype)
 
 
-def _rates(engine: Engine, start: int, steps: int) -> np.ndarray:
-    """eta, D_0 and lambda of every step, (steps, 3)."""
-    schedules = engine.schedules
-    times = [k * engine.dt for k in range(start, start + steps)]
-    found = np.array(
-        [(schedules.rate(t), schedules.diffusion(t), schedules.entropy(t)) for t in times]
-    )
-    if not np.isfinite(found).all() or (found < 0).any() or (found[:, 0] == 0).any():
-        raise ValueError(
-            "The `schedules` of `Engine` must give a positive rate, and diffusion and entropy of "
-            f"at least 0, at all times of the run. Smallest: {found.min(0).tolist()}."
+def _lost(engine: Engine) -> str:
+    """What to do about particles that a step has made nan or inf."""
+    if isinstance(engine.shape, SharedFisher) and engine.shape.gamma < 0:
+        return (
+            "Particles left the finite numbers. With gamma < 0 the diffusion D_0 (I + gamma F) + "
+            "eta lambda I is positive definite only for gamma > -(D_0 + eta lambda) / "
+            f"(D_0 lambda_max(F)). Got gamma = {engine.shape.gamma}; gamma >= 0 never fails. "
+            f"If that holds, the drift outran the step: use a smaller `dt` than {engine.dt:g}."
         )
-    return found
+    return (
+        "Particles left the finite numbers: the drift outran the step. "
+        f"Use a smaller `dt` than {engine.dt:g}."
+    )
 
 
 def _checked(engine: Engine, z: Array) -> Array | None:
@@ -539,5 +357,8 @@ def _estimates(
     records: list[dict[str, Estimate]] = []
     for k, row in enumerate(found):
         validity = judged(jax.tree.map(lambda part, k=k: part[k], gauges), selection, n, d)
-        records.append(summary(row, [], n) if validity.valid else refused(validity.reason, n))
+        if validity.valid:
+            records.append(summary(unbiased(row, n, d, selection), [], n, validity.bias))
+        else:
+            records.append(refused(validity.reason, n))
     return {name: tuple(record[name] for record in records) for name in records[0]}

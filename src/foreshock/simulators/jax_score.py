@@ -17,8 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from foreshock.density import Selection, Validity
+from foreshock.density.groups import folds
 from foreshock.density.jackknife import BAD, jackknife
-from foreshock.density.score_gaussian import LEVERAGE_MARGIN
+from foreshock.density.score_gaussian import LEVERAGE_MARGIN, square_bias
 from foreshock.density.score_record import judge
 from foreshock.types import Estimate
 
@@ -71,19 +72,19 @@ class Fitted(NamedTuple):
         return judged(self.gauges, self.selection, *self.particles.shape)
 
 
-def fit_score(z: Array, selection: Selection, *, block: int = BLOCK) -> Fitted:
+def fit_score(z: Array, selection: Selection, *, block: int | None = None) -> Fitted:
     """Gaussian score + weight * kernel residual, leave-one-out, as `density.fit_score` defines it.
 
     The selection is given, since choosing is host work: `Selection()` is the Gaussian alone, and
     ``density.fit_score(torch.from_dlpack(z)).selection`` chooses. Equal to torch's up to rounding.
 
-    Cost: 2 n d^2, and with an active residual 4 n^2 d + n^2 exponentials; memory block * n. With
-    particles on several devices use `block` >= n, so that each computes the rows of its own.
+    Cost: 2 n d^2, and with an active residual 4 n^2 d + n^2 exponentials; memory block * n.
 
     Args:
         z: (n, d) Particles, n >= 4, floats.
         selection: Bandwidth, weight, pull and shrinkage; not of a mixture.
-        block: Rows at a time.
+        block: Rows of the kernel matrix at a time; None for 256 on one device, and for all on
+            several, where each computes those of its own particles.
 
     Returns:
         The score and its gauges.
@@ -98,7 +99,8 @@ def fit_score(z: Array, selection: Selection, *, block: int = BLOCK) -> Fitted:
         >>> fitted.validity.valid, bool(abs(fitted.values + z).max() < 0.3)
         (True, True)
     """
-    check_selection("fit_score", selection, block)
+    rows = chosen_block(z, block)
+    check_selection("fit_score", selection, rows)
     if z.ndim != 2 or len(z) < 4 or not jnp.issubdtype(z.dtype, jnp.floating):
         raise ValueError(
             "The particles `z` of `fit_score` must be floats (n, d) with n >= 4. "
@@ -106,8 +108,8 @@ def fit_score(z: Array, selection: Selection, *, block: int = BLOCK) -> Fitted:
         )
     if not bool(jnp.isfinite(z).all()):
         raise ValueError("The particles `z` of `fit_score` must be finite. Drop those that left.")
-    values, gauges = _fit_compiled(z, numbers(selection), bool(selection.weight), block)
-    return Fitted(z, values, gauges, selection, block)
+    values, gauges = _fit_compiled(z, numbers(selection), bool(selection.weight), rows)
+    return Fitted(z, values, gauges, selection, rows)
 
 
 def flow(
@@ -115,8 +117,8 @@ def flow(
 ) -> dict[str, Estimate]:
     """C, cosine, irreversibility, entropy production and dH/dt, as `density.flow` defines them.
 
-    Intervals and bias correction by the delete-group jackknife of that function (groups are every
-    `refits`-th particle), with its coverage; no lower bound. `refits=0` gives plug-ins without
+    Intervals and bias correction by the delete-group jackknife of that function (the same
+    groups), with its coverage; no lower bound. `refits=0` gives plug-ins without
     bars.
 
     Args:
@@ -170,19 +172,31 @@ def flow(
         return refused(validity.reason, n)
     all_of_them = _means_compiled(fitted.values, drift, given)
     parts, points, drifts = [], np.asarray(z), np.asarray(drift)
+    group_of = folds(n, max(refits, 1)).numpy()
     for group in range(refits):
-        keep = np.arange(n) % refits != group
+        keep = group_of != group
         part = fit_score(jnp.asarray(points[keep]), fitted.selection, block=fitted.block)
-        parts.append(_means_compiled(part.values, jnp.asarray(drifts[keep]), given))
-    return summary(np.asarray(all_of_them), [np.asarray(part) for part in parts], n)
+        found = np.asarray(_means_compiled(part.values, jnp.asarray(drifts[keep]), given))
+        parts.append(unbiased(found, int(keep.sum()), d, fitted.selection))
+    whole = unbiased(np.asarray(all_of_them), n, d, fitted.selection)
+    return summary(whole, parts, n, validity.bias)
 
 
-def summary(whole: np.ndarray, parts: list[np.ndarray], n: int) -> dict[str, Estimate]:
+def unbiased(found: np.ndarray, n: int, d: int, selection: Selection) -> np.ndarray:
+    """The means (A, X, I) with I unbiased where the score is one Gaussian's, as torch has it."""
+    if selection.weight or selection.shrinkage:
+        return found
+    return found / np.array([1.0, 1.0, square_bias(n, d)])
+
+
+def summary(
+    whole: np.ndarray, parts: list[np.ndarray], n: int, bias: str = ""
+) -> dict[str, Estimate]:
     """Observables from the means (A, X, I) of `means`, and of the cloud without each group."""
 
     def estimate(name: str) -> Estimate:
         values = [_observables(part)[name] for part in parts]
-        return jackknife(_observables(whole)[name], values, n)
+        return jackknife(_observables(whole)[name], values, n, bias=bias)
 
     return {name: estimate(name) for name in _observables(whole)}
 
@@ -195,8 +209,11 @@ def refused(reason: str, n: int) -> dict[str, Estimate]:
 
 def judged(gauges: Gauges, selection: Selection, n: int, d: int) -> Validity:
     """The verdict on gauges that jit has returned."""
-    values = {name: float(value) for name, value in gauges._asdict().items()}
-    return judge(Validity(True, "", shrinkage=selection.shrinkage, **values), n, d)
+    ess, j_loo, j_gauss, stein, stein_error, leverage = (float(value) for value in gauges)
+    found = Validity(
+        True, "", ess, j_loo, j_gauss, stein, stein_error, selection.shrinkage, leverage
+    )
+    return judge(found, n, d)
 
 
 def check_selection(owner: str, selection: Selection, block: int) -> None:
@@ -213,6 +230,13 @@ def check_selection(owner: str, selection: Selection, block: int) -> None:
         )
     if block < 1:
         raise ValueError(f"The `block` of `{owner}` must be positive. Got {block}.")
+
+
+def chosen_block(z: Array, block: int | None) -> int:
+    """Rows at a time where nothing was said; blocks of spread particles would take turns."""
+    if block is not None:
+        return block
+    return BLOCK if len(z.sharding.device_set) == 1 else len(z)
 
 
 def numbers(selection: Selection) -> tuple[float, float, float, float]:

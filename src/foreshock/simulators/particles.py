@@ -35,12 +35,12 @@ from torch import Tensor
 
 from foreshock.simulators.decoder import DecoderPotential, Linearisation
 from foreshock.simulators.diffusion import (
-    DiffusionTensor,
     Isotropic,
     ParticleFisher,
     SharedFisher,
     fisher_divergence,
 )
+from foreshock.simulators.diffusion_tensor import DiffusionTensor
 from foreshock.simulators.potentials import Potential
 from foreshock.simulators.resets import (
     CloudReset,

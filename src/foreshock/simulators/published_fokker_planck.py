@@ -330,7 +330,8 @@ def corrected_engine(
         refractory: Time after a reset without another.
 
     Returns:
-        An engine. A target of shape (x,) is shared, one of shape (n, x) goes row by row.
+        An engine. A target of shape (x,) is shared, one of shape (n, x) goes row by row. A run
+        refuses a decoder with kinks, such as ReLUs: div D lies on them.
 
     Examples:
         >>> system = FokkerPlanckDynamics(torch.nn.Linear(2, 3), torch.zeros(3), D_0=0.01)

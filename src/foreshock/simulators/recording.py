@@ -145,7 +145,16 @@ def observe(
         names = [n for n in NAMES if n not in ("energy", "temperature", "w2")]
         return found | dict.fromkeys(names, gone), score
     source = _source(engine, state.z, moved, generator) if bounds else None
-    all_of_it = flow(score, drift, diffusion, divergence_drift=source, refits=refits, bounds=bounds)
+    own = isinstance(diffusion, Tensor) and diffusion.ndim == 3
+    all_of_it = flow(
+        score,
+        drift,
+        diffusion,
+        divergence_drift=source,
+        divergence_diffusion=torch.zeros_like(drift) if own else None,  # taken out of b already
+        refits=refits,
+        bounds=bounds,
+    )
     found |= {
         "c": all_of_it.consolidation,
         "cosine": all_of_it.cosine,
@@ -222,7 +231,9 @@ def run_engine(
             raise ValueError(f"The `{name}` of `run_engine` must be at least 1. Got {value}.")
     state = start if isinstance(start, State) else State(start.detach().clone())
     _check_start(engine, state.z, refits if observed else None)
-    check_run(engine, state.z, first=state.steps, steps=steps)
+    # A record at the end reads the schedules of the step that would follow.
+    read = steps + 1 if observed and steps % every == 0 else steps
+    check_run(engine, state.z, first=state.steps, steps=read)
     begin, watcher = state.z, _watcher(generator)
     path, times, resets = [], [], []
     readings: list[dict[str, Estimate]] = []
@@ -266,8 +277,8 @@ def run_engine(
                 state = step(engine, state, generator)
                 if _redrawn(state):
                     resets.append(state.steps * engine.dt)
-        except ValueError as error:
-            if not path:
+        except (ValueError, RuntimeError) as error:  # the second is how torch refuses
+            if not (readings if observed else path):
                 raise
             raise RunStoppedError(str(error), recorded()) from error
     return recorded()

@@ -8,7 +8,7 @@ purpose:
 | | published | corrected | why |
 |---|---|---|---|
 | rate | eta_0 / (1 + t/tau) | the same | |
-| entropy weight | beta / eta(t), in the code constant | constant | eta multiplies both terms already |
+| entropy weight | beta / eta(t); code: constant | constant | eta multiplies both terms already |
 | diffusion | D_0 exp(-t/tau_D) | eta(t) c / log(e + s(t)) | its integral is finite: it freezes |
 
 s(t) = int_0^t eta, the time that the particles feel.
@@ -379,8 +379,8 @@ def corrected_schedules(
     """The same learning rate, a constant entropy weight, and noise that anneals to the Gibbs law.
 
     T(t) = depth / log(e + s) + entropy at s = eta_0 tau log(1 + t/tau), the time that the particles
-    feel. Annealing goes on for ever, but s grows as log t: use a constant rate, `constant_schedules`
-    with a `Logarithmic` diffusion, where it shall get far.
+    feel. Annealing goes on for ever, but s grows as log t: where it shall get far, use a constant
+    rate with a `Logarithmic` diffusion.
 
     Args:
         rate: eta_0.

@@ -38,9 +38,9 @@ def check_stable(engine: Engine, z: Tensor, *, first: int = 0, steps: int = 1) -
 
     Euler's step multiplies a mode of stiffness k by 1 - eta dt k, which grows for eta dt k > 2. In
     mode `gibbs` the mobility D/T = eta (D_0 M + eta lambda I)/(D_0 + eta lambda) stands in place of
-    eta. Schedules are read at every step, and the step is judged at the worst readings. 16 particles
-    are looked at, so a stiffer place elsewhere goes unnoticed; `run_engine` then refuses what is
-    not finite.
+    eta. Schedules are read at every step, and the step is judged at the worst readings. Only 16
+    particles are looked at, so a stiffer place elsewhere goes unnoticed; `run_engine` then refuses
+    what is not finite.
 
     Args:
         engine: The engine.
@@ -139,7 +139,7 @@ def _matrix(engine: Engine, few: Tensor, potential: object) -> Tensor | None:
     if engine.mode != "gibbs":
         return None
     if isinstance(shape, SharedMatrix):
-        return shape.tensor(few, None, 1.0).value(few.shape[1])
+        return shape.tensor(few, None, 1.0).matrix
     if isinstance(shape, (SharedFisher, ParticleFisher)) and shape.gamma:
         assert isinstance(potential, DecoderPotential)
         fisher = potential.fisher(few)

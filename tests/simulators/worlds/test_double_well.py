@@ -78,6 +78,7 @@ def test_the_density_is_the_grids(recorded: Run) -> None:
         ({"temperature": -1.0}, "must be positive"),
         ({"time": math.inf}, "finite"),
         ({"dt": 0.1}, "at most 1/32"),
+        ({"dt": 0.001}, "too short"),
         ({"particles": 10}, "at least 200"),
     ],
 )

@@ -60,6 +60,9 @@ def test_the_landscape_shows_the_path_and_the_stationary_points(recorded: Run) -
     ).min(0)
     assert (apart < 0.03).all()
     assert len(particle.x) > 10
+    # The crossing itself: it starts in the one well and arrives in the other.
+    deepest, second = _wells(torch.tensor(np.array([particle.x, particle.y]).T))
+    assert deepest[0] and second.any()
 
 
 def test_the_scale_makes_the_pass_as_high_as_is_asked() -> None:

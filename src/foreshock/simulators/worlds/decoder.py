@@ -215,7 +215,7 @@ def _linear(
                 measured(last[:, i] * last[:, j]),
                 truth,
                 abs(rest.moment(i, j) - truth),
-                "closed form, tends to T/A'A",
+                "closed form, tends to T (A'A)⁻¹",
             ),
         )
     return rows
@@ -260,14 +260,14 @@ def _current(world: DecoderWorld, run: Run, generator: torch.Generator, move: Pr
     record(
         run,
         Comparison(
-            "Entropy production for ever, drift −∇L under noise of another shape",
+            "Entropy production at rest, drift −∇L under noise diag(1, 0.1)",
             seen.entropy_production,
             exact,
             abs(chain.entropy_production - exact),
             source,
         ),
         Comparison(
-            "Variance of z1 there",
+            "Variance of z1 there, at rest",
             measured(z[:, 0].square()),
             float(rest[0, 0]),
             abs(chain.moment(0, 0) - float(rest[0, 0])),

@@ -63,7 +63,8 @@ class LevyWorld:
         alpha: Index of the last three settings, 1.2 to 1.8: below, a step of the time `dt` is too
             narrow for the tables of its own error; above, the weak noise hardly ever escapes.
         particles: n.
-        dt: Step of the first three settings; half of it a unit of time in the bowls of the last.
+        dt: Step in the first two settings; half of it on the disc, and twice it, in relaxation
+            times, under weak noise.
         noise: Smallest scale of the weak noise, 0.05 to 0.1.
         records: How often the scale in the bowl is measured.
         seed: Of all noise.

@@ -100,7 +100,13 @@ class MullerBrownWorld:
             path, kind="simulation", config={"name": "muller-brown"} | asdict(self), seed=self.seed
         )
         for name, (title, unit) in _TITLES.items():
-            run.declare(name, title=title, unit=unit, taken_at="all particles", null="Gibbs")
+            run.declare(
+                name,
+                title=title,
+                unit=unit,
+                taken_at="all particles",
+                null="its mean under Gibbs' law",
+            )
         generator = torch.Generator().manual_seed(self.seed)
         exact = [_exact_passage(self, *way) for way in (_THERE, _BACK)]
         horizons = [round(1.5 * times[0] / self.dt) for times in exact]
@@ -205,7 +211,7 @@ def _passage(
     kramers = escape_time(surface, way, 1.0)
     ends = surface.energy(torch.tensor([start, target], dtype=torch.float64))
     gap = max(float(ends[1] - ends[0]), 0.0)
-    # langevin.md's estimate_barrier_height and escape_time: 0 where the target lies lower.
+    # As the document "langevin" estimates a barrier: 0 where the target lies lower.
     published = math.exp(gap) if gap > 1e-10 else 0.0
     record(
         run,
@@ -297,7 +303,7 @@ def _relaxation(
 
 
 def _crossing(world: MullerBrownWorld, generator: torch.Generator) -> Tensor:
-    """A path from the deepest to the second well, its last unit of time.
+    """A path from the deepest to the second well, from where it leaves the one for good.
 
     Returns:
         (k, 2) Positions, five steps apart.
@@ -305,11 +311,14 @@ def _crossing(world: MullerBrownWorld, generator: torch.Generator) -> Tensor:
     stepper = EulerMaruyama(Langevin(world.surface, 1.0), world.dt)
     cloud = torch.tensor([_A]).expand(40, 2).contiguous()
     found = integrate(stepper, cloud, round(10 / world.dt), generator=generator, every=5).values
-    _, second = _wells(found)
+    deepest, second = _wells(found)
     first = torch.where(second.any(0), second.int().argmax(0), len(found) - 1)
     which = int(first.argmin())
-    end = min(int(first[which]) + 200, len(found) - 1)
-    return found[max(0, end - round(1 / world.dt / 5)) : end, which]
+    arrived = int(first[which])
+    inside = deepest[:arrived, which].nonzero()
+    left = int(inside[-1]) if len(inside) else 0
+    around = round(0.1 / world.dt)  # half a unit of time in either well
+    return found[max(0, left - around) : arrived + around, which]
 
 
 def _shares(
@@ -384,9 +393,8 @@ def _profile(world: MullerBrownWorld, way: Barrier) -> Figure:
 def _height(world: MullerBrownWorld, way: Barrier) -> Comparison:
     label, source = "Barrier by the string method, in T", "Newton's method at the saddle"
     if not way.height.flags:  # energies of about 10 T in float64: the rest is rounding
-        return Comparison(
-            label, Estimate.exact(round(way.height.value, 9)), world.barrier, source=source
-        )
+        height, exact = round(way.height.value, 9), round(world.barrier, 9)
+        return Comparison(label, Estimate.exact(height), exact, source=source)
     return Comparison(label, way.height, world.barrier, source=source)
 
 
