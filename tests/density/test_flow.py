@@ -397,8 +397,8 @@ def test_correlated_clouds_of_few_particles_a_dimension_are_not_shrunk() -> None
         x, truth = equal_correlations(100, 16, seed)
         found = flow(fit_score(x), -x, 1.0, bounds=False)
         assert found.fisher.low < truth < found.fisher.high and not found.fisher.flags
-        # Shrunk, the small eigenvalues rise from .1 to .127 and refits keep that: no interval holds,
-        # and the estimate says so.
+        # Shrunk, the small eigenvalues rise from .1 to .127 and refits keep that: no
+        # interval holds, and the estimate says so.
         shrunk = flow(fit_score(x, shrinkage=0.03), -x, 1.0, bounds=False).fisher
         assert shrunk.high < truth and Flag.INVALID_DENSITY in shrunk.flags
         assert "shrunk" in shrunk.reason

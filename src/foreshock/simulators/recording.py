@@ -205,6 +205,7 @@ def run_engine(
     Raises:
         ValueError: If the particles are not finite or of the wrong shape or type, a count is out of
             range, a schedule is out of range at one of the steps, or the step is unstable.
+        RuntimeError: If torch fails before anything is recorded, in the decoder say.
         RunStoppedError: If the particles leave the finite numbers or a step fails; what was
             recorded is in its `recorded`.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
@@ -58,15 +60,16 @@ def check_stable(engine: Engine, z: Tensor, *, first: int = 0, steps: int = 1) -
     matrix = _matrix(engine, few, potential)
     shaped = plain if matrix is None else matrix.double() @ plain
 
+    @cache
     def stiffest(share: float) -> float:
         mixed = share * shaped + (1 - share) * plain
         return float(torch.linalg.eigvals(mixed).real.max())
 
-    ends = (stiffest(0.0), stiffest(1.0))
+    ends = (stiffest(0.0), stiffest(0.0 if matrix is None else 1.0))
     readings: dict[tuple[float, float], float] = {}
     for k in range(first, first + steps):
         eta, base, extra, _ = engine.readings(k * engine.dt, z.dtype)
-        share = base / (base + extra) if base + extra > 0 else 0.0
+        share = base / (base + extra) if matrix is not None and base + extra > 0 else 0.0
         readings.setdefault((eta, share), k * engine.dt)
 
     def chord(reading: tuple[float, float]) -> float:
