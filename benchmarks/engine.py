@@ -267,10 +267,14 @@ def show(row: dict[str, Any]) -> None:
     print(f"  {'limit':<34} {row['limit']:>9.2f} ms")
     for name, value, sign, goal in goals:
         met = value <= goal if sign == "<=" else value >= goal
-        print(f"  {name:<34} {value:>9.2f}    goal {sign} {goal}: {verdict[met]}")
+        # Nothing runs faster than its own arithmetic: then a rate was measured under load.
+        false = name.endswith("the limit") and value < 1
+        said = "not valid, a rate was measured under load" if false else verdict[met]
+        print(f"  {name:<34} {value:>9.2f}    goal {sign} {goal}: {said}")
     print(f"  {'steps per second':<34} {row['steps per second']:>9.0f}")
     if row["memory MB"] is not None:
-        print(f"  {'peak extra memory':<34} {row['memory MB']:>9.0f} MB")
+        met = verdict[row["memory MB"] < 150]
+        print(f"  {'peak extra memory':<34} {row['memory MB']:>9.0f} MB  goal < 150: {met}")
     if row["jax"] is not None:
         times, ratios = row["jax"]["milliseconds"], row["jax"]["jax over torch"]
         print(

@@ -20,7 +20,7 @@ CLOUDS = {
     "OU falling, n = 512, d = 2, gaussian": (512, 2, 0.25, 1.0, 0.0, "gaussian", 0.6),
     "OU falling, n = 128, d = 2, default": (128, 2, 0.25, 1.0, 0.0, "residual", 1.0),
     "OU equilibrium, n = 256, d = 4, gaussian": (256, 4, 1.0, 0.0, 0.0, "gaussian", 0.6),
-    "correlations .9, n = 100, d = 16, default": (100, 16, 1.0, 1.0, 0.9, "residual", 0.4),
+    "correlations .9, n = 100, d = 16, default": (100, 16, 1.0, 1.0, 0.9, "residual", 0.3),
     "OU falling, n = 320, d = 32, gaussian": (320, 32, 0.5, 1.0, 0.0, "gaussian", 0.2),
 }
 

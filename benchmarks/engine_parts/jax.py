@@ -21,6 +21,7 @@ from foreshock.density import Selection, fit_score, flow
 from foreshock.density.score_kernel import reference_bandwidth
 from foreshock.simulators import jax_engine
 from foreshock.simulators.decoder import DecoderPotential
+from foreshock.simulators.diffusion import SharedFisher
 from foreshock.simulators.particles import Engine, State, motion, move, step
 
 #: Particles times steps of one scan.
@@ -41,6 +42,7 @@ def twin(engine: Engine, n: int) -> jax_engine.Engine:
 
     targets = jnp.tile(jnp.asarray(potential.targets.numpy()), (n, 1))
     decoder = jax_engine.Decoder(decode, targets, potential.noise_scale)
+    assert isinstance(engine.shape, SharedFisher)
     return jax_engine.Engine(decoder, engine.schedules, engine.dt, engine.shape, engine.mode)
 
 

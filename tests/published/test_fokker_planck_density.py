@@ -96,10 +96,11 @@ def test_t12_kde_self_term_of_rho_fp() -> None:
     z = cloud(30, 3, 1)
     assert np.allclose(pub.rho_fp(z, 0.4), literal_density(z.numpy(), 0.4), rtol=1e-6)
     # Defect (B2): the self term is all there is. Share of the others at h = .1, N(0, I), n = 1024:
-    # with q(z) = 1023 (h^2/(1 + h^2))^(d/2) exp(-|z|^2/(2 (1 + h^2))), their mean over the self term,
-    # E[q/(1 + q)] = 1 - log(1 + a)/a, a = 10.1, is .762 at d = 2; the share is concave in what the
-    # others add, so it lies below: .739 to .746 for six seeds. At d = 4 E q = .025, six seeds gave
-    # .017 to .024; at d = 8 E q = 6e-7 and six gave at most 1.6e-5.
+    # with q(z) = 1023 (h^2/(1 + h^2))^(d/2) exp(-|z|^2/(2 (1 + h^2))), their mean over
+    # the self term, E[q/(1 + q)] = 1 - log(1 + a)/a, a = 10.1, is .762 at d = 2; the
+    # share is concave in what the others add, so it lies below: .739 to .746 for six
+    # seeds. At d = 4 E q = .025, six seeds gave .017 to .024; at d = 8 E q = 6e-7 and
+    # six gave at most 1.6e-5.
     for d, low, high in ((2, 0.73, 0.762), (4, 0.014, 0.025), (8, 0.0, 2e-5)):
         z = cloud(1024, d, 2)
         alone = 1 / (1024 * (2 * math.pi * 0.01) ** (d / 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -161,6 +162,22 @@ def test_a8_a_positive_gamma_is_never_too_large_and_a_negative_one_can_be() -> N
         SharedFisher(-2 / top).tensor(z, linear, 1.0, generator=generator(10), noise_scale=0.1)
     with pytest.raises(ValueError, match="use `SharedFisher`. Got -0.1"):
         ParticleFisher(-0.1)
+
+
+def test_the_least_gamma_that_is_named_counts_the_entropy_weight_and_is_the_least() -> None:
+    """D_0 (1 + gamma F) + eta lambda > 0: with the same signs, 1 % above works and below fails."""
+    n = 400
+    z = torch.randn(n, 3, generator=generator(9), dtype=torch.float64)
+    potential = DecoderPotential(tanh_decoder(), torch.zeros(n, 4).double(), dimension=3)
+    linear = potential.linearise(z)
+    with pytest.raises(ValueError, match="gamma >= 0 never fails") as caught:
+        SharedFisher(-50.0).tensor(z, linear, 0.5, 2.0, generator=generator(10))
+    named = re.search(r"here (-[\d.]+(?:e-\d+)?);", str(caught.value))
+    assert named is not None
+    least = float(named[1])
+    SharedFisher(0.99 * least).tensor(z, linear, 0.5, 2.0, generator=generator(10))
+    with pytest.raises(ValueError, match="is not positive definite"):
+        SharedFisher(1.01 * least).tensor(z, linear, 0.5, 2.0, generator=generator(10))
 
 
 def test_estimated_matrices_need_more_particles_than_dimensions() -> None:

@@ -10,6 +10,7 @@ Their time is that of the compiler, so they share programs: wells are (20,000, 2
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import os
 import subprocess
@@ -141,6 +142,8 @@ class Jax:
 
 
 JAX = Jax()
+WALK = World(constant_schedules(0.5, 0.4, 0.2), 0.01, shape=SharedFisher(0.6))
+WATCHED = Selection(0.5, 0.6)
 
 
 @cache
@@ -337,30 +340,27 @@ def test_a_run_is_determined_by_its_seed(backend) -> None:
 
 
 @pytest.mark.parametrize(
-    ("selection", "block"),
+    "selection",
     [
-        (Selection(), 256),
-        (Selection(shrinkage=0.2), 256),
-        (Selection(0.4, 0.8, shrinkage=0.1, pull=0.9), 256),
-        (Selection(0.4, 0.8, shrinkage=0.1, pull=0.9), 1000),
+        Selection(),
+        Selection(shrinkage=0.2),
+        Selection(0.4, 0.8, shrinkage=0.1, pull=0.9),
     ],
 )
-def test_score_gauges_and_bars_are_those_of_torch(with_jax, selection, block: int) -> None:
-    """Same formulas, other code: equal to rounding, in blocks that do not divide n too."""
+def test_score_gauges_and_bars_are_those_of_torch(with_jax, selection) -> None:
+    """Same formulas, other code: equal to rounding, in blocks that do not divide n."""
     import jax.numpy as jnp
 
     from foreshock.simulators import jax_score
 
     z = torch.from_numpy(normal(600, 3, seed=13) @ mixing(3, 1).numpy())
     theirs = fit_score(z, selection=selection)
-    ours = jax_score.fit_score(jnp.from_dlpack(z), selection, block=block)
+    ours = jax_score.fit_score(jnp.from_dlpack(z), selection, block=256)
     torch.testing.assert_close(torch.from_dlpack(ours.values), theirs.values)
     verdict = ours.validity
     for name in ("ess", "j_loo", "j_gauss", "stein", "stein_error", "leverage", "shrinkage"):
         assert getattr(verdict, name) == pytest.approx(getattr(theirs.validity, name), rel=1e-9)
     assert (verdict.valid, verdict.reason) == (theirs.validity.valid, theirs.validity.reason)
-    if block > len(z):
-        return  # the bars are made of the same
     tensor = torch.tensor([[2.0, 0.3, 0.0], [0.3, 1.0, 0.0], [0.0, 0.0, 0.5]]).double()
     expected = flow(theirs, -z, tensor, bounds=False)
     found = jax_score.flow(ours, -jnp.from_dlpack(z), tensor.numpy())
@@ -398,22 +398,45 @@ def test_a_score_that_cannot_be_believed_refuses_its_observables(with_jax) -> No
         assert sentence in found.reason
 
 
-def test_a_run_is_its_steps_and_goes_on_where_another_ended(with_jax) -> None:
-    """Equal to rounding: the compiler may order sums of a step otherwise within a loop."""
+def walkers() -> tuple[Any, Any, Any]:
+    """The engine of `WALK`, its start and a key."""
     import jax
     import jax.numpy as jnp
 
     from foreshock.simulators import jax_engine
 
-    n, dt = 40_000, 0.01
-    world = World(constant_schedules(entropy=0.2), dt, shape=SharedFisher(0.6))
-    engine, key = JAX.engine(world, n), jax.random.key(1)
-    start = jax_engine.State(jnp.asarray(normal(n, 3, seed=17)))
-    half = jax_engine.run(engine, start, key, steps=4, every=2)
+    start = jax_engine.State(jnp.asarray(normal(600, 3, seed=18)))
+    return JAX.engine(WALK, 600), start, jax.random.key(2)
+
+
+@cache
+def watched_run(devices: int) -> Any:
+    """Four steps of `WALK` with three records."""
+    import jax
+
+    from foreshock.simulators import jax_engine
+
+    engine, start, key = walkers()
+    if devices > 1:
+        engine, start = jax_engine.shard(engine, start, jax.devices()[:devices])
+    return jax_engine.run(engine, start, key, steps=4, every=2, selection=WATCHED)
+
+
+def test_a_run_is_its_steps_and_goes_on_where_another_ended(with_jax) -> None:
+    """Equal to rounding: the compiler may order sums of a step otherwise within a loop.
+
+    The first half is observed and the second is not: to look is not to touch.
+    """
+    import jax.numpy as jnp
+
+    from foreshock.simulators import jax_engine
+
+    engine, state, key = walkers()
+    half = watched_run(1)
     rest = jax_engine.run(engine, half.final, key, steps=4, every=2)
-    assert half.times == pytest.approx([0, 2 * dt, 4 * dt])
-    assert rest.times == pytest.approx([4 * dt, 6 * dt, 8 * dt])
-    state, path = start, [start.z]
+    assert half.times == pytest.approx([0, 0.02, 0.04])
+    assert rest.times == pytest.approx([0.04, 0.06, 0.08])
+    path = [state.z]
     for _ in range(8):
         state = jax_engine.step(engine, state, key)
         path.append(state.z)
@@ -425,27 +448,51 @@ def test_a_run_is_its_steps_and_goes_on_where_another_ended(with_jax) -> None:
 
 
 def test_what_a_run_observes_is_the_plug_in_at_its_records(with_jax) -> None:
-    """A run in which nothing is observed takes the same steps: to look is not to touch."""
+    """With the drift and the D that make the next step."""
     import jax
     import jax.numpy as jnp
 
-    from foreshock.simulators import jax_engine, jax_score
+    from foreshock.simulators import jax_motion, jax_score
 
-    world = World(constant_schedules(0.5, 0.4, 0.2), 0.02, stiffness=2.0)
-    engine, selection = JAX.engine(world, 600), Selection(0.5, 0.6)
-    start, key = jax_engine.State(jnp.asarray(normal(600, 3, seed=18))), jax.random.key(2)
-    found = jax_engine.run(engine, start, key, steps=6, every=3, selection=selection)
-    state = start
-    for _ in range(6):
-        state = jax_engine.step(engine, state, key)
-    np.testing.assert_allclose(found.final.z, state.z, rtol=1e-11, atol=1e-12)
-    assert found.path.shape == (3, 600, 3)
+    engine, _, key = walkers()
+    found, rates = watched_run(1), jnp.array([0.5, 0.4, 0.2])
+
+    @jax.jit
+    def moving(z: Any, k: Any) -> Any:
+        own = jax.random.split(jax.random.fold_in(key, k))[0]
+        now = jax_motion.motion(jax_motion.law(engine), engine.potential.targets, z, own, rates)
+        return now.drift, now.level * now.matrix
+
     for k, z in enumerate(found.path):
-        drift, fitted = -0.5 * 2.0 * z, jax_score.fit_score(z, selection)
-        expected = jax_score.flow(fitted, drift, 0.4 + 0.5 * 0.2, refits=0)
+        drift, diffusion = moving(z, 2 * k)
+        expected = jax_score.flow(jax_score.fit_score(z, WATCHED), drift, diffusion, refits=0)
         for name in NAMES:
             assert found.observables[name][k].value == pytest.approx(expected[name].value, rel=1e-9)
             assert math.isnan(found.observables[name][k].low)  # no bars are claimed
+
+
+def test_a_shared_fisher_of_one_output_is_exact(with_jax) -> None:
+    """Random signs: the score J'e/sigma of one output has s s' = J'J/sigma^2 for either sign."""
+    import jax
+    import jax.numpy as jnp
+
+    from foreshock.simulators import jax_motion
+
+    z, sigma, gamma = normal(40, 3, seed=22), 0.7, 0.6
+    engine = jax_motion.Engine(
+        jax_motion.Decoder(lambda z: jnp.sin(z).sum(1, keepdims=True), jnp.zeros((40, 1)), sigma),
+        constant_schedules(),
+        0.01,
+        SharedFisher(gamma),
+    )
+    rates = jnp.array([0.5, 0.4, 0.2])
+    targets, rule = engine.potential.targets, jax_motion.law(engine)
+    matrix = jax.jit(lambda z, k: jax_motion.motion(rule, targets, z, k, rates).matrix)
+    found = matrix(jnp.asarray(z), jax.random.key(0))
+    jacobian = np.cos(z)
+    fisher = jacobian.T @ jacobian / len(z) / sigma**2
+    exact = np.eye(3) + gamma * 0.4 / (0.4 + 0.5 * 0.2) * fisher
+    np.testing.assert_allclose(found, exact, rtol=1e-12)
 
 
 def test_other_schedules_and_targets_are_not_compiled_anew(with_jax) -> None:
@@ -475,61 +522,63 @@ def test_other_schedules_and_targets_are_not_compiled_anew(with_jax) -> None:
 
 #: In a process of its own, which has two devices.
 ELSEWHERE = """
-import sys
-from foreshock.density import Selection
-from foreshock.simulators import SharedFisher, constant_schedules
-print("jax" in sys.modules)
-from foreshock.simulators import jax_engine, jax_score
-print("jax" in sys.modules)
-import jax, numpy as np, jax.numpy as jnp
+import json, sys
+import foreshock.density, foreshock.simulators
+named = ["jax" in sys.modules]
+from foreshock.simulators import jax_score
+named.append("jax" in sys.modules)
+import jax
+from tests.simulators.test_jax_engine import watched_run
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_disable_most_optimizations", True)
-assert len(jax.devices()) == 2
-w = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4)))
-z = jnp.asarray(np.random.default_rng(1).standard_normal((600, 3)))
-decoder = jax_engine.Decoder(lambda z: jnp.tanh(z @ w), jnp.ones((600, 4)))
-engine = jax_engine.Engine(decoder, constant_schedules(), 0.01, SharedFisher(0.3))
-one = jax_engine.State(z)
-engine_two, two = jax_engine.shard(engine, one)
-assert jax_score.chosen_block(one.z, None) == 256 and jax_score.chosen_block(two.z, None) == 600
-settings = {"steps": 2, "selection": Selection(0.7, 0.6)}
-alone = jax_engine.run(engine, one, jax.random.key(0), **settings)
-spread = jax_engine.run(engine_two, two, jax.random.key(0), **settings)
-assert {part.data.shape for part in spread.final.z.addressable_shards} == {(300, 3)}
-np.testing.assert_allclose(spread.path, alone.path, rtol=1e-10, atol=1e-12)
-assert np.isfinite([one.value for one in alone.observables["c"]]).all()
-for name, estimates in alone.observables.items():
-    for a, b in zip(estimates, spread.observables[name], strict=True):
-        np.testing.assert_allclose(a.value, b.value, rtol=1e-8)
-print("equal")
+found = watched_run(2)
+print(json.dumps({
+    "named": named,
+    "block": jax_score.chosen_block(found.final.z, None),
+    "parts": [part.data.shape for part in found.final.z.addressable_shards],
+    "path": found.path.tolist(),
+    "observables": {name: [one.value for one in row] for name, row in found.observables.items()},
+}))
 """
 
 
 @pytest.fixture(scope="module")
-def elsewhere() -> subprocess.CompletedProcess[str]:
+def elsewhere() -> dict[str, Any]:
     """What `ELSEWHERE` printed."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "src")])
     device = {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
     }
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-W", "error", "-c", ELSEWHERE],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": path, **device},
         check=False,
     )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def test_particles_on_two_devices_walk_the_path_of_one(with_jax, elsewhere) -> None:
-    """Random numbers do not depend on devices, sums over particles do by rounding."""
-    assert elsewhere.stdout.split()[2:] == ["equal"], elsewhere.stderr
+    """Random numbers do not depend on devices, sums over particles do by rounding.
+
+    Each device computes the kernel rows of its own particles, one alone takes them in blocks.
+    """
+    alone = watched_run(1)
+    assert elsewhere["parts"] == [[300, 3], [300, 3]] and elsewhere["block"] == 600
+    np.testing.assert_allclose(elsewhere["path"], alone.path, rtol=1e-10, atol=1e-12)
+    assert set(elsewhere["observables"]) == set(NAMES)
+    for name, values in elsewhere["observables"].items():
+        expected = [one.value for one in alone.observables[name]]
+        assert np.isfinite(expected).all()
+        np.testing.assert_allclose(values, expected, rtol=1e-8)
 
 
 def test_jax_is_imported_by_name_only(with_jax, elsewhere) -> None:
-    """Not with the simulators; the second line shows that it would be noticed."""
-    assert elsewhere.stdout.split()[:2] == ["False", "True"], elsewhere.stderr
+    """Not with the simulators; the second shows that it would be noticed."""
+    assert elsewhere["named"] == [False, True]
 
 
 def test_without_jax_the_module_says_what_to_type(monkeypatch) -> None:

@@ -32,7 +32,7 @@ from foreshock.types import Estimate
 class Flow:
     """What a cloud with a drift and a diffusion does. Estimates with 95 % intervals.
 
-    All but the bounds are corrected for the bias of the score by the jackknife; the two floats are
+    All but the bounds are corrected for the bias of the score; the two floats are
     the plain plug-in values, whose bias is E|s|^2 being too large by about d/n.
 
     Args:
@@ -115,19 +115,26 @@ def flow(
 
     C^2 = A/I and the entropy production A - 2 X + I do not move under z -> A z. Intervals and bias
     correction: delete-group jackknife with the score refitted (bandwidth and weight kept) without
-    each of `refits` groups. With ``refits=0`` the values are plug-ins without bars, for a few n d:
-    bars from particle noise under a kept score would be wrong (n = 512: they held the entropy
-    production in 92 %, 72 % and 0 % of cases at d = 2, 8, 32, and never at equilibrium).
+    each of `refits` groups; where the score is one Gaussian's, I is made unbiased exactly first
+    (`square_bias`), which no jackknife does at d^2 > n. With ``refits=0`` there are no bars.
 
     The lower bound is A + 2 R + I_D with I_D >= -2 J_SM, J_SM = E[s.Ds/2 + div(D s)] of a score
     fitted to one half of the particles, at the other half, both ways round. It needs `div mu` and a
     constant D, and no validity: it holds for any score.
 
-    Particles must be independent. Coverage (500 clouds, `benchmarks/coverages/density.py`):
-    94 to 97 % for all on Gaussian clouds of 512 at d = 2 and d = 32; 98 to 99 % at equilibrium for
-    what is 0 or 1 there at most (too wide); bounds 99 to 100 %. Where a kernel residual is active
-    (50 clouds of two wells, n = 512, d = 1) 10 were refused; of the rest 88 to 100 %: smoothing is
-    a bias that refits share, and the choice of bandwidth is not repeated. The bounds held in all.
+    Particles must be independent; many copies are refused. What is right within its interval and
+    what is not (`benchmarks/coverages/density.py`, 100 to 500 clouds a cell):
+
+    * Gaussian clouds, no kernel, n >= 2 d + 10: 93 to 97 % at (n, d) = (128, 2), (512, 2), (256, 4)
+      and (320, 32); 95 to 100 % with all correlations .9 at (100, 16). What is 0 or 1 at most at
+      equilibrium: 98 to 99 % there (too wide). Bounds 98 to 100 %.
+    * Any other cloud under a Gaussian score (skewed, heavy-tailed, several wells) is refused where
+      its moments show it; 0.4 % of Gaussian clouds at (128, 2) and 4 % at
+      (100, 16) are refused too. What n particles do not
+      show is missed: two wells at d = 32, n = 512.
+    * With a kernel or a mixture, or shrunk, every estimate is flagged INVALID_DENSITY and says so:
+      smoothing is a bias that refits share. The bounds held in 98 % of two wells on a line.
+    * An interval wider than its scale (A + I for the entropy production) is flagged UNRESOLVED.
 
     Args:
         score: Fitted to the particles.
@@ -153,6 +160,7 @@ def flow(
         N(1, 1/4) falling in x^2/2 at D = 1: C^2 = s(s + m^2) = 5/16, entropy production
         s + m^2 - 2 + 1/s = 3.25.
 
+        >>> from foreshock.density import fit_score
         >>> generator = torch.Generator().manual_seed(0)
         >>> x = 1 + 0.5 * torch.randn(4000, 1, generator=generator)
         >>> found = flow(fit_score(x), -x, 1.0, divergence_drift=-torch.ones(4000))
@@ -255,23 +263,18 @@ def _summary(
     """All observables from the means of all particles and of all but each group."""
     fisher_bound, production_bound = lower
 
-    if whole["I"] < 0:
+    def estimate(statistic: Callable[[Means], float], scale: float) -> Estimate:
+        values = [statistic(part) for part in parts]
+        return jackknife(statistic(whole), values, n, bias=bias, scale=scale)
+
+    fisher = estimate(_fisher, whole["I"])
+    if fisher.value < 0:  # the correction exceeds the square itself
         gone = Estimate.missing(
-            "E[s.Ds] came out negative: the score is not that of this cloud.", flags=BAD, n=n
+            "E[s.Ds] came out negative: a few particles decide.", flags=BAD, n=n
         )
         return Flow(
             gone, gone, gone, gone, production_bound, gone, gone, fisher_bound, math.nan, math.nan
         )
-
-    def estimate(statistic: Callable[[Means], float], scale: float) -> Estimate:
-        values = [statistic(part) for part in parts]
-        found = jackknife(statistic(whole), values, n, bias=bias, scale=scale)
-        if statistic is _fisher and found.value < 0:
-            return Estimate.missing(
-                "E[s.Ds] came out negative: a few particles decide.", flags=BAD, n=n
-            )
-        return found
-
     both = whole["A"] + whole["I"]
     return Flow(
         estimate(_consolidation, _consolidation(whole)),
@@ -280,7 +283,7 @@ def _summary(
         estimate(_production, both),
         production_bound,
         estimate(lambda m: m["R"] + m["I"], abs(whole["R"]) + whole["I"]),
-        estimate(_fisher, whole["I"]),
+        fisher,
         fisher_bound,
         _consolidation(plain),
         _production(plain),

@@ -163,7 +163,7 @@ def square_bias(n: int, d: int) -> float:
 
     Examples:
         >>> round(square_bias(512, 32), 4)
-        1.0747
+        1.0714
     """
     v = n - 2
     if v - d - 3 <= 0:

@@ -113,7 +113,9 @@ def _agreement(run: RunData) -> str:
         text = f"{len(ours) - len(off)} of {len(ours)} measured numbers agree with the exact ones; "
         text += f"{_listing(off[:3])}{more} {'differs' if len(off) == 1 else 'differ'}."
     else:
-        text = f"All {len(ours)} measured numbers agree with the exact ones."
+        text = f"All {len(ours)} measured numbers agree with the exact ones"
+        wide = sum(not c.measured.low <= c.exact <= c.measured.high for c in ours)
+        text += f", {wide} of them only within the method's own error." if wide else "."
     if published := [item for item in judged if item.published]:
         wrong = sum(not item.agrees for item in published)
         text += f" Of {len(published)} published forms beside them {wrong or 'none'} "

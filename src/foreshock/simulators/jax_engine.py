@@ -173,7 +173,9 @@ def run(
     if not bool(jnp.isfinite(z).all()):
         raise ValueError(_lost(engine))
     moments = range(state.steps, state.steps + steps + 1, every)
-    observables = {} if watched is None else _estimates(watched, selection, *z.shape)
+    observables = {}
+    if watched is not None and selection is not None:
+        observables = _estimates(watched, selection, *z.shape)
     times = tuple(moment * engine.dt for moment in moments)
     return Recorded(times, path, observables, State(z, state.steps + steps))
 
@@ -269,6 +271,7 @@ def _run(
     # compilation is most of the time of a short run.
 
     def watch(z: Array, flow: Motion) -> tuple[Array, Gauges]:
+        assert choice is not None
         values, gauges = fit(z, choice, active, block)
         diffusion = flow.level if flow.matrix is None else flow.level * flow.matrix
         return means(values, flow.drift, diffusion), gauges

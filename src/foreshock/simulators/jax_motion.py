@@ -197,6 +197,7 @@ def motion(rule: Law, targets: Array | None, z: Array, key: Array, rates: Array)
     if sigma is None:
         gradient = jax.grad(lambda p: rule.function(p).sum())(z)
         return Motion(-eta * gradient, level, None, 0.0, None)
+    assert targets is not None
     output, pull = jax.vjp(rule.function, z)
     gradient = pull((output - targets) / sigma**2)[0]
     if isinstance(shape, Isotropic):

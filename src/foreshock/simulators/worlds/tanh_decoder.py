@@ -290,7 +290,9 @@ def _production(
         left = abs(float(exact[index] - rough[index])) / 3
         name = f"{title}, t = {found.times[index]:.2g}"
         total, seen = bias + left + steps, values[index]
-        if math.isnan(total):  # the fit refuses some of the clouds: shown, but not judged
+        # Where the fit refuses some of the clouds, or its error is more than the truth, agreement
+        # would say nothing: shown, but not judged.
+        if not total < float(exact[index]):
             seen, total = Estimate.plain(seen.value), 0.0
         record(run, Comparison(name, seen, float(exact[index]), total, "grid solution"))
 
