@@ -6,6 +6,9 @@ torch and back without a copy: ``torch.from_dlpack(z)``, ``jax.numpy.from_dlpack
 Everything is computed in the type of the particles, covariances too, where torch takes float64 for
 these. A cloud whose correlation matrix has a pivot below 10 sqrt(eps) (3e-3 in float32) is refused;
 ``jax.config.update("jax_enable_x64", True)`` moves that to 1.5e-7.
+
+Whether a cloud is Gaussian is not tested here, as torch does: where no kernel acts, choose with
+`foreshock.density.fit_score` first, whose record says so.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ def run_engine(
     *,
     generator: torch.Generator,
     every: int = 10,
-    select_every: int = 10,
+    select_every: int = 1,
     observed: bool = True,
     refits: int = 20,
     on_record: OnRecord | None = None,
@@ -192,7 +192,8 @@ def run_engine(
         steps: How many steps.
         generator: Source of all randomness of the particles.
         every: Steps between records.
-        select_every: Records between choices of bandwidth and weight of the score.
+        select_every: Records between choices of bandwidth and weight of the score. More than 1
+            costs less, and smooths away what a cloud has become since the last choice.
         observed: Whether to measure anything besides the path.
         refits: Groups of the jackknife of the observables; 0 for plug-in values.
         on_record: Called with the state and the observables of every record. The state it returns,
