@@ -111,7 +111,9 @@ def test_the_table_says_who_agrees(tmp_path: Path) -> None:
 
 def test_a_simulation_has_figures_and_no_sections_about_training(tmp_path: Path) -> None:
     for kind in ("simulation", "run"):
-        with Run.create(tmp_path / kind, kind=kind, config={"name": "<well>"}) as run:
+        with Run.create(
+            tmp_path / kind, kind=kind, config={"name": "<well>", "about": "U < 1"}
+        ) as run:
             run.append(0, {"sim/energy": 1.0})
             record(run, Figure("a", "<b>A", "<x>", "y", (Curve("<c>", [0, 1], [0, 1]),)))
         page = write_report(tmp_path / kind, tmp_path / f"{kind}.html").read_text(encoding="utf-8")
@@ -122,3 +124,4 @@ def test_a_simulation_has_figures_and_no_sections_about_training(tmp_path: Path)
         assert sections == ["figures", *rest]
         assert re.findall(r'<a href="#(\w+)">', page)[: len(sections)] == sections
         assert "<b>A" not in page and "&lt;c&gt;" in page
+        assert '<p class="lead">U &lt; 1</p>' in page

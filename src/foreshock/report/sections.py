@@ -47,6 +47,7 @@ def header(runs: Sequence[RunData]) -> Html:
         tag("p", _MARK, "Foreshock report", class_="brand"),
         tag("h1", run.name),
         tag("dl", [tag("div", tag("dt", k), tag("dd", v)) for k, v in items], class_="meta"),
+        tag("p", str(run.config["about"]), class_="lead") if run.config.get("about") else None,
         tag("p", facts.headline(run, twin), class_="headline", id="headline"),
         None if run.simulated else _timeline(runs),
         class_="masthead",

@@ -17,6 +17,7 @@ def test_what_is_recorded_agrees_with_the_closed_forms(tmp_path: Path) -> None:
     world.run(tmp_path / "a", progress=lambda done, total: ticks.append((done, total))).close()
     with Run.open(tmp_path / "a") as run:
         drawn, told = figures(run), comparisons(run)
+        assert run.info["config"]["about"].startswith("dx = -k x dt")
         assert run.info["kind"] == "simulation" and run.info["config"]["seed"] == 3
         assert {f"latent/{figure.name}" for figure in drawn} == set(run.names())
         assert all(run.describe(name).title for name in run.names())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from foreshock.simulators.recording import run_engine
 from foreshock.simulators.resets import CloudReset, redraw
 from foreshock.simulators.schedules import constant_schedules
 from foreshock.simulators.worlds.linear_decoder import Cloud
-from foreshock.simulators.worlds.recorded import Progress, measured, stages, told
+from foreshock.simulators.worlds.recorded import Progress, measured, stages, started, told
 from foreshock.simulators.worlds.tanh_decoder import relax, tanh_decoder
 from foreshock.store import Comparison, Curve, Field, Figure, Run, record
 from foreshock.types import Estimate
@@ -115,9 +115,7 @@ class DecoderWorld:
         Returns:
             The run, open for writing; close it.
         """
-        run = Run.create(
-            path, kind="simulation", config={"name": "decoder"} | asdict(self), seed=self.seed
-        )
+        run = started(path, "decoder", self)
         for name, (title, unit, null) in _TITLES.items():
             place = "all particles, " + ("linear" if "linear" in name else "tanh") + " decoder"
             run.declare(name, title=title, unit=unit, taken_at=place, null=null)

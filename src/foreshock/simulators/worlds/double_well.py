@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,14 @@ from foreshock.simulators.worlds.euler_chain import (
     chain_after,
     euler_nodes,
 )
-from foreshock.simulators.worlds.recorded import Progress, density_curve, measured, stages, told
+from foreshock.simulators.worlds.recorded import (
+    Progress,
+    density_curve,
+    measured,
+    stages,
+    started,
+    told,
+)
 from foreshock.stats.sample import proportion
 from foreshock.store import Comparison, Curve, Field, Figure, Run, record
 from foreshock.types import Estimate
@@ -124,9 +131,7 @@ class DoubleWellWorld:
         Returns:
             The run, open for writing; close it.
         """
-        run = Run.create(
-            path, kind="simulation", config={"name": "double-well"} | asdict(self), seed=self.seed
-        )
+        run = started(path, "double-well", self)
         for name, (title, unit, null) in _TITLES.items():
             run.declare(name, title=title, unit=unit, taken_at="all particles", null=null)
         generator = torch.Generator().manual_seed(self.seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from foreshock.simulators.passage import coordinate_boundary, first_passage
 from foreshock.simulators.resets import CloudReset, PointReset, jumped
 from foreshock.simulators.schedules import Constant, Exponential, Logarithmic, Schedule, Schedules
 from foreshock.simulators.sde import EulerMaruyama, Stepper, integrate
-from foreshock.simulators.worlds.recorded import Progress, measured, stages, told
+from foreshock.simulators.worlds.recorded import Progress, measured, stages, started, told
 from foreshock.simulators.worlds.row_of_wells import Moments, Row, passage_exact, passage_of_chain
 from foreshock.stats.intervals import jackknife_se, t_quantile
 from foreshock.stats.sample import mean_interval
@@ -124,9 +124,7 @@ class KWellsWorld:
         Returns:
             The run, open for writing; close it.
         """
-        run = Run.create(
-            path, kind="simulation", config={"name": "k-wells"} | asdict(self), seed=self.seed
-        )
+        run = started(path, "k-wells", self)
         for k in range(self.wells):
             run.declare(
                 f"cloud/well_{k + 1}",

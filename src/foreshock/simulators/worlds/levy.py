@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,14 @@ from foreshock.simulators.passage import (
 from foreshock.simulators.potentials import Quadratic, Quartic
 from foreshock.simulators.sde import EulerMaruyama, integrate
 from foreshock.simulators.steppers import CubicSplitting
-from foreshock.simulators.worlds.recorded import Progress, density_curve, measured, stages, told
+from foreshock.simulators.worlds.recorded import (
+    Progress,
+    density_curve,
+    measured,
+    stages,
+    started,
+    told,
+)
 from foreshock.simulators.worlds.stable_chain import (
     disc_kernel,
     exit_steps,
@@ -111,9 +118,7 @@ class LevyWorld:
         Returns:
             The run, open for writing; close it.
         """
-        run = Run.create(
-            path, kind="simulation", config={"name": "levy"} | asdict(self), seed=self.seed
-        )
+        run = started(path, "levy", self)
         run.declare(
             "cloud/scale",
             title="Scale of the stable law in the bowl",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from foreshock.simulators.grid_solvers import evolve, mean_first_passage, statio
 from foreshock.simulators.landscapes import MullerBrown
 from foreshock.simulators.passage import coordinate_boundary, first_passage, mean_passage_time
 from foreshock.simulators.sde import EulerMaruyama, integrate
-from foreshock.simulators.worlds.recorded import Progress, measured, stages
+from foreshock.simulators.worlds.recorded import Progress, measured, stages, started
 from foreshock.simulators.worlds.step_error import passage_error, stationary_error
 from foreshock.stats.sample import proportion
 from foreshock.store import Comparison, Curve, Field, Figure, Run, record
@@ -96,9 +96,7 @@ class MullerBrownWorld:
         Returns:
             The run, open for writing; close it.
         """
-        run = Run.create(
-            path, kind="simulation", config={"name": "muller-brown"} | asdict(self), seed=self.seed
-        )
+        run = started(path, "muller-brown", self)
         for name, (title, unit) in _TITLES.items():
             run.declare(
                 name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from foreshock.simulators.dynamics import Langevin
 from foreshock.simulators.potentials import Quadratic
 from foreshock.simulators.sde import integrate
 from foreshock.simulators.steppers import ExactOU
-from foreshock.simulators.worlds.recorded import Progress, measured, told
+from foreshock.simulators.worlds.recorded import Progress, measured, started, told
 from foreshock.store import Comparison, Figure, Run, record
 from foreshock.types import Estimate
 
@@ -88,9 +88,7 @@ class OrnsteinUhlenbeck:
         rest *= math.sqrt(self.diffusion / self.stiffness)
         times = [gap * index for index in range(self.records)]
         rows: dict[str, list[Estimate]] = {}
-        run = Run.create(
-            path, kind="simulation", config={"name": "ou"} | asdict(self), seed=self.seed
-        )
+        run = started(path, "ou", self)
         for name, (title, unit) in _TITLES.items():
             null = "0" if name in ("entropy_production", "entropy_rate", "w2") else ""
             run.declare(

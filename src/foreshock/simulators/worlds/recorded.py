@@ -2,20 +2,58 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from foreshock.stats.intervals import t_quantile
-from foreshock.store import Curve, Figure
+from foreshock.store import Curve, Figure, Run
 from foreshock.store.pictures import Look
 from foreshock.types import Estimate
 
 #: Called with (done, total).
 Progress = Callable[[int, int], None]
+
+
+class Configured(Protocol):
+    """A world: a documented dataclass of numbers with a seed."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def seed(self) -> int:
+        """Seed of all noise."""
+        ...
+
+
+def started(path: str | Path, name: str, world: Configured) -> Run:
+    """A new run of a world, open for writing, which says what is simulated.
+
+    Args:
+        path: Its folder.
+        name: Name of the world on the command line.
+        world: Its numbers; the first paragraph of its docstring is what a reader is told.
+
+    Returns:
+        The run.
+
+    Examples:
+        >>> import tempfile
+        >>> from foreshock.simulators.worlds import OrnsteinUhlenbeck
+        >>> with started(tempfile.mkdtemp() + "/a", "ou", OrnsteinUhlenbeck()) as run:
+        ...     run.info["config"]["about"]
+        'dx = -k x dt + sqrt(2 D) dW from N(m, s): Gaussian at every time.'
+    """
+    about = " ".join((inspect.getdoc(type(world)) or "").split("\n\n")[0].split())
+    config = {"name": name, "about": about} | asdict(world)
+    return Run.create(path, kind="simulation", config=config, seed=world.seed)
 
 
 def measured(values: Tensor) -> Estimate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,14 @@ from foreshock.simulators.landscapes import TiltedRing
 from foreshock.simulators.sde import EulerMaruyama, integrate
 from foreshock.simulators.sde import Progress as Step
 from foreshock.simulators.worlds.euler_chain import chain_stationary
-from foreshock.simulators.worlds.recorded import Progress, density_curve, measured, stages, told
+from foreshock.simulators.worlds.recorded import (
+    Progress,
+    density_curve,
+    measured,
+    stages,
+    started,
+    told,
+)
 from foreshock.simulators.worlds.ring_noise import (
     PLACES,
     TURN,
@@ -115,9 +122,7 @@ class RingWorld:
         Returns:
             The run, open for writing; close it.
         """
-        run = Run.create(
-            path, kind="simulation", config={"name": "ring"} | asdict(self), seed=self.seed
-        )
+        run = started(path, "ring", self)
         for name, (title, unit, null) in _TITLES.items():
             run.declare(name, title=title, unit=unit, taken_at="all particles", null=null)
         generator = torch.Generator().manual_seed(self.seed)
