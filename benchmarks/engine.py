@@ -38,8 +38,8 @@ from foreshock.density.score import Selection, fit_score
 from foreshock.density.score_kernel import reference_bandwidth
 from foreshock.simulators.decoder import DecoderPotential
 from foreshock.simulators.diffusion import Isotropic, ParticleFisher, SharedFisher, SharedMatrix
+from foreshock.simulators.observing import rows_at_once
 from foreshock.simulators.particles import Engine, Shape, State, motion, move, step
-from foreshock.simulators.recording import rows_at_once
 from foreshock.simulators.schedules import constant_schedules
 
 SIZES = ((256, 8), (512, 32), (1024, 64), (2048, 128))

@@ -18,12 +18,8 @@ from foreshock.simulators.barrier import escape_time, string_method
 from foreshock.simulators.dynamics import Langevin
 from foreshock.simulators.exact_kramers import mean_first_passage_time, well_decay_rate
 from foreshock.simulators.inertia import BAOAB
-from foreshock.simulators.passage import (
-    coordinate_boundary,
-    exponential_rate,
-    first_passage,
-    survival_curve,
-)
+from foreshock.simulators.passage import coordinate_boundary, first_passage
+from foreshock.simulators.passage_estimates import exponential_rate, survival_curve
 from foreshock.simulators.potentials import DoubleWell
 from foreshock.simulators.sde import EulerMaruyama
 

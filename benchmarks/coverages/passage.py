@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from benchmarks.coverages import Cell
-from foreshock.simulators.passage import (
-    PassageTimes,
+from foreshock.simulators.passage import PassageTimes
+from foreshock.simulators.passage_estimates import (
     exponential_rate,
     mean_passage_time,
     survival_curve,

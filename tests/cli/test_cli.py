@@ -12,7 +12,9 @@ import pytest
 
 from foreshock.cli import COMMANDS, main
 from foreshock.cli.console import emit, short
-from foreshock.store import Run
+from foreshock.cli.simulate import _show
+from foreshock.store import Comparison, Run
+from foreshock.types import Estimate
 
 Capture = pytest.CaptureFixture[str]
 
@@ -228,3 +230,18 @@ def test_simulate_compares_with_the_exact_answer(tmp_path: Path, capsys: Capture
     with pytest.raises(SystemExit, match="0"):
         main(["simulate", "--help"])
     assert "Langevin motion among K wells" in capsys.readouterr().out
+
+
+def test_simulate_prints_names_as_they_are_and_says_what_is_exact(capsys: Capture) -> None:
+    found = [
+        Comparison("speed, E[v²]", Estimate(1.0, 0.9, 1.1), 1.05),
+        Comparison("as written", Estimate.exact(1.5), 2.0, published=True),
+        Comparison("nothing", Estimate.missing("No."), 2.0),
+    ]
+    _show("world", found)
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()][2:]
+    assert rows == [
+        "speed, E[v²] 1 [0.9, 1.1] 1.05 agrees",
+        "as written 1.5, without noise 2 as published: differs",
+        "nothing not computed 2",
+    ]

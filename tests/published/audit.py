@@ -22,6 +22,7 @@ class Row(NamedTuple):
 _ENGINE = "tests/simulators/test_engine_formulas.py::"
 _CLAIMS = "tests/simulators/test_published_formulas.py::"
 _SYSTEM = "tests/simulators/test_published_fokker_planck.py::"
+_CORRECTED = "tests/simulators/test_corrected_fokker_planck.py::"
 _DENSITY = "tests/published/test_fokker_planck_density.py::"
 _SERIES = "tests/published/test_fokker_planck.py::"
 _REST = "tests/published/test_audit_rest.py::"
@@ -114,7 +115,7 @@ ROWS = (
         "the annealing freezes; at the defaults it is Brownian motion",
         (
             _ENGINE + "test_a11_published_annealing_freezes_and_the_corrected_does_not",
-            "tests/simulators/test_schedules.py"
+            "tests/simulators/test_named_schedules.py"
             "::test_a11_escapes_under_the_shipped_schedule_never_stop",
             _ENGINE + "test_a11_published_defaults_are_brownian_motion",
         ),
@@ -133,7 +134,7 @@ ROWS = (
         (
             _DENSITY + "test_c_fp",
             _SERIES + "test_regime_fp",
-            _SYSTEM + "test_at_equilibrium_ours_reads_one_and_published_reads_rounding",
+            _CORRECTED + "test_at_equilibrium_ours_reads_one_and_published_reads_rounding",
             "tests/density/test_flow.py"
             "::test_t9_c_and_entropy_production_do_not_depend_on_the_frame",
         ),
@@ -217,7 +218,7 @@ ROWS = (
         (
             _DENSITY + "test_grad_rho_code_fp",
             _DENSITY + "test_j_fp",
-            _SYSTEM + "test_at_equilibrium_ours_reads_one_and_published_reads_rounding",
+            _CORRECTED + "test_at_equilibrium_ours_reads_one_and_published_reads_rounding",
             _SYSTEM + "test_flux_and_entropy_production_are_those_of_the_listing",
             "tests/density/test_score.py"
             "::test_t10_shifting_the_queries_changes_the_score_and_shifting_all_does_not",
@@ -326,7 +327,8 @@ ROWS = (
         "C6",
         "C has the unit of a rate",
         (
-            _HARMONIC + "test_c6_the_published_ratio_has_a_unit_and_ours_has_none",
+            "tests/simulators/test_consolidation_ratio.py"
+            "::test_c6_the_published_ratio_has_a_unit_and_ours_has_none",
             _LANGEVIN + "test_c_langevin",
             _LANGEVIN + "test_regime_langevin",
         ),

@@ -15,7 +15,8 @@ from foreshock.simulators import exact_linear, exact_published
 from foreshock.simulators.dynamics import ItoProcess
 from foreshock.simulators.landscapes import KWells
 from foreshock.simulators.published_fokker_planck import FokkerPlanckDynamics
-from foreshock.simulators.sde import EulerMaruyama, Langevin, integrate, standard_normal
+from foreshock.simulators.sde import EulerMaruyama, Langevin, integrate
+from foreshock.simulators.stepping import standard_normal
 from foreshock.types import Flag
 
 

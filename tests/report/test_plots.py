@@ -64,6 +64,26 @@ def test_extreme_numbers_are_drawn_and_their_ticks_differ() -> None:
     assert len(set(_ticks((-12.3, -11.9), log=True))) >= 3
 
 
+def test_a_logarithmic_axis_has_three_ticks_at_least_at_round_numbers() -> None:
+    def ticks(low: float, high: float) -> list[float]:
+        return _ticks((math.log10(low), math.log10(high)), log=True)
+
+    assert ticks(0.04, 0.3) == [0.05, 0.1, 0.2]
+    assert ticks(0.3, 15) == [0.5, 1.0, 2.0, 5.0, 10.0]  # 1.7 decades, two powers
+    assert ticks(0.09, 11) == [0.1, 1.0, 10.0]
+    assert ticks(1e-7, 1e7) == pytest.approx([1e-6, 1e-3, 1, 1e3, 1e6])
+    assert ticks(2.1, 4.9) == [2.5, 3.0, 3.5, 4.0, 4.5]  # no digits inside: evenly spaced
+
+
+def test_dots_keep_clear_of_the_edge_and_are_dots_in_the_key() -> None:
+    text = draw(Curve("c", [0, 10], [0, 1], look="points"), Curve("d", [0, 10], [0, 1]))
+    places = [float(x) for x in re.findall(r'cx="([\d.]+)"', text)]
+    room = 0.02 / 1.04 * (WIDTH - LEFT - RIGHT)
+    # Half a tenth is what the drawing rounds to; a dot has a radius of 2.6.
+    assert places == pytest.approx([LEFT + room, WIDTH - RIGHT - room], abs=0.06) and room > 2.6
+    assert re.findall(r'"swatch ([^"]+)"', text) == ["c0 points", "c1"]
+
+
 def test_cells_take_the_colours_of_their_values() -> None:
     field = Field([0, 1, 2, 3], [0, 1, 2], [[1, 1, 2], [math.nan, 2, 2]], label="density")
     text = draw(Curve("path", [0, 3], [0, 2]), field=field)
@@ -93,9 +113,10 @@ def test_the_table_says_who_agrees(tmp_path: Path) -> None:
         run.append(0, {"x": 1.0})
         record(run, *told)
         data = read_run(run, "run")
-    rows = re.findall(
-        r'scope="row">([^<]+)</th>.*?data-label="verdict"[^>]*>([^<]+)<', str(compared([data]))
-    )
+    page = str(compared([data]))
+    told_as = re.findall(r'data-label="measured">([^<]+)<', page)
+    assert told_as == [*["1 [0.9, 1.1]"] * 3, "1, without noise", "1"]
+    rows = re.findall(r'scope="row">([^<]+)</th>.*?data-label="verdict"[^>]*>([^<]+)<', page)
     assert dict(rows) == {
         "inside": "agrees",
         "biased": "agrees within the method&#x27;s own error of 0.1",
@@ -125,3 +146,4 @@ def test_a_simulation_has_figures_and_no_sections_about_training(tmp_path: Path)
         assert re.findall(r'<a href="#(\w+)">', page)[: len(sections)] == sections
         assert "<b>A" not in page and "&lt;c&gt;" in page
         assert '<p class="lead">U &lt; 1</p>' in page
+        assert page.count("U &lt; 1") == 1  # not again among the configuration

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foreshock.density.flow import flow
 from foreshock.density.score import fit_score
-from foreshock.simulators import schedules
+from foreshock.simulators import named_schedules, schedules
 from foreshock.simulators.decoder import DecoderPotential
 from foreshock.simulators.diffusion import ParticleFisher, SharedFisher, SharedMatrix
 from foreshock.simulators.particles import Engine, State, motion, step
@@ -198,8 +198,8 @@ def test_t12_entropy_sign_stationary_variance_of_ou_has_the_weight_added() -> No
 def test_a6_beta_over_eta_does_not_keep_the_ratio_of_entropy_to_loss_constant() -> None:
     """Ratio of the two terms of mu = lambda: grows by 1 + t/tau as published, constant as ours."""
     published, corrected = (
-        schedules.published_schedules(tau=10.0),
-        schedules.corrected_schedules(tau=10.0, entropy=0.3),
+        named_schedules.published_schedules(tau=10.0),
+        named_schedules.corrected_schedules(tau=10.0, entropy=0.3),
     )
     assert published.entropy(90.0) / published.entropy(0.0) == pytest.approx(10)
     assert corrected.entropy(90.0) == corrected.entropy(0.0) == 0.3
@@ -284,7 +284,7 @@ def test_a11_published_annealing_freezes_and_the_corrected_does_not() -> None:
     )
     assert frozen.diffusion.integral(math.inf) == pytest.approx(0.05)
     assert float((settle(Engine(Tilted(), frozen, dt), start, 1500, seed=12) < 0).sum()) < 0.02 * n
-    shipped = felt(schedules.corrected_schedules(rate=1.0, tau=1.0, depth=1.0), math.expm1)
+    shipped = felt(named_schedules.corrected_schedules(rate=1.0, tau=1.0, depth=1.0), math.expm1)
     state, source, shares = State(start), generator(12), []
     for k in range(1, 5001):
         state = step(Engine(Tilted(), shipped, dt), state, source)
@@ -304,7 +304,7 @@ def test_a11_published_annealing_freezes_and_the_corrected_does_not() -> None:
 def test_a11_published_defaults_are_brownian_motion() -> None:
     """D_0 = 1 against eta = .01: T = 100. Variance .96 -> ~.96 + 2 in one unit of time."""
     n = 20_000
-    engine = Engine(Quadratic(1.0, dimension=1), schedules.published_schedules(), dt=0.01)
+    engine = Engine(Quadratic(1.0, dimension=1), named_schedules.published_schedules(), dt=0.01)
     z = 0.98 * torch.randn(n, 1, generator=generator(13))
     grown = float(settle(engine, z, 100, seed=14).var() - z.var())
     assert grown == pytest.approx(2, rel=0.02 + 4 * math.sqrt(2 / n))

@@ -15,10 +15,8 @@ from foreshock.simulators.grid_cells import (
     with_resets,
     with_target,
 )
-from foreshock.simulators.grid_entropy import (
-    entropy_production,
-    free_energy,
-)
+from foreshock.simulators.grid_entropy import entropy_production, free_energy
+from foreshock.simulators.grid_plane import drift_plane
 from foreshock.simulators.grid_solvers import (
     committor,
     evolve,
@@ -114,6 +112,25 @@ def test_walls_stand_at_the_end_nodes() -> None:
     assert across == pytest.approx((9 - x**2) / 4, abs=1e-12)
     back = mean_first_passage(drift_grid(x, 0.0, 2.0, walls=("absorbing", "reflecting")))
     assert back == pytest.approx(across[::-1], abs=1e-12)
+
+
+def test_a_point_on_a_ring_lies_between_its_nodes_also_across_the_seam() -> None:
+    """Nodes -1, -.8, ..., .8 of period 2: .95 splits the closing face 1 : 3, and 2.95 is .95."""
+    for place in (0.95, 2.95, -1.05):
+        mass = point_mass(RING, place)
+        assert mass[[-1, 0]] == pytest.approx([0.25, 0.75]) and mass.sum() == pytest.approx(1)
+    for place, node in ((-1.0, 0), (1.0, 0), (0.8, 9), (np.nextafter(-1, -2), 0), (0.2, 6)):
+        assert point_mass(RING, place)[node] == pytest.approx(1), place
+    # Where nodes are unequal the shares are those of the face, and a torus has two of them.
+    ring = drift_grid([0.0, 1.0, 3.0], 0.0, 1.0, period=7.0)
+    assert point_mass(ring, 4.0) == pytest.approx([0.25, 0.0, 0.75])
+    strip = drift_plane(
+        [0.0, 1.0, 3.0], [0.0, 1.0, 2.0], np.zeros((2, 3, 3)), 1.0, periods=(7.0, None)
+    )
+    expected = np.multiply.outer([0.25, 0.0, 0.75], [0.0, 0.5, 0.5])
+    assert point_mass(strip, 4.0, 1.5) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="outside the nodes"):
+        point_mass(strip, 4.0, 2.5)
 
 
 def test_columns_of_the_generator_sum_to_minus_the_absorption() -> None:

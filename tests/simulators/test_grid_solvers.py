@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from foreshock.simulators import exact_kramers, exact_resets
+from foreshock.simulators import exact_kramers, exact_resets, eyring_kramers
 from foreshock.simulators.grid import drift_grid, energy_grid
 from foreshock.simulators.grid_cells import (
     Grid,
@@ -49,7 +49,7 @@ def test_t4_grid_hop_rate_and_passage_time_against_quadrature(inverse: int) -> N
     grid = energy_grid(x, well(x), temperature)
     rate = exact_kramers.well_decay_rate(well, temperature, -1, 0)
     assert spectrum(grid, 2)[1] / 2 == pytest.approx(rate / 2, rel=1e-3)
-    ratio = exact_kramers.eyring_kramers_rate(8, 4, 1, temperature) / (spectrum(grid, 2)[1] / 2)
+    ratio = eyring_kramers.eyring_kramers_rate(8, 4, 1, temperature) / (spectrum(grid, 2)[1] / 2)
     expected = {4: 1.107, 8: 1.056, 10: 1.043, 20: 1.020}[inverse]
     assert ratio == pytest.approx(expected, abs=1e-3)
     times = mean_first_passage(with_target(grid, x >= 1 - 1e-9))

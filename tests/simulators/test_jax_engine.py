@@ -15,10 +15,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,176 +23,24 @@ import numpy as np
 import pytest
 import torch
 
-from foreshock.density import Selection, fit_score, flow
+from foreshock.density import Selection
 from foreshock.simulators import (
     Constant,
-    DecoderPotential,
     InverseTime,
     Isotropic,
     ParticleFisher,
-    Quadratic,
     Schedules,
     SharedFisher,
     SharedMatrix,
     constant_schedules,
 )
-from foreshock.simulators import particles as torch_engine
-from foreshock.types import Estimate, Flag
-from tests.density.clouds import mixing
+from tests.simulators.both_engines import FALLING, JAX, NAMES, World, normal, potential_of
 
 ROOT = Path(__file__).parents[2]
-FALLING = Schedules("own", lambda t: 1 - t, Constant(0.0), Constant(0.0))
-NAMES = ("c", "cosine", "irreversibility", "entropy_production", "entropy_rate")
-rng = np.random.default_rng(0)
-FIRST, SECOND = rng.standard_normal((3, 5)), rng.standard_normal((5, 4))
 
 
-@dataclass(frozen=True)
-class World:
-    """What moves the particles, for either engine: a well of stiffness k, or a tanh decoder."""
-
-    schedules: Schedules
-    dt: float
-    stiffness: float | None = None
-    sigma: float = 0.7
-    shape: Any = field(default_factory=Isotropic)
-    mode: str = "gibbs"
-
-
-class Torch:
-    """The torch engine."""
-
-    def walk(self, world: World, z: np.ndarray, steps: int, seed: int) -> np.ndarray:
-        """Particles after some steps."""
-        engine = torch_engine.Engine(
-            _potential(world, len(z), z.shape[1]),
-            world.schedules,
-            world.dt,
-            shape=world.shape,
-            mode=world.mode,
-        )
-        state = torch_engine.State(torch.from_numpy(z))
-        generator = torch.Generator().manual_seed(seed)
-        for _ in range(steps):
-            state = torch_engine.step(engine, state, generator)
-        return state.z.numpy()
-
-    def score(self, z: np.ndarray, selection: Selection) -> np.ndarray:
-        """Leave-one-out score."""
-        return fit_score(torch.from_numpy(z), selection=selection).values.numpy()
-
-    def flow(
-        self, z: np.ndarray, drift: np.ndarray, diffusion: Any, selection: Selection
-    ) -> dict[str, Estimate]:
-        """Observables with their bars."""
-        fitted = fit_score(torch.from_numpy(z), selection=selection)
-        found = flow(fitted, torch.from_numpy(drift), torch.as_tensor(diffusion), bounds=False)
-        return {"c": found.consolidation, **{name: getattr(found, name) for name in NAMES[1:]}}
-
-
-class Jax:
-    """The JAX engine."""
-
-    def engine(self, world: World, n: int) -> Any:
-        """The same world."""
-        import jax.numpy as jnp
-
-        from foreshock.simulators import jax_engine
-
-        if world.stiffness is not None:
-            potential = _well(world.stiffness)
-        else:
-            potential = jax_engine.Decoder(_decode, jnp.zeros((n, 4)), world.sigma)
-        return jax_engine.Engine(potential, world.schedules, world.dt, world.shape, world.mode)
-
-    def walk(self, world: World, z: np.ndarray, steps: int, seed: int) -> np.ndarray:
-        """Particles after some steps; those of `run` are compared with these."""
-        import jax
-        import jax.numpy as jnp
-
-        from foreshock.simulators import jax_engine
-
-        engine, state = self.engine(world, len(z)), jax_engine.State(jnp.asarray(z))
-        key = jax.random.key(seed)
-        for _ in range(steps):
-            state = jax_engine.step(engine, state, key)
-        return np.asarray(state.z)
-
-    def score(self, z: np.ndarray, selection: Selection) -> np.ndarray:
-        """Leave-one-out score."""
-        import jax.numpy as jnp
-
-        from foreshock.simulators import jax_score
-
-        return np.asarray(jax_score.fit_score(jnp.asarray(z), selection).values)
-
-    def flow(
-        self, z: np.ndarray, drift: np.ndarray, diffusion: Any, selection: Selection
-    ) -> dict[str, Estimate]:
-        """Observables with their bars."""
-        import jax.numpy as jnp
-
-        from foreshock.simulators import jax_score
-
-        fitted = jax_score.fit_score(jnp.asarray(z), selection)
-        return jax_score.flow(fitted, jnp.asarray(drift), diffusion)
-
-
-JAX = Jax()
 WALK = World(constant_schedules(0.5, 0.4, 0.2), 0.01, shape=SharedFisher(0.6))
 WATCHED = Selection(0.5, 0.6)
-
-
-@cache
-def _well(k: float) -> Any:
-    """The energy of a well; another function would be compiled anew."""
-    return lambda z: k * (z**2).sum(1) / 2
-
-
-def _decode(z: Any) -> Any:
-    import jax.numpy as jnp
-
-    return jnp.tanh(z @ FIRST) @ SECOND
-
-
-def _potential(world: World, n: int, d: int) -> Any:
-    if world.stiffness is not None:
-        return Quadratic(world.stiffness, dimension=d)
-    first, second = torch.from_numpy(FIRST), torch.from_numpy(SECOND)
-    targets = torch.zeros(n, 4, dtype=torch.float64)
-    return DecoderPotential(
-        lambda z: torch.tanh(z @ first) @ second, targets, dimension=3, noise_scale=world.sigma
-    )
-
-
-@pytest.fixture
-def with_jax() -> Iterator[None]:
-    """JAX in double precision. Where it is missing a test is skipped, but in CI it fails."""
-    if find_spec("jax") is None:
-        missing = "This test needs JAX. Type: make jax"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
-    import jax
-
-    # Most of the time of these tests is compilation, and nothing here is large.
-    jax.config.update("jax_disable_most_optimizations", True)
-    with jax.enable_x64(True):
-        yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(params=["torch", "jax"])
-def backend(request: pytest.FixtureRequest) -> Torch | Jax:
-    """Either engine."""
-    if request.param == "torch":
-        return Torch()
-    request.getfixturevalue("with_jax")
-    return JAX
-
-
-def normal(*shape: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape)
 
 
 def test_t1_ornstein_uhlenbeck_cloud_has_the_moments_of_the_chain(backend) -> None:
@@ -210,27 +55,6 @@ def test_t1_ornstein_uhlenbeck_cloud_has_the_moments_of_the_chain(backend) -> No
     found = backend.walk(world, z, 30, seed=2)
     assert (abs(found.mean(0) - mean) < 4.5 * math.sqrt(variance / n)).all()
     assert (abs(found.var(0) - variance) < 4.5 * variance * math.sqrt(2 / n)).all()
-
-
-def test_t1_observables_of_an_ornstein_uhlenbeck_cloud(backend) -> None:
-    """C, cosine, entropy production and dH/dt of N(1, 1/4) in x^2/2 at D = 1, within 10 %.
-
-    The scatter of I, the noisiest, is sqrt(2/(n d)) = 3 %.
-    """
-    n, d, s, m = 600, 3, 0.25, 1.0
-    x = m + math.sqrt(s) * normal(n, d, seed=d)
-    a, i = d * (s + m**2), d / s
-    truth = {
-        "c": math.sqrt(a / i),
-        "cosine": d / math.sqrt(a * i),
-        "irreversibility": (a - 2 * d + i) / (a + i),
-        "entropy_production": a - 2 * d + i,
-        "entropy_rate": i - d,
-    }
-    found = backend.flow(x, -x, 1.0, Selection())
-    assert set(found) == set(truth)
-    for name, value in truth.items():
-        assert found[name].value == pytest.approx(value, rel=0.1), name
 
 
 @pytest.mark.parametrize(
@@ -251,7 +75,7 @@ def test_t6_noise_of_a_step_has_covariance_2_d_dt(backend, shape, mode: str) -> 
     n, dt, eta, base, lam = 40_000, 0.01, 0.5, 0.8, 0.3
     world = World(constant_schedules(eta, base, lam), dt, shape=shape, mode=mode)
     z = np.tile([[0.3, -0.5, 0.8]], (n, 1))
-    exact, one = _potential(world, 1, 3), torch.from_numpy(z[:1])
+    exact, one = potential_of(world, 1, 3), torch.from_numpy(z[:1])
     gradient, fisher = exact.gradient(one)[0].numpy(), exact.fisher(one)[0].numpy()
     signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 3)
     slopes = torch.cat([exact.fisher_divergence(one, sign[None]) for sign in signs]).numpy()
@@ -307,28 +131,9 @@ def test_no_noise_at_all_is_gradient_descent(backend, shape) -> None:
     n, dt = 40_000, 0.01
     z = normal(n, 3, seed=6)
     world = World(constant_schedules(0.5, 0.0), dt, shape=shape)
-    gradient = _potential(world, n, 3).gradient(torch.from_numpy(z)).numpy()
+    gradient = potential_of(world, n, 3).gradient(torch.from_numpy(z)).numpy()
     found = backend.walk(world, z, 1, seed=7)
     np.testing.assert_allclose(found, z - 0.5 * dt * gradient, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("selection", [Selection(), Selection(0.4, 0.8, pull=0.9)])
-def test_t9_observables_do_not_depend_on_the_frame(backend, selection) -> None:
-    """z -> A z, D -> A D A': C, its cosine, the entropy production and dH/dt stay."""
-    x, a = 0.5 + normal(600, 3, seed=8), mixing(3, 2).numpy()
-    here = backend.flow(x, -x, 1.0, selection)
-    there = backend.flow(x @ a.T, -x @ a.T, a @ a.T, selection)
-    for name in NAMES:
-        assert there[name].value == pytest.approx(here[name].value, rel=1e-7), name
-        assert there[name].low == pytest.approx(here[name].low, rel=1e-7, abs=1e-9), name
-
-
-def test_t10_score_moves_with_the_cloud_and_not_with_its_units(backend) -> None:
-    """s(z + c) = s(z) and s(3 z) = s(z)/3."""
-    z, selection = normal(600, 3, seed=9), Selection(0.5, 0.7)
-    here = backend.score(z, selection)
-    np.testing.assert_allclose(backend.score(z + 5.0, selection), here, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(3 * backend.score(3 * z, selection), here, rtol=1e-9, atol=1e-9)
 
 
 def test_a_run_is_determined_by_its_seed(backend) -> None:
@@ -337,65 +142,6 @@ def test_a_run_is_determined_by_its_seed(backend) -> None:
     one, again = backend.walk(world, z, 2, seed=11), backend.walk(world, z, 2, seed=11)
     assert (one == again).all()
     assert (one != backend.walk(world, z, 2, seed=12)).all()
-
-
-@pytest.mark.parametrize(
-    "selection",
-    [
-        Selection(),
-        Selection(shrinkage=0.2),
-        Selection(0.4, 0.8, shrinkage=0.1, pull=0.9),
-    ],
-)
-def test_score_gauges_and_bars_are_those_of_torch(with_jax, selection) -> None:
-    """Same formulas, other code: equal to rounding, in blocks that do not divide n."""
-    import jax.numpy as jnp
-
-    from foreshock.simulators import jax_score
-
-    z = torch.from_numpy(normal(600, 3, seed=13) @ mixing(3, 1).numpy())
-    theirs = fit_score(z, selection=selection)
-    ours = jax_score.fit_score(jnp.from_dlpack(z), selection, block=256)
-    torch.testing.assert_close(torch.from_dlpack(ours.values), theirs.values)
-    verdict = ours.validity
-    for name in ("ess", "j_loo", "j_gauss", "stein", "stein_error", "leverage", "shrinkage"):
-        assert getattr(verdict, name) == pytest.approx(getattr(theirs.validity, name), rel=1e-9)
-    assert (verdict.valid, verdict.reason) == (theirs.validity.valid, theirs.validity.reason)
-    tensor = torch.tensor([[2.0, 0.3, 0.0], [0.3, 1.0, 0.0], [0.0, 0.0, 0.5]]).double()
-    expected = flow(theirs, -z, tensor, bounds=False)
-    found = jax_score.flow(ours, -jnp.from_dlpack(z), tensor.numpy())
-    pairs = [(found["c"], expected.consolidation)]
-    pairs += [(found[name], getattr(expected, name)) for name in NAMES[1:]]
-    for one, other in pairs:
-        assert one.value == pytest.approx(other.value, rel=1e-9)
-        assert one.high == pytest.approx(other.high, rel=1e-9)
-
-
-def test_score_in_float32_loses_only_rounding(with_jax) -> None:
-    """Pivots .1 and more, kernel terms of order 1/h^2: 1e-3 of the largest score."""
-    import jax.numpy as jnp
-
-    from foreshock.simulators import jax_score
-
-    z, selection = normal(600, 3, seed=14), Selection(0.4, 0.8)
-    exact = jax_score.fit_score(jnp.asarray(z), selection).values
-    single = jax_score.fit_score(jnp.asarray(z, jnp.float32), selection).values
-    assert single.dtype == jnp.float32
-    assert float(abs(single - exact).max()) < 1e-3 * float(abs(exact).max())
-
-
-def test_a_score_that_cannot_be_believed_refuses_its_observables(with_jax) -> None:
-    import jax.numpy as jnp
-
-    from foreshock.simulators import jax_score
-
-    lonely = jax_score.fit_score(jnp.asarray(normal(600, 3, seed=15)), Selection(0.05, 1.0))
-    flat = jnp.asarray(normal(600, 1, seed=16)) * jnp.ones((1, 3))
-    singular = jax_score.fit_score(flat, Selection())
-    for fitted, sentence in ((lonely, "effective neighbours"), (singular, "not finite")):
-        found = jax_score.flow(fitted, -fitted.particles, 1.0)["entropy_production"]
-        assert math.isnan(found.value) and Flag.INVALID_DENSITY in found.flags
-        assert sentence in found.reason
 
 
 def walkers() -> tuple[Any, Any, Any]:

@@ -1,10 +1,9 @@
-"""First passage: the exact time over a barrier (T4), the bridge test's order, censoring."""
+"""First passage: the exact time over a barrier (T4), the bridge test's order, the lost."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from scipy.special import erf
@@ -12,12 +11,9 @@ from scipy.special import erf
 from foreshock.simulators.dynamics import GradientFlow, ItoProcess, Langevin
 from foreshock.simulators.inertia import BAOAB
 from foreshock.simulators.levy import StableNoise
-from foreshock.simulators.passage import (
-    Boundary,
-    PassageTimes,
-    coordinate_boundary,
+from foreshock.simulators.passage import Boundary, coordinate_boundary, first_passage
+from foreshock.simulators.passage_estimates import (
     exponential_rate,
-    first_passage,
     mean_passage_time,
     poisson_interval,
     survival_curve,
@@ -25,7 +21,6 @@ from foreshock.simulators.passage import (
 from foreshock.simulators.potentials import DoubleWell, Quadratic, Quartic
 from foreshock.simulators.sde import EulerMaruyama
 from foreshock.simulators.steppers import CubicSplitting
-from foreshock.types import Flag
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -131,23 +126,6 @@ def test_a_path_with_inertia_passes_without_a_bridge() -> None:
         first_passage(stepper, kept, coordinate_boundary(0.5), steps=1, generator=generator())
 
 
-def test_rate_counts_the_censored_and_the_mean_refuses_them() -> None:
-    times = np.random.default_rng(0).exponential(2.0, 4_000)
-    side = np.where(times < 1.0, 0, -1)
-    passage = PassageTimes(np.minimum(times, 1.0), side, 1.0)
-    rate = exponential_rate(passage)
-    assert rate.n == passage.events and rate.value == passage.events / passage.exposure
-    assert rate.low < 0.5 < rate.high
-    refused = mean_passage_time(passage)
-    assert not refused.resolved and "had not crossed at 1" in refused.reason
-    mean = mean_passage_time(passage, exponential_after=0.1)
-    assert mean.low < 2.0 < mean.high
-    assert "before 2" in survival_curve(passage, [2.0])[0].reason
-    nobody = exponential_rate(PassageTimes(np.ones(5), np.full(5, -1), 1.0))
-    assert nobody.flags & Flag.UNRESOLVED and nobody.high == pytest.approx(-math.log(0.025) / 5)
-    assert not exponential_rate(passage, after=1.0).resolved
-
-
 def test_a_runaway_is_neither_an_escape_nor_a_survivor() -> None:
     """A Cauchy jump to 10 in x^4/4 at dt = .05 is thrown to -40, 3160, ..., infinity by Euler."""
     wall, x = coordinate_boundary(50.0), torch.zeros(2_000, 1)
@@ -185,14 +163,6 @@ def test_a_position_that_is_not_finite_is_lost() -> None:
     assert passage.lost + passage.events == 500 and passage.events == len(passage.times)
 
 
-def test_poisson_interval_inverts_the_poisson_law() -> None:
-    from scipy.stats import poisson
-
-    low, high = poisson_interval(7, 2.0)
-    assert poisson.sf(6, 2 * low) == pytest.approx(0.025)
-    assert poisson.cdf(7, 2 * high) == pytest.approx(0.025)
-
-
 def test_bad_input_is_refused_with_a_remedy() -> None:
     x = torch.zeros(3, 1)
     with pytest.raises(ValueError, match="starts on the absorbing side.*`above=False`"):
@@ -206,11 +176,5 @@ def test_bad_input_is_refused_with_a_remedy() -> None:
             EulerMaruyama(Langevin(DoubleWell(), 1.0), 0.01), torch.zeros(3, 2),
             coordinate_boundary(1.0), steps=1, generator=generator(),
         )  # fmt: skip
-    done = PassageTimes(np.ones(10), np.zeros(10, dtype=np.int64), 5.0)
-    for after in (-9.0, math.nan):
-        with pytest.raises(ValueError, match="`after` of `exponential_rate` must"):
-            exponential_rate(done, after=after)
-    with pytest.raises(ValueError, match="`times` of `survival_curve` must be finite"):
-        survival_curve(done, [1.0, math.nan])
     with pytest.raises(ValueError, match="positive `exposure`"):
         poisson_interval(1, 0.0)

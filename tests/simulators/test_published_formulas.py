@@ -12,7 +12,7 @@ from scipy.integrate import quad
 from scipy.sparse.linalg import spsolve
 from scipy.stats import chi
 
-from foreshock.simulators import exact, exact_kramers, exact_linear, exact_resets
+from foreshock.simulators import exact, exact_kramers, exact_linear, exact_resets, eyring_kramers
 from foreshock.simulators import exact_published as claims
 from foreshock.simulators.grid import energy_grid
 from foreshock.simulators.grid_cells import rate_matrix, with_target
@@ -228,7 +228,7 @@ def test_c3_published_kramers_rate_lacks_the_barrier_curvature() -> None:
         exact_rate = exact_kramers.well_decay_rate(lambda x: (x**2 - 1) ** 2, 1 / inverse, -1, 0)
         theirs = langevin.kramers_rate_langevin(8.0, 1.0, 1 / inverse)
         assert theirs / (exact_rate / 2) == pytest.approx(ratio, abs=1e-3)
-    ours = exact_kramers.eyring_kramers_rate(8, 4, 1, 0.1)
+    ours = eyring_kramers.eyring_kramers_rate(8, 4, 1, 0.1)
     assert langevin.kramers_rate_langevin(8, 1, 0.1) / ours == pytest.approx(math.sqrt(2))
 
 

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 import tyro
 from rich.table import Table
+from rich.text import Text
 
 from foreshock.cli.console import console, emit, progress, short
 from foreshock.report import write_report
 from foreshock.simulators.worlds import WORLDS, World
 from foreshock.store import Comparison, comparisons
+from foreshock.types import Estimate
 
 if TYPE_CHECKING:
     AnyWorld = World
@@ -100,11 +102,19 @@ def _show(name: str, found: Sequence[Comparison]) -> None:
         table.add_column(column, justify="right" if column == "exact" else "left")
     for item in found:
         told = item.measured
-        value = "not computed" if math.isnan(told.value) else short(told.value, told.low, told.high)
         words = {None: "", True: "agrees", False: "differs"}[item.agrees]
         if item.published:
             words = f"as published: {words}" if words else "as published"
         elif item.agrees and not told.low <= item.exact <= told.high:
             words = "agrees within the method's own error"
-        table.add_row(item.name, value, f"{item.exact:.4g}", words)
+        # A name may hold brackets, which are no markup.
+        table.add_row(Text(item.name), _measured(told), f"{item.exact:.4g}", words)
     console().print(table)
+
+
+def _measured(told: Estimate) -> Text:
+    if math.isnan(told.value):
+        return Text("not computed")
+    if told.low == told.value == told.high:
+        return Text(f"{told.value:.3g}, without noise")
+    return Text(short(told.value, told.low, told.high))

@@ -22,6 +22,8 @@ WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 8, 34
 #: A value further than this many plot heights outside is drawn at the edge.
 _FAR = 50.0
+#: Classes of the swatches in the key that are no line.
+_SWATCHES = {"dashed": " dashed", "points": " points"}
 
 
 def compared(runs: Sequence[RunData]) -> Html | None:
@@ -69,6 +71,8 @@ def _measured(item: Comparison) -> str:
     ends = interval(item.measured.low, item.measured.high)
     if math.isnan(item.measured.value):
         return f"not computed: {item.measured.reason}"
+    if item.measured.low == item.measured.value == item.measured.high:
+        return f"{number(item.measured.value)}, without noise"
     return f"{number(item.measured.value)} {ends}".strip()
 
 
@@ -123,7 +127,7 @@ def plot(figure: Figure, key: str) -> Html:
     names = [
         tag(
             "li",
-            tag("span", class_=f"swatch c{_colour(i)}{' dashed' if c.look == 'dashed' else ''}"),
+            tag("span", class_=f"swatch c{_colour(i)}{_SWATCHES.get(c.look, '')}"),
             tag("span", c.label, class_="who"),
         )
         for i, c in enumerate(figure.curves)
@@ -163,8 +167,10 @@ class Axes:
         if figure.field is not None:
             xs.append(np.asarray(figure.field.x, float))
             ys.append(np.asarray(figure.field.y, float))
+        # Lines may start at the edge; of a dot there, half would be cut off.
+        beside = 0.02 if any(curve.look == "points" for curve in figure.curves) else 0.0
         spans = []
-        for values, log, room in ((xs, figure.log_x, 0.0), (ys, figure.log_y, 0.05)):
+        for values, log, room in ((xs, figure.log_x, beside), (ys, figure.log_y, 0.05)):
             flat = np.concatenate(values) if values else np.zeros(0)
             flat = flat[np.isfinite(flat) & ((flat > 0) | (not log))]
             if not flat.size:
@@ -222,15 +228,23 @@ def _share(values: Sequence[float], span: tuple[float, float], *, log: bool) -> 
 
 
 def _ticks(span: tuple[float, float], log: bool) -> list[float]:
-    """Four to eight round numbers inside the limits, in the units of the figure."""
+    """Three to eight round numbers inside the limits, in the units of the figure."""
     low, high = span
-    if log and high - low >= 1.5:
-        every = max(1, math.ceil((high - low) / 6))
-        first = math.ceil(low / every) * every
-        return [10.0**power for power in range(first, math.floor(high) + 1, every)]
     if log:
+        if math.floor(high) - math.ceil(low) >= 2:
+            every = max(1, math.ceil((high - low) / 6))
+            first = math.ceil(low / every) * every
+            return [10.0**power for power in range(first, math.floor(high) + 1, every)]
+        inside = [
+            float(f"{digit}e{power}")
+            for power in range(math.floor(low), math.floor(high) + 1)
+            for digit in (1, 2, 5)
+            if low <= power + math.log10(digit) <= high
+        ]
+        if len(inside) >= 3:
+            return inside
         low, high = 10**low, 10**high
-    raw = (high - low) / 5
+    raw = (high - low) / 6  # a step is at most twice that, so three fit
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(m * size for m in (1, 2, 2.5, 5, 10) if m * size >= raw)
     first = math.ceil(low / step)

@@ -264,7 +264,10 @@ def provenance(runs: Sequence[RunData]) -> Html:
     for run in runs:
         versions = {str(k): _plain(v) for k, v in (run.info.get("versions") or {}).items()}
         off = {name: f"{why} (step {s:,})" if s >= 0 else why for name, why, s in run.switched_off}
-        tables = [versions, _flatten(run.config), dict(run.left_out), off]
+        # The page says at its top what is simulated.
+        said = runs[0].config.get("about")
+        config = {k: v for k, v in run.config.items() if k != "about" or v != said}
+        tables = [versions, _flatten(config), dict(run.left_out), off]
         titles = ("Versions", "Configuration", "Left out: not measured", "Switched off on the way")
         shown = (
             tables

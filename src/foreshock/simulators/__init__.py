@@ -6,6 +6,11 @@ from foreshock.simulators.barrier import Barrier as Barrier
 from foreshock.simulators.barrier import escape_time as escape_time
 from foreshock.simulators.barrier import relax as relax
 from foreshock.simulators.barrier import string_method as string_method
+from foreshock.simulators.consolidation_ratio import consolidation as consolidation
+from foreshock.simulators.consolidation_ratio import regime as regime
+from foreshock.simulators.corrected_fokker_planck import Epoch as Epoch
+from foreshock.simulators.corrected_fokker_planck import corrected_engine as corrected_engine
+from foreshock.simulators.corrected_fokker_planck import train_epoch as train_epoch
 from foreshock.simulators.curvature import largest_curvature as largest_curvature
 from foreshock.simulators.decoder import DecoderPotential as DecoderPotential
 from foreshock.simulators.diffusion import Isotropic as Isotropic
@@ -32,9 +37,6 @@ from foreshock.simulators.exact import ou_mean as ou_mean
 from foreshock.simulators.exact import ou_stationary_variance as ou_stationary_variance
 from foreshock.simulators.exact import ou_variance as ou_variance
 from foreshock.simulators.exact import ou_w2_squared as ou_w2_squared
-from foreshock.simulators.exact_kramers import eyring_kramers_rate as eyring_kramers_rate
-from foreshock.simulators.exact_kramers import eyring_kramers_rate_nd as eyring_kramers_rate_nd
-from foreshock.simulators.exact_kramers import finite_barrier_ratio as finite_barrier_ratio
 from foreshock.simulators.exact_kramers import (
     log_mean_first_passage_time as log_mean_first_passage_time,
 )
@@ -90,6 +92,9 @@ from foreshock.simulators.exact_resets import optimal_reset_rate as optimal_rese
 from foreshock.simulators.exact_resets import reset_density as reset_density
 from foreshock.simulators.exact_resets import reset_passage_time as reset_passage_time
 from foreshock.simulators.exact_resets import reset_slope as reset_slope
+from foreshock.simulators.eyring_kramers import eyring_kramers_rate as eyring_kramers_rate
+from foreshock.simulators.eyring_kramers import eyring_kramers_rate_nd as eyring_kramers_rate_nd
+from foreshock.simulators.eyring_kramers import finite_barrier_ratio as finite_barrier_ratio
 from foreshock.simulators.fields import divergence as divergence
 from foreshock.simulators.grid import drift_grid as drift_grid
 from foreshock.simulators.grid import energy_grid as energy_grid
@@ -119,9 +124,7 @@ from foreshock.simulators.grid_solvers import spectrum as spectrum
 from foreshock.simulators.grid_solvers import stationary as stationary
 from foreshock.simulators.harmonic import StochasticHarmonic as StochasticHarmonic
 from foreshock.simulators.harmonic import Training as Training
-from foreshock.simulators.harmonic import consolidation as consolidation
 from foreshock.simulators.harmonic import recovered_diffusion as recovered_diffusion
-from foreshock.simulators.harmonic import regime as regime
 from foreshock.simulators.harmonic import train as train
 from foreshock.simulators.inertia import BAOAB as BAOAB
 from foreshock.simulators.inertia import HeavyBall as HeavyBall
@@ -144,6 +147,11 @@ from foreshock.simulators.metrics import NormalChart as NormalChart
 from foreshock.simulators.metrics import RiemannianBrownian as RiemannianBrownian
 from foreshock.simulators.metrics import poincare_disk as poincare_disk
 from foreshock.simulators.metrics import sphere as sphere
+from foreshock.simulators.named_schedules import corrected_schedules as corrected_schedules
+from foreshock.simulators.named_schedules import (
+    published_code_schedules as published_code_schedules,
+)
+from foreshock.simulators.named_schedules import published_schedules as published_schedules
 from foreshock.simulators.noise_control import AdaptiveNoise as AdaptiveNoise
 from foreshock.simulators.noise_control import NoiseState as NoiseState
 from foreshock.simulators.particles import Engine as Engine
@@ -151,22 +159,19 @@ from foreshock.simulators.particles import State as State
 from foreshock.simulators.passage import Boundary as Boundary
 from foreshock.simulators.passage import PassageTimes as PassageTimes
 from foreshock.simulators.passage import coordinate_boundary as coordinate_boundary
-from foreshock.simulators.passage import exponential_rate as exponential_rate
 from foreshock.simulators.passage import first_passage as first_passage
-from foreshock.simulators.passage import mean_passage_time as mean_passage_time
-from foreshock.simulators.passage import poisson_interval as poisson_interval
-from foreshock.simulators.passage import survival_curve as survival_curve
+from foreshock.simulators.passage_estimates import exponential_rate as exponential_rate
+from foreshock.simulators.passage_estimates import mean_passage_time as mean_passage_time
+from foreshock.simulators.passage_estimates import poisson_interval as poisson_interval
+from foreshock.simulators.passage_estimates import survival_curve as survival_curve
 from foreshock.simulators.potentials import DoubleWell as DoubleWell
 from foreshock.simulators.potentials import Potential as Potential
 from foreshock.simulators.potentials import Quadratic as Quadratic
 from foreshock.simulators.potentials import Quartic as Quartic
 from foreshock.simulators.potentials import Tilted as Tilted
-from foreshock.simulators.published_fokker_planck import Epoch as Epoch
 from foreshock.simulators.published_fokker_planck import (
     FokkerPlanckDynamics as FokkerPlanckDynamics,
 )
-from foreshock.simulators.published_fokker_planck import corrected_engine as corrected_engine
-from foreshock.simulators.published_fokker_planck import train_epoch as train_epoch
 from foreshock.simulators.recording import Recorded as Recorded
 from foreshock.simulators.recording import RunStoppedError as RunStoppedError
 from foreshock.simulators.recording import run_engine as run_engine
@@ -181,9 +186,6 @@ from foreshock.simulators.schedules import OverRate as OverRate
 from foreshock.simulators.schedules import Product as Product
 from foreshock.simulators.schedules import Schedules as Schedules
 from foreshock.simulators.schedules import constant_schedules as constant_schedules
-from foreshock.simulators.schedules import corrected_schedules as corrected_schedules
-from foreshock.simulators.schedules import published_code_schedules as published_code_schedules
-from foreshock.simulators.schedules import published_schedules as published_schedules
 from foreshock.simulators.sde import EulerMaruyama as EulerMaruyama
 from foreshock.simulators.sde import LeimkuhlerMatthews as LeimkuhlerMatthews
 from foreshock.simulators.sde import SamplePath as SamplePath

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foreshock.simulators.exact_kramers import eyring_kramers_rate_nd
+from foreshock.simulators.eyring_kramers import eyring_kramers_rate_nd
 from foreshock.simulators.potentials import Potential
 from foreshock.types import Estimate, Flag
 

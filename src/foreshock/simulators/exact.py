@@ -6,8 +6,9 @@ broadcast, the **last axis is the coordinate**, and what is a sum over coordinat
 production, ...) drops it. A plain number is one coordinate. Everything is numpy, closed form, and
 exact up to rounding; nothing is sampled, so these are floats and arrays, not `Estimate`.
 
-Others: `exact_linear` (matrix drift, rings, discrete chains), `exact_kramers` (escape),
-`exact_resets`, `exact_levy`, `exact_published` (what fokker_planck claims, beside the truth).
+Others: `exact_linear` (matrix drift, rings, discrete chains), `exact_kramers` (escape) and
+`eyring_kramers` (its limit), `exact_resets`, `exact_levy`, `exact_published` (what fokker_planck
+claims, beside the truth).
 Sources: H. Risken, The Fokker-Planck Equation, 2nd ed. (1989), chapters 3 to 5; U. Seifert, Rep.
 Prog. Phys. 75, 126001 (2012).
 """

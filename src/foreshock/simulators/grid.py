@@ -27,14 +27,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from foreshock.simulators.door import Array, finite, positive
-from foreshock.simulators.grid_cells import (
-    Grid,
-    at_nodes,
-    cell_widths,
-    face_rates,
-    face_widths,
-    node_axis,
-)
+from foreshock.simulators.grid_axes import at_nodes, cell_widths, face_widths, node_axis
+from foreshock.simulators.grid_cells import Grid, face_rates
 
 Wall = Literal["reflecting", "absorbing"]
 Correction = Literal["gibbs", "ito"]
@@ -149,7 +143,7 @@ def _line(x: Array, w: Array, d: Array, walls: Sequence[str], period: float | No
                     f"Got {wall!r}. For a ring give `period=`."
                 )
             live[end] = wall == "reflecting"
-    return Grid((x,), volume, tail, head, *rates, live)
+    return Grid((x,), volume, tail, head, *rates, live, periods=(period,))
 
 
 def _steps(potential: Array, period: float | None) -> Array:

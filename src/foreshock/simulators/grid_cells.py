@@ -28,6 +28,7 @@ class Grid:
         live: Where the density lives; False in cells that absorb.
         reset_rate: Rate of resets; 0 without.
         reset_mass: Distribution after a reset, one probability for each cell.
+        periods: Circumference along each dimension, ``None`` between walls; empty: walls only.
 
     Examples:
         >>> from foreshock.simulators.grid import energy_grid
@@ -45,6 +46,7 @@ class Grid:
     live: NDArray[np.bool_]
     reset_rate: float = 0.0
     reset_mass: Array | None = None
+    periods: tuple[float | None, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -126,6 +128,8 @@ def with_target(grid: Grid, target: ArrayLike) -> Grid:
 def point_mass(grid: Grid, *position: float) -> Array:
     """A particle at a point, as probabilities: split over the nearest nodes, mean kept.
 
+    On a ring any position is on it, and past the last node the closing face is split.
+
     Args:
         grid: The grid.
         *position: One coordinate for each dimension.
@@ -134,7 +138,7 @@ def point_mass(grid: Grid, *position: float) -> Array:
         Probabilities of the cells; divide by ``grid.volume`` for a density.
 
     Raises:
-        ValueError: If the point is outside the nodes.
+        ValueError: If the point is outside the nodes of a line.
 
     Examples:
         >>> from foreshock.simulators.grid import drift_grid
@@ -148,15 +152,21 @@ def point_mass(grid: Grid, *position: float) -> Array:
             f"`point_mass` needs {len(grid.axes)} coordinates on this grid. Got {len(position)}."
         )
     mass = np.ones(())
-    for x, value in zip(grid.axes, position, strict=True):
+    periods = grid.periods or (None,) * len(grid.axes)
+    for axis, place, period in zip(grid.axes, position, periods, strict=True):
+        x, value = axis, place
+        if period is not None:
+            # The first node closes the ring; rounding of the remainder may reach it.
+            x = np.append(axis, axis[0] + period)
+            value = min(max(axis[0] + (place - axis[0]) % period, x[0]), x[-1])
         if not x[0] <= value <= x[-1]:
             raise ValueError(
                 f"The `position` {value} of `point_mass` is outside the nodes [{x[0]}, {x[-1]}]."
             )
         upper = min(max(int(np.searchsorted(x, value)), 1), x.size - 1)
         share = (value - x[upper - 1]) / (x[upper] - x[upper - 1])
-        one = np.zeros(x.size)
-        one[upper - 1], one[upper] = 1 - share, share
+        one = np.zeros(axis.size)
+        one[upper - 1], one[upper % axis.size] = 1 - share, share
         mass = np.multiply.outer(mass, one)
     return mass
 
@@ -246,107 +256,6 @@ def bernoulli(w: ArrayLike) -> Array:
     # |w| e^-|w|/(1 - e^-|w|) at +|w|; its mirror image has |w| more.
     upper = np.where(size < 1e-8, 1 - size / 2, safe * np.exp(-safe) / -np.expm1(-safe))
     return np.where(w >= 0, upper, upper + size)
-
-
-def node_axis(function: str, name: str, nodes: ArrayLike, period: float | None) -> Array:
-    """Node positions, checked.
-
-    Args:
-        function: Who asks.
-        name: Name of the argument.
-        nodes: The positions.
-        period: Circumference, or ``None``.
-
-    Returns:
-        (n,) The positions.
-
-    Raises:
-        ValueError: If they are not increasing, or do not fit into the period.
-
-    Examples:
-        >>> node_axis("drift_grid", "nodes", [0, 1, 2], None)
-        array([0., 1., 2.])
-    """
-    finite(function, **{name: nodes})
-    x = np.asarray(nodes, np.float64)
-    if x.ndim != 1 or x.size < 3 or not np.all(np.diff(x) > 0):
-        raise ValueError(
-            f"The `{name}` of `{function}` must be at least 3 increasing numbers. "
-            f"Got shape {x.shape}. Use np.linspace."
-        )
-    if period is not None and not period > x[-1] - x[0]:
-        raise ValueError(
-            f"The period of `{name}` in `{function}` must exceed the span {x[-1] - x[0]:.6g} of "
-            f"the nodes: the first node is not repeated at the end. Got {period}."
-        )
-    return x
-
-
-def at_nodes(function: str, name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
-    """A number or one value for each node, as the latter.
-
-    Args:
-        function: Who asks.
-        name: Name of the argument.
-        value: The number or the values.
-        shape: Shape of the nodes.
-
-    Returns:
-        The values at the nodes.
-
-    Raises:
-        ValueError: If the shape is another.
-
-    Examples:
-        >>> at_nodes("drift_grid", "drift", 2.0, (3,))
-        array([2., 2., 2.])
-    """
-    finite(function, **{name: value})
-    array = np.asarray(value, np.float64)
-    if array.ndim and array.shape != shape:
-        raise ValueError(
-            f"The `{name}` of `{function}` must be a number or one value for each node, shape "
-            f"{shape}. Got {array.shape}."
-        )
-    return np.broadcast_to(array, shape)
-
-
-def face_widths(x: Array, period: float | None) -> Array:
-    """Distances between neighbours, the closing one included on a ring.
-
-    Args:
-        x: (n,) Node positions.
-        period: Circumference of a ring, or ``None``.
-
-    Returns:
-        (n - 1,) The distances; (n,) on a ring.
-
-    Examples:
-        >>> face_widths(np.array([0.0, 1.0, 3.0]), 4.0)
-        array([1., 2., 1.])
-    """
-    inside = np.diff(x)
-    return inside if period is None else np.append(inside, x[0] + period - x[-1])
-
-
-def cell_widths(x: Array, period: float | None) -> Array:
-    """Widths of the cells around nodes: half of the distance to each neighbour.
-
-    Args:
-        x: (n,) Node positions.
-        period: Circumference of a ring.
-
-    Returns:
-        (n,) The widths.
-
-    Examples:
-        >>> cell_widths(np.array([0.0, 1.0, 3.0]), None)
-        array([0.5, 1.5, 1. ])
-    """
-    widths = face_widths(x, period)
-    if period is not None:
-        return (widths + np.roll(widths, 1)) / 2
-    return (np.append(widths, 0.0) + np.append(0.0, widths)) / 2
 
 
 def checked(grid: Grid, function: str, density: ArrayLike) -> Array:

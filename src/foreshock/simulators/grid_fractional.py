@@ -23,7 +23,7 @@ from scipy.linalg import solve, solve_toeplitz, toeplitz
 
 from foreshock.simulators.door import Array, finite, not_negative, positive, stability_index
 from foreshock.simulators.exact_levy import stable_tail_constant
-from foreshock.simulators.grid_cells import at_nodes
+from foreshock.simulators.grid_axes import at_nodes
 
 Ends = Literal["absorbing", "stopping"]
 

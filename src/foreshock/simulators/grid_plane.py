@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from foreshock.simulators.door import Array, finite, positive
 from foreshock.simulators.grid import Correction
-from foreshock.simulators.grid_cells import Grid, cell_widths, face_rates, node_axis
+from foreshock.simulators.grid_axes import cell_widths, node_axis
+from foreshock.simulators.grid_cells import Grid, face_rates
 
 
 def energy_plane(
@@ -168,6 +169,7 @@ def _plane(
         np.concatenate(forwards),
         np.concatenate(backwards),
         np.ones(volume.shape, bool),
+        periods=periods,
     )
 
 

@@ -18,7 +18,7 @@ from foreshock.simulators.curvature import largest_curvature
 from foreshock.simulators.door import positive
 from foreshock.simulators.dynamics import require_temperature
 from foreshock.simulators.potentials import Potential
-from foreshock.simulators.sde import State, refuse_unstable, standard_normal
+from foreshock.simulators.stepping import State, refuse_unstable, standard_normal
 
 
 @dataclass(frozen=True)

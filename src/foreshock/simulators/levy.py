@@ -23,7 +23,7 @@ from foreshock.simulators.door import positive, stability_index
 from foreshock.simulators.exact_levy import ou_levy_scale
 from foreshock.simulators.metrics import Chart
 from foreshock.simulators.potentials import Potential
-from foreshock.simulators.sde import leavers_lost, refuse_outside
+from foreshock.simulators.stepping import leavers_lost, refuse_outside
 
 
 def positive_stable(

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from foreshock.simulators.door import finite, positive
-from foreshock.simulators.sde import (
+from foreshock.simulators.stepping import (
     Jump,
     State,
     leavers_lost,

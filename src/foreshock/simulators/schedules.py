@@ -1,9 +1,9 @@
 r"""Learning rate, diffusion and entropy weight as functions of time, published and corrected.
 
-A schedule is a frozen value that is called with a time and returns a float. `published_schedules`
-are the three of the text of the document "fokker_planck", `published_code_schedules` those of its
-code; `corrected_schedules` keep the learning rate and replace the two that defeat their own
-purpose:
+A schedule is a frozen value that is called with a time and returns a float. Sets of three are in
+`foreshock.simulators.named_schedules`: `published_schedules` are those of the text of the document
+"fokker_planck", `published_code_schedules` those of its code; `corrected_schedules` keep the
+learning rate and replace the two that defeat their own purpose:
 
 | | published | corrected | why |
 |---|---|---|---|
@@ -314,92 +314,6 @@ class Schedules:
         return self.diffusion(t) / self.rate(t) + self.entropy(t)
 
 
-def published_schedules(
-    rate: float = 0.01,
-    tau: float = 1000.0,
-    beta: float = 1e-5,
-    diffusion: float = 1.0,
-    tau_diffusion: float = 500.0,
-) -> Schedules:
-    """The schedules of the text of "fokker_planck", with the numbers of its code where it has them.
-
-    lambda = beta/eta stands in the text only, without a number; the code keeps lambda at its
-    `lambda_reg` = .001, see `published_code_schedules`. The default of beta is .001 eta_0, so that
-    the two agree at t = 0. The temperature starts at D/eta = 100: nearly free diffusion.
-
-    Args:
-        rate: eta_0.
-        tau: Time scale of the learning rate.
-        beta: Numerator of lambda = beta/eta.
-        diffusion: D_0.
-        tau_diffusion: Time scale of the diffusion.
-
-    Returns:
-        The schedules.
-
-    Examples:
-        >>> found = published_schedules()
-        >>> round(found.temperature(0.0), 3), round(found.entropy(9000.0), 3)
-        (100.001, 0.01)
-    """
-    eta = InverseTime(rate, tau)
-    return Schedules("published", eta, Exponential(diffusion, tau_diffusion), OverRate(beta, eta))
-
-
-def published_code_schedules(
-    rate: float = 0.01,
-    tau: float = 1000.0,
-    entropy: float = 0.001,
-    diffusion: float = 1.0,
-    tau_diffusion: float = 500.0,
-) -> Schedules:
-    """The schedules of the code of "fokker_planck", whose entropy weight is constant.
-
-    Args:
-        rate: eta_0.
-        tau: Time scale of the learning rate, `tau_eta` there.
-        entropy: lambda, `lambda_reg` there.
-        diffusion: D_0.
-        tau_diffusion: Time scale of the diffusion, `tau_D` there.
-
-    Returns:
-        The schedules.
-
-    Examples:
-        >>> published_code_schedules().entropy(9000.0)
-        0.001
-    """
-    noise = Exponential(diffusion, tau_diffusion)
-    return Schedules("published code", InverseTime(rate, tau), noise, Constant(entropy))
-
-
-def corrected_schedules(
-    rate: float = 0.01, tau: float = 1000.0, entropy: float = 0.0, depth: float = 1.0
-) -> Schedules:
-    """The same learning rate, a constant entropy weight, and noise that anneals to the Gibbs law.
-
-    T(t) = depth / log(e + s) + entropy at s = eta_0 tau log(1 + t/tau), the time that the particles
-    feel. Annealing goes on for ever, but s grows as log t: where it shall get far, use a constant
-    rate with a `Logarithmic` diffusion.
-
-    Args:
-        rate: eta_0.
-        tau: Time scale of the learning rate.
-        entropy: lambda, constant.
-        depth: c, at least the depth of the deepest minimum that is not global.
-
-    Returns:
-        The schedules.
-
-    Examples:
-        >>> found = corrected_schedules(rate=1.0, tau=1.0, depth=2.0, entropy=0.5)
-        >>> [round(found.temperature(t), 3) for t in (0.0, 1e3, 1e6)]
-        [2.5, 1.383, 1.213]
-    """
-    eta = InverseTime(rate, tau)
-    return Schedules("corrected", eta, Product(eta, Logarithmic(depth, eta)), Constant(entropy))
-
-
 def constant_schedules(
     rate: float = 1.0, diffusion: float = 1.0, entropy: float = 0.0
 ) -> Schedules:
@@ -419,14 +333,6 @@ def constant_schedules(
     """
     _positive("constant_schedules", rate=rate)
     return Schedules("constant", Constant(rate), Constant(diffusion), Constant(entropy))
-
-
-#: Those with a history, by name.
-SCHEDULES = {
-    "published": published_schedules,
-    "published code": published_code_schedules,
-    "corrected": corrected_schedules,
-}
 
 
 def _positive(owner: str, **values: float) -> None:

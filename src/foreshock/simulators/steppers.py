@@ -15,7 +15,7 @@ from foreshock.simulators.door import positive
 from foreshock.simulators.dynamics import Dynamics, GradientFlow, Langevin
 from foreshock.simulators.fields import symmetric_root
 from foreshock.simulators.potentials import Quadratic, Quartic
-from foreshock.simulators.sde import (
+from foreshock.simulators.stepping import (
     Jump,
     State,
     leavers_lost,

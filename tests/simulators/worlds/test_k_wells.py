@@ -16,7 +16,8 @@ from foreshock.simulators.passage import coordinate_boundary, first_passage
 from foreshock.simulators.resets import PointReset
 from foreshock.simulators.schedules import Constant
 from foreshock.simulators.sde import EulerMaruyama
-from foreshock.simulators.worlds.k_wells import KWellsWorld, Returning
+from foreshock.simulators.worlds.k_wells import KWellsWorld
+from foreshock.simulators.worlds.k_wells_arrivals import Returning
 from foreshock.simulators.worlds.row_of_wells import Row, passage_exact, passage_of_chain
 from foreshock.store import Run, comparisons, figures
 

@@ -12,11 +12,12 @@ import torch
 from foreshock.simulators.dynamics import GradientFlow
 from foreshock.simulators.exact_levy import cauchy_quartic_density, getoor_exit_time
 from foreshock.simulators.levy import StableNoise
-from foreshock.simulators.passage import Boundary, exponential_rate, first_passage
+from foreshock.simulators.passage import Boundary, first_passage
+from foreshock.simulators.passage_estimates import exponential_rate
 from foreshock.simulators.potentials import Quadratic, Quartic
 from foreshock.simulators.sde import EulerMaruyama, integrate
 from foreshock.simulators.steppers import CubicSplitting
-from foreshock.simulators.worlds.levy import LevyWorld, _quartic_mass, brownian_rates
+from foreshock.simulators.worlds.levy import LevyWorld, _quartic_mass
 from foreshock.simulators.worlds.stable_chain import (
     disc_kernel,
     exit_steps,
@@ -25,6 +26,7 @@ from foreshock.simulators.worlds.stable_chain import (
     quartic_chain,
     radial_density,
 )
+from foreshock.simulators.worlds.stable_exits import brownian_rates
 from foreshock.store import Run, comparisons, figures
 
 

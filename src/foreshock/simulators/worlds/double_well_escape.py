@@ -11,19 +11,14 @@ import torch
 
 from foreshock.simulators.door import Array
 from foreshock.simulators.dynamics import Langevin
-from foreshock.simulators.exact_kramers import (
-    eyring_kramers_rate,
-    mean_first_passage_time,
-    well_decay_rate,
-)
+from foreshock.simulators.exact_kramers import mean_first_passage_time, well_decay_rate
+from foreshock.simulators.eyring_kramers import eyring_kramers_rate
 from foreshock.simulators.grid import energy_grid
 from foreshock.simulators.grid_cells import point_mass, total_mass
 from foreshock.simulators.grid_solvers import evolve
-from foreshock.simulators.passage import (
-    PassageTimes,
-    coordinate_boundary,
+from foreshock.simulators.passage import PassageTimes, coordinate_boundary, first_passage
+from foreshock.simulators.passage_estimates import (
     exponential_rate,
-    first_passage,
     mean_passage_time,
     survival_curve,
 )
@@ -36,6 +31,7 @@ from foreshock.simulators.worlds.euler_chain import (
     euler_nodes,
 )
 from foreshock.simulators.worlds.recorded import Progress
+from foreshock.stats.published_langevin import escape_time_langevin, kramers_rate_langevin
 from foreshock.store import Comparison, Curve, Figure, Run, record
 from foreshock.types import Estimate
 
@@ -263,14 +259,14 @@ def escape_times(
         Comparison(
             "Kramers rate as published, (ω₀/2π) exp(−ΔU/T)",
             # omega_0 is "the curvature at the minimum", U'' = 8 b; the barrier's is left out.
-            Estimate.exact(8 * b / (2 * math.pi) * math.exp(-own)),
+            Estimate.exact(kramers_rate_langevin(8 * b, b, t)),
             half,
             source="λ₁/2, quadrature",
             published=True,
         ),
         Comparison(
             "Escape time as published, exp(ΔU/T)",
-            Estimate.exact(math.exp(own)),
+            Estimate.exact(escape_time_langevin(b, t)),
             well.exact_passage(t),
             source="quadrature",
             published=True,

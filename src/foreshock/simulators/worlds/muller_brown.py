@@ -17,10 +17,12 @@ from foreshock.simulators.grid_cells import Grid, total_mass, with_target
 from foreshock.simulators.grid_plane import energy_plane
 from foreshock.simulators.grid_solvers import evolve, mean_first_passage, stationary
 from foreshock.simulators.landscapes import MullerBrown
-from foreshock.simulators.passage import coordinate_boundary, first_passage, mean_passage_time
+from foreshock.simulators.passage import coordinate_boundary, first_passage
+from foreshock.simulators.passage_estimates import mean_passage_time
 from foreshock.simulators.sde import EulerMaruyama, integrate
 from foreshock.simulators.worlds.recorded import Progress, measured, stages, started
 from foreshock.simulators.worlds.step_error import passage_error, stationary_error
+from foreshock.stats.published_langevin import escape_time_langevin
 from foreshock.stats.sample import proportion
 from foreshock.store import Comparison, Curve, Field, Figure, Run, record
 from foreshock.types import Estimate
@@ -208,9 +210,8 @@ def _passage(
     way = string_method(surface, torch.tensor(start), torch.tensor(target), images=61)
     kramers = escape_time(surface, way, 1.0)
     ends = surface.energy(torch.tensor([start, target], dtype=torch.float64))
-    gap = max(float(ends[1] - ends[0]), 0.0)
     # As the document "langevin" estimates a barrier: 0 where the target lies lower.
-    published = math.exp(gap) if gap > 1e-10 else 0.0
+    published = escape_time_langevin(max(float(ends[1] - ends[0]), 0.0), 1.0)
     record(
         run,
         Comparison(
