@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from foreshock.density import fdt_ratio
 from foreshock.simulators.potentials import Potential
-from foreshock.stats.intervals import t_quantile
 from foreshock.types import Estimate
 
-#: Groups below which a ratio has no interval.
-_GROUPS = 8
+#: Replicas below which a ratio has no interval.
+_REPLICAS = 8
 
 
 def laplacian(potential: Potential, theta: Tensor) -> Tensor:
@@ -36,15 +36,15 @@ def laplacian(potential: Potential, theta: Tensor) -> Tensor:
     )
 
 
-def consolidation(squared: Tensor, laplacian: Tensor, temperature: float) -> Estimate:
+def consolidation(gradients: Tensor, laplacian: Tensor, temperature: float) -> Estimate:
     r"""The corrected consolidation ratio: E|grad L|^2/(T E[lap L]), over replicas.
 
-    dE[L]/dt = -E|grad L|^2 + T E[lap L] along dtheta = -grad L dt + sqrt(2 T) dW, so above 1 the
-    mean loss falls, at 1 it rests, below 1 it rises. Dimensionless, unlike the published
-    |grad L|^2/(D d), which rests at tr(H)/d. Interval: delete-one jackknife of the ratio, Student.
+    `foreshock.density.fdt_ratio` with the refusals of a training run and its null: above 1 the mean
+    loss falls, at 1 it rests, below 1 it rises. Dimensionless, unlike the published
+    |grad L|^2/(D d), which rests at tr(H)/d.
 
     Args:
-        squared: (n,) |grad L|^2 of each replica, one time.
+        gradients: (n, d) grad L of each replica, one time.
         laplacian: (n,) Trace of the Hessian there.
         temperature: T.
 
@@ -57,24 +57,19 @@ def consolidation(squared: Tensor, laplacian: Tensor, temperature: float) -> Est
 
     Examples:
         >>> z = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)) * 0.5**0.5
-        >>> consolidation(z.square().sum(1), torch.full((4000,), 3.0), temperature=0.5).resolved
+        >>> consolidation(z, torch.full((4000,), 3.0), temperature=0.5).resolved
         True
     """
     if not temperature > 0:
         return Estimate.missing("The temperature is 0: there is no noise to compare with.")
-    top, bottom = squared.double(), temperature * laplacian.double()
-    n = len(top)
-    if n < _GROUPS:
-        return Estimate.missing(f"{n} replicas; an interval needs {_GROUPS}. Run more of them.")
-    if not bool(torch.isfinite(top).all() and torch.isfinite(bottom).all()):
+    n = len(gradients)
+    if n < _REPLICAS:
+        return Estimate.missing(f"{n} replicas; an interval needs {_REPLICAS}. Run more of them.")
+    if not bool(torch.isfinite(gradients).all() and torch.isfinite(laplacian).all()):
         return Estimate.missing("A gradient or a curvature is not finite.")
-    if not float(bottom.sum()) > 0:
+    if not float(laplacian.double().sum()) > 0:
         return Estimate.missing("The mean curvature is not positive: there is no rest to compare.")
-    value = float(top.sum() / bottom.sum())
-    without = (top.sum() - top) / (bottom.sum() - bottom)
-    error = math.sqrt((n - 1) / n * float((without - without.mean()).square().sum()))
-    half = t_quantile(n - 1) * error
-    return Estimate(value, value - half, value + half, n=n, null=(1.0, 1.0))
+    return replace(fdt_ratio(gradients, laplacian, temperature), null=(1.0, 1.0))
 
 
 def regime(ratio: Estimate) -> str:

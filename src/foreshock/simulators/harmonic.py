@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -103,6 +104,11 @@ class StochasticHarmonic:
             raise ValueError(f"The `lr` of `StochasticHarmonic` must be positive. Got {lr}.")
         return cls(potential, lr, noise_scale * dt / lr)
 
+    @cached_property
+    def _lower(self) -> Tensor | None:
+        """Cholesky factor of the metric, for all steps."""
+        return None if self.metric is None else torch.linalg.cholesky(self.metric)
+
     def rate(self, step: int) -> float:
         """The learning rate at a step; one that a schedule makes negative is refused."""
         lr = float(self.lr(step)) if callable(self.lr) else float(self.lr)
@@ -130,8 +136,8 @@ class StochasticHarmonic:
         lr = self.rate(step)
         drift = self.potential.gradient(theta)
         noise = torch.empty_like(theta).normal_(generator=generator)
-        if self.metric is not None:
-            lower = torch.linalg.cholesky(self.metric).to(theta)
+        if self._lower is not None:
+            lower = self._lower.to(theta)
             drift = torch.cholesky_solve(drift.T, lower).T
             # L' x = xi has the covariance (L L')^-1 = G^-1.
             noise = torch.linalg.solve_triangular(lower.T, noise.T, upper=True).T
@@ -248,13 +254,14 @@ def train(
     for step in range(steps + 1):
         due = step % every == 0 or step == steps
         if noise is not None or due:
-            squared = optimizer.potential.gradient(theta).square().sum(1)
+            gradients = optimizer.potential.gradient(theta)
+            squared = gradients.square().sum(1)
             curved = laplacian(optimizer.potential, theta)
             if noise is not None and state is not None:
                 state, factor = noise.update(state, step, _each(squared, curved, temperature))
             if due:
                 published = squared / (temperature * d)  # infinite without noise
-                found = consolidation(squared, curved, temperature)
+                found = consolidation(gradients, curved, temperature)
                 loss = optimizer.potential.energy(theta)
                 kept.append((step, theta, loss, published, found, factor.clone()))
         if step < steps:

@@ -20,6 +20,8 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from foreshock.simulators.door import positive
+
 
 class Schedule(Protocol):
     """Anything that maps a time to a number."""
@@ -91,7 +93,7 @@ class InverseTime:
     tau: float
 
     def __post_init__(self) -> None:
-        _positive("InverseTime", initial=self.initial, tau=self.tau)
+        positive("InverseTime", initial=self.initial, tau=self.tau)
 
     def __call__(self, t: float) -> float:
         """The value at time t."""
@@ -126,7 +128,7 @@ class Exponential:
     tau: float
 
     def __post_init__(self) -> None:
-        _positive("Exponential", initial=self.initial, tau=self.tau)
+        positive("Exponential", initial=self.initial, tau=self.tau)
 
     def __call__(self, t: float) -> float:
         """The value at time t."""
@@ -170,7 +172,7 @@ class Logarithmic:
     clock: Clock = Constant(1.0)  # frozen: shared by all without harm
 
     def __post_init__(self) -> None:
-        _positive("Logarithmic", depth=self.depth)
+        positive("Logarithmic", depth=self.depth)
 
     def __call__(self, t: float) -> float:
         """The value at time t."""
@@ -200,7 +202,7 @@ class Cosine:
     horizon: float
 
     def __post_init__(self) -> None:
-        _positive("Cosine", initial=self.initial, horizon=self.horizon)
+        positive("Cosine", initial=self.initial, horizon=self.horizon)
         if not (math.isfinite(self.final) and self.final >= 0):
             raise ValueError(f"The `final` of `Cosine` must be at least 0. Got {self.final}.")
 
@@ -331,12 +333,5 @@ def constant_schedules(
         >>> constant_schedules(rate=0.1, diffusion=0.2, entropy=1.0).temperature(0.0)
         3.0
     """
-    _positive("constant_schedules", rate=rate)
+    positive("constant_schedules", rate=rate)
     return Schedules("constant", Constant(rate), Constant(diffusion), Constant(entropy))
-
-
-def _positive(owner: str, **values: float) -> None:
-    """Refuse what is not positive and finite."""
-    for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"The `{name}` of `{owner}` must be positive and finite. Got {value}.")

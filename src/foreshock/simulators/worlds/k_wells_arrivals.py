@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -310,12 +310,15 @@ def searches(
     )
 
 
+def _variation(times: Array) -> float:
+    return float(times.std(ddof=1) / times.mean())
+
+
 def _spread(run: Run, well: int, times: Array, exact: Moments, chain: Moments) -> None:
     """Coefficient of variation of passage times, by the jackknife over 20 groups."""
     fold = np.arange(times.size) % 20
-    variation: Callable[[Array], float] = lambda t: float(t.std(ddof=1) / t.mean())  # noqa: E731
-    parts = [variation(times[fold != g]) for g in range(20)]
-    value, half = variation(times), t_quantile(19) * float(jackknife_se(parts))
+    parts = [_variation(times[fold != g]) for g in range(20)]
+    value, half = _variation(times), t_quantile(19) * float(jackknife_se(parts))
     record(
         run,
         Comparison(

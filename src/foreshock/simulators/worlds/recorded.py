@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from foreshock.stats.intervals import t_quantile
+from foreshock.stats.sample import mean_interval
 from foreshock.store import Curve, Figure, Run
 from foreshock.store.pictures import Look
 from foreshock.types import Estimate
@@ -70,10 +69,7 @@ def measured(values: Tensor) -> Estimate:
         >>> measured(torch.tensor([1.0, 3.0])).value
         2.0
     """
-    n = len(values)
-    mean = float(values.double().mean())
-    half = t_quantile(n - 1) * float(values.double().std()) / math.sqrt(n)
-    return Estimate(mean, mean - half, mean + half, n=n)
+    return mean_interval(values.detach().cpu().numpy())
 
 
 def told(
