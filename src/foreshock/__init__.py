@@ -1,10 +1,11 @@
 """Foreshock: early-warning signals in neural-network training, each with its uncertainty.
 
-``attach`` watches a run; ``Run`` reads one; `foreshock.detectors` and `foreshock.estimators` hold
-the rules and the quantities. Importing this package imports no torch.
+``attach`` watches a run; ``Run`` reads one; `foreshock.detectors`, `foreshock.policies` and
+`foreshock.estimators` hold the rules and the quantities. Importing this package imports no torch.
 """
 
 from foreshock import detectors as detectors
+from foreshock import policies as policies
 from foreshock.evaluation import lead as lead
 from foreshock.evaluation import milestones as milestones
 from foreshock.evaluation import replay as replay
@@ -46,6 +47,7 @@ __all__ = [
     "lead",
     "list_runs",
     "milestones",
+    "policies",
     "replay",
     "write_report",
 ]

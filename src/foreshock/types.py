@@ -182,16 +182,16 @@ class Action:
     Args:
         step: Optimizer step.
         policy: Name of the policy.
-        kind: What to do, such as ``"scale_lr"``.
-        arguments: The numbers of the action.
+        kind: What to do, such as ``"reset_weights"``.
+        arguments: The numbers of the action and of what caused it; a layer is named.
         reason: A sentence for a person.
-        applied: False under ``dry_run``.
+        applied: Whether it was carried out: never under ``dry_run``, and not if it failed.
     """
 
     step: int
     policy: str
     kind: str
-    arguments: Mapping[str, float]
+    arguments: Mapping[str, float | str]
     reason: str
     applied: bool = False
 

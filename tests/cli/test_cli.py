@@ -104,6 +104,28 @@ def test_replay_is_identical_and_says_so(run: Path, capsys: Capture) -> None:
     assert "no detector 'oracle'" in capsys.readouterr().err
 
 
+def test_replay_of_policies_prints_what_they_would_have_done(
+    run: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    words = ["replay", str(run), "--policy", "weight_reset:cusum(loss up)", "--detector"]
+    found = answer(capsys, *words, "cusum:loss", "--dry-run")
+    assert found["actions"] == []
+    with Run.create(tmp_path / "r") as recorded:
+        for step in range(13):
+            recorded.append(step, {"published/c_wrapper_fp": 0.1})
+    words = ["replay", str(tmp_path / "r"), "--policy", "published_weight_reset"]
+    found = answer(capsys, *words)
+    assert [(a["step"], a["applied"]) for a in found["actions"]] == [(11, False), (12, False)]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "published_weight_reset, reset_weights: Perturb 15%" in said
+    assert "2 actions, none carried out." in said
+    assert main([*words, "--no-dry-run"]) == 2
+    assert "is a dry run" in capsys.readouterr().err
+    assert main(["replay", str(run), "--policy", "prayer"]) == 2
+    assert "There is no policy 'prayer'" in capsys.readouterr().err
+
+
 def test_replay_notices_a_difference(run: Path, capsys: Capture) -> None:
     with Run.open(run, "a") as recorded:
         payload = {"series": "loss", "value": 1.0, "threshold": 0.0, "reason": "forged"}

@@ -149,3 +149,18 @@ def test_equal_laws_with_heavy_tails_are_resolved_at_their_level(method) -> None
         resolved += found.resolved
     # One side of a permutation test of level 1/40: 1 expected, 6 or more has probability .04 %.
     assert resolved <= 5
+
+
+@pytest.mark.parametrize("method", ["sliced", "bures"])
+def test_paired_clouds_share_their_sampling(method: str) -> None:
+    """The same particles, not moved: 0, where the bias of independent clouds would be taken off."""
+    x = torch.randn(200, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    g = torch.Generator().manual_seed(1)
+    still = w2(x, x, generator=g, method=method, paired=True)
+    assert still.value == pytest.approx(0.0, abs=1e-6) and not still.resolved
+    assert w2(x, x, generator=g, method=method).value < -0.3  # what it would be
+    # Shrunk to a half: W2 of N(0, I) and N(0, I/4) is sqrt(d)/2, and all particles moved alike.
+    found = w2(x, x / 2, generator=g, method=method, paired=True)
+    assert found.low < math.sqrt(8) / 2 < found.high
+    with pytest.raises(ValueError, match="same particles"):
+        w2(x, x[:100], generator=g, method=method, paired=True)

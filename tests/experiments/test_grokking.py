@@ -17,7 +17,7 @@ def rows(pair: tuple[torch.Tensor, torch.Tensor]) -> set[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("task", ["p59", "p23"])
-@pytest.mark.parametrize("variant", ["grok", "labels", "latin", "decay", "data"])
+@pytest.mark.parametrize("variant", ["grok", "labels", "latin", "decay", "data", "frozen"])
 def test_the_two_halves_are_disjoint_and_whole(task: str, variant: str) -> None:
     config = Grokking(task, variant, seed=3)  # type: ignore[arg-type]
     data, p = grokking.make_data(config), config.modulus
@@ -27,7 +27,7 @@ def test_the_two_halves_are_disjoint_and_whole(task: str, variant: str) -> None:
     assert len(train) == int((0.3 if variant == "data" else 0.5) * p * p)
     table = {r[:2]: r[2] for r in train | heldout}
     right = sum(table[a, b] == (a + b) % p for a, b in table) / p**2
-    if variant in ("grok", "decay", "data"):
+    if variant in ("grok", "decay", "data", "frozen"):
         assert right == 1.0
     else:
         # chance 1/p; a random table agrees in p ± sqrt(p) of p² cells, ten sd above is still < .5
@@ -52,12 +52,30 @@ def test_the_twin_shares_everything_but_the_labels() -> None:
     assert all(torch.equal(a[k], b[k]) for k in a)
     decay = {
         v: grokking.make_optimizer(Grokking(variant=v), torch.nn.Linear(1, 1)).param_groups[0]
-        for v in ("grok", "labels", "latin", "data", "decay")
+        for v in ("grok", "labels", "latin", "data", "decay", "frozen")
     }
     assert {v: g["weight_decay"] for v, g in decay.items() if v != "decay"} == {
-        "grok": 1.0, "labels": 1.0, "latin": 1.0, "data": 1.0
+        "grok": 1.0, "labels": 1.0, "latin": 1.0, "data": 1.0, "frozen": 1.0
     }  # fmt: skip
     assert decay["decay"]["weight_decay"] == 0.0
+    assert {v: g["lr"] for v, g in decay.items() if v != "frozen"} == {
+        "grok": 5e-3, "labels": 5e-3, "latin": 5e-3, "data": 5e-3, "decay": 5e-3
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("task", ["p59", "p23"])
+def test_in_the_frozen_null_no_weight_moves_by_a_bit(task: str) -> None:
+    config = Grokking(task, "frozen", seed=4)  # type: ignore[arg-type]
+    data, model = grokking.make_data(config), grokking.make_model(config)
+    optimizer = grokking.make_optimizer(config, model)
+    generator = torch.Generator().manual_seed(0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for _ in range(5):
+        loss = grokking.loss_of(model, grokking.draw_batch(config, data, generator))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()  # decoupled weight decay is a factor 1 - 0 * 1
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_watching_does_not_change_the_experiment(tmp_path: Path) -> None:
@@ -100,6 +118,27 @@ def test_p59_groks_with_a_plateau_and_its_twin_does_not(tmp_path: Path) -> None:
         z = run.series("readout/heldout_signal").value
     assert set(reached) == {"memorised"}
     assert abs(z).max() < 5  # N(0, 1) at every evaluation, strongly dependent ones
+
+
+def test_the_latents_of_a_layer_are_followed_beside_a_preset(tmp_path: Path) -> None:
+    config = Grokking("p23", seed=1, steps=21, observables="free", every=2, latent="hidden")
+    with grokking.run(config, tmp_path / "run") as run:
+        drift, norm = run.series("latent/drift"), run.series("grad/norm")
+        cloud = run.arrays("latent/z")
+    # Of the preset nothing is lost; what is dear comes ten times as rarely.
+    assert norm.step.tolist() == list(range(0, 21, 2))
+    assert drift.step.tolist() == [0, 20]
+    # 25 batches allow (25 - 1)/3 = 8 axes; AdamW has no metric before its first step.
+    assert int(drift.n[-1]) == 25 and cloud[-1][1].shape[1] == 8
+    assert drift.value[-1] > 0 and not drift.flags[-1]
+
+
+def test_in_the_frozen_null_nothing_of_the_latents_is_resolved(tmp_path: Path) -> None:
+    config = Grokking("p23", "frozen", 1, 21, observables="none", every=2, latent="hidden")
+    with grokking.run(config, tmp_path / "run", detectors=()) as run:
+        assert run.series("latent/drift").value[-1] == 0.0
+        for name in ("drift", "diffusion", "c", "entropy_production", "entropy_production_bound"):
+            assert not run.series(f"latent/{name}").estimate(1).resolved
 
 
 def test_configuration_is_checked() -> None:

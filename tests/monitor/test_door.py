@@ -108,7 +108,17 @@ def test_a_loss_that_ignores_its_model_is_refused_and_leaves_no_trace(tmp_path: 
         ({"observables": ["norms", "norms"]}, "both write 'grad/norm'"),
         ({"detectors": ["oracle"]}, "There is no detector 'oracle'"),
         ({"detectors": ["turnover", "turnover"]}, "Two detectors are called 'turnover'"),
-        ({"dry_run": False}, "which this version cannot do"),
+        ({"dry_run": False}, "has nothing to carry out. Pass `policies`"),
+        ({"policies": ["prayer"]}, "There is no policy 'prayer'"),
+        ({"policies": ["weight_reset"] * 2}, "Two policies are called 'weight_reset'"),
+        (
+            {"policies": ["weight_reset:turnover"], "detectors": ["cusum"]},
+            "waits for alarms of 'turnover', which is not among .* They are cusum\\(loss up\\)",
+        ),
+        (
+            {"policies": [fs.policies.LatentReset("nowhere")], "dry_run": False},
+            "The model has no layer 'nowhere'. Some that it has: body, body.0",
+        ),
     ],
 )
 def test_arguments(options: dict, sentence: str, tmp_path: Path) -> None:

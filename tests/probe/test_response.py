@@ -10,7 +10,7 @@ import torch
 
 from foreshock.probe import Probe
 from foreshock.probe.optimizer import OptimizerView
-from foreshock.probe.response import KNOWN, responses
+from foreshock.probe.response import KNOWN, responses, settled_responses
 from foreshock.probe.view import ModelView
 from tests.cases import CASES
 
@@ -167,3 +167,142 @@ def test_an_unknown_optimizer_is_named(make: Make) -> None:
     found, sentence = responses(OptimizerView(optimizer, view), view, [view.parameters])
     assert found is None
     assert make.__name__ in sentence and all(name in sentence for name in KNOWN)
+
+
+def displacements(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    gradients: list[list[torch.Tensor]],
+) -> torch.Tensor:
+    """What a real optimizer does at each step to weights that are put back after every step.
+
+    Its second moments are kept at what they are: before a step they are set to what the step will
+    turn into the present ones.
+    """
+    twin, follower = copy.deepcopy((model, optimizer))
+    name, found = type(optimizer).__name__, []
+    weights = [p.detach().clone() for p in twin.parameters()]
+    settings = follower.param_groups[0]
+    kept = {p: {k: copy.deepcopy(v) for k, v in s.items()} for p, s in follower.state.items()}
+    for gradient in gradients:
+        for p, g in zip(twin.parameters(), gradient, strict=True):
+            p.grad = g.clone()
+            used = -g if settings["maximize"] else g
+            if name != "AdamW":
+                used = used + settings["weight_decay"] * p.detach()
+            state = follower.state[p]
+            if "exp_avg_sq" in state:
+                b = settings["betas"][1]
+                corrected = (1 - b ** (state["step"] + 1)) / (1 - b ** kept[p]["step"])
+                state["exp_avg_sq"] = (corrected * kept[p]["exp_avg_sq"] - (1 - b) * used**2) / b
+                if settings["amsgrad"]:
+                    state["max_exp_avg_sq"] = corrected * kept[p]["max_exp_avg_sq"]
+            if "square_avg" in state:
+                a = settings["alpha"]
+                state["square_avg"] = (kept[p]["square_avg"] - (1 - a) * used**2) / a
+                if settings["centered"]:
+                    state["grad_avg"] = (kept[p]["grad_avg"] - (1 - a) * used) / a
+            if "sum" in state:
+                state["sum"] = kept[p]["sum"] - used**2
+        follower.step()
+        moved = [p - w for p, w in zip(twin.parameters(), weights, strict=True)]
+        found.append(torch.cat([m.reshape(-1) for m in moved]))
+        with torch.no_grad():
+            for p, w in zip(twin.parameters(), weights, strict=True):
+                p.copy_(w)
+    return torch.stack(found).detach()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_settled_is_the_sum_of_all_later_displacements(name: str) -> None:
+    # 150 steps: Adam's bias correction 0.9^150 = 1e-7 is over
+    model, optimizer, probe = prepared(OPTIMIZERS[name], 150)
+    view = ModelView(model)
+    gradients = [view.gradient(probe.loss, batch)[1] for batch in probe.draw(0)][:2]
+    kept = copy.deepcopy(optimizer.state_dict())
+    seen = OptimizerView(optimizer, view)
+    found, sentence = settled_responses(seen, view, gradients)
+    rest, _ = settled_responses(seen, view, [[torch.zeros_like(p) for p in view.parameters]])
+    assert found is not None and rest is not None and sentence == ""
+    decay = optimizer.param_groups[0]["weight_decay"]
+    assert (rest.abs().sum() > 0) == (decay > 0)
+    none = [torch.zeros_like(g) for g in gradients[0]]
+    quiet = displacements(model, optimizer, [none] * 160)
+    for row, gradient in zip(found, gradients, strict=True):
+        after = displacements(model, optimizer, [list(gradient), *[none] * 159])
+        impulse = (after - quiet).sum(0)
+        # memory 0.9^160 = 5e-8, bias 1e-7, θ' - θ rounds to 1e-16 in each of 160 steps
+        assert (row - rest[0] - impulse).norm() <= 1e-6 * impulse.norm()
+    # Without gradients what is left, once the momentum has faded, is the decay.
+    last = quiet[0 if name == "adagrad" else -1]  # Adagrad's rate goes on falling, without memory
+    assert (rest[0] - last).norm() <= 1e-6 * (rest[0].norm() + found.norm())
+    for key, entry in kept["state"].items():
+        for field, value in entry.items():
+            same = value is None or torch.equal(value, optimizer.state_dict()["state"][key][field])
+            assert same, (key, field)
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_settled_adam_is_the_formula_from_the_first_steps_on(amsgrad: bool) -> None:
+    model, optimizer, probe = prepared(lambda p: optim.Adam(p, lr=0.01, amsgrad=amsgrad), 3)
+    view = ModelView(model)
+    gradient = view.gradient(probe.loss, probe.draw(0)[0])[1]
+    found, _ = settled_responses(OptimizerView(optimizer, view), view, [gradient])
+    assert found is not None
+    key = "max_exp_avg_sq" if amsgrad else "exp_avg_sq"
+    second = [optimizer.state[p][key] / (1 - 0.999**3) for p in model.parameters()]
+    expected = [-0.01 * g / (v.sqrt() + 1e-8) for g, v in zip(gradient, second, strict=True)]
+    torch.testing.assert_close(found[0], torch.cat([e.reshape(-1) for e in expected]))
+
+
+def test_settled_is_the_drift_of_training_on_a_linear_problem() -> None:
+    # Two weights, loss g'θ with noisy g: the mean velocity of real SGD with momentum.
+    model = torch.nn.Linear(2, 1, bias=False).double()
+    optimizer = optim.SGD(model.parameters(), lr=0.01, momentum=0.9, dampening=0.5)
+    draw = torch.Generator().manual_seed(0)
+    mean, steps = torch.tensor([[1.0, -2.0]], dtype=torch.float64), 4000
+    view = ModelView(model)
+    start = model.weight.detach().clone()
+    noise = torch.randn(steps, 1, 2, generator=draw, dtype=torch.float64)
+    for g in mean + noise:
+        model.weight.grad = g
+        optimizer.step()
+    gradients = [[g] for g in mean + noise]
+    found, _ = settled_responses(OptimizerView(optimizer, view), view, gradients)
+    assert found is not None
+    velocity = (model.weight.detach() - start).reshape(-1) / steps
+    # the same gradients on both sides: what is left is the memory at the end, ten steps of 4000,
+    # of responses of 0.05 |g|
+    assert (found.mean(0) - velocity).norm() <= 20 / steps * found.norm(dim=1).mean()
+    assert velocity.norm() == pytest.approx(0.05 * 5**0.5, rel=0.05)
+
+
+def test_settled_refuses_what_it_does_not_know() -> None:
+    model = CASES["mlp"].model()
+    view = ModelView(model)
+    ones = [[torch.ones_like(p) for p in view.parameters]]
+    found, sentence = settled_responses(
+        OptimizerView(optim.NAdam(model.parameters()), view), view, ones
+    )
+    assert found is None and "NAdam" in sentence
+    fresh = OptimizerView(optim.AdamW(model.parameters()), view)
+    found, sentence = settled_responses(fresh, view, ones)
+    assert found is None and "no step yet" in sentence
+    half = Coarse(torch.float16)
+    seen = OptimizerView(optim.AdamW(half.parameters()), ModelView(half))
+    found, sentence = settled_responses(seen, ModelView(half), ones)
+    assert found is None and "float16" in sentence
+    # One parameter had a gradient, the other did not, and one is trained by nobody.
+    part = optim.AdamW([model.head.weight, model.head.bias])
+    model.head.weight.grad = torch.ones_like(model.head.weight)
+    part.step()
+    seen = OptimizerView(part, view)
+    found, sentence = settled_responses(seen, view, ones)
+    assert found is None and "'head.bias'" in sentence
+    quiet = [[torch.zeros_like(p) if n == "head.bias" else torch.ones_like(p)
+              for n, p in zip(view.names, view.parameters, strict=True)]]  # fmt: skip
+    found, _ = settled_responses(seen, view, quiet)
+    assert found is not None
+    sizes = [p.numel() for p in view.parameters]
+    moved = dict(zip(view.names, found[0].split(sizes), strict=True))
+    assert [n for n, m in moved.items() if m.any()] == ["head.weight"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from torch import nn
 
 from foreshock.probe import Probe
 from foreshock.probe.quiet import quiet
-from foreshock.probe.view import ModelView, batch_size, labelled, norm, unwrap
+from foreshock.probe.view import ModelView, batch_size, forward_of, labelled, norm, unwrap
 from tests.cases import CASES, loss
 
 
@@ -119,3 +121,46 @@ def test_norm_of_many_and_of_none() -> None:
     parts = [torch.full((3,), 2.0), None, torch.full((1,), 2.0)]
     assert norm(parts).item() == pytest.approx(4.0, rel=1e-6)  # float32 within a parameter
     assert torch.isnan(norm([None]))
+
+
+class Answers(nn.Module):
+    """Called with a mapping, and wraps what it computes as a model of some library would."""
+
+    def __init__(self, wrap: Any) -> None:
+        super().__init__()
+        self.wrap, self.inner = wrap, nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        return self.wrap(self.inner(x + y))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda t: t,
+        lambda t: SimpleNamespace(logits=t),
+        lambda t: {"loss": t.mean(), "logits": t},
+    ],
+    ids=["tensor", "attribute", "mapping"],
+)
+def test_outputs_of_models_called_with_mappings(wrap: Any) -> None:
+    model = Answers(wrap)
+    batch = {"x": torch.ones(4, 3), "y": torch.randn(4, 3)}
+    probe = Probe(loss=loss, batches=[batch])
+    expected = model.inner(batch["x"] + batch["y"]).detach()
+    assert torch.equal(ModelView(model).outputs(probe, batch), expected)
+
+
+@pytest.mark.parametrize(
+    "wrap, sentence",
+    [
+        (lambda t: (t, None), r"Got tuple; pass `Probe\(forward=lambda m, x: m\(x\)\[0\]\)`"),
+        (lambda t: {"out": t}, r"Got dict with the keys \['out'\]; pass `Probe\(forward="),
+        (lambda t: None, "Got NoneType"),
+    ],
+    ids=["tuple", "mapping", "nothing"],
+)
+def test_other_outputs_are_refused_with_what_to_pass(wrap: Any, sentence: str) -> None:
+    forward = forward_of(Probe(loss=loss, batches=[0]))
+    with pytest.raises(ValueError, match=sentence):
+        forward(Answers(wrap), {"x": torch.ones(4, 3), "y": torch.ones(4, 3)})

@@ -13,6 +13,7 @@ import pytest
 from foreshock.report import write_report
 from foreshock.store import Run
 from foreshock.types import Estimate
+from tests.report.latent_runs import write_latent
 from tests.report.runs import HOSTILE
 
 if os.environ.get("CI") == "true":
@@ -128,6 +129,24 @@ def test_a_canvas_is_really_painted(visit: Visit) -> None:
     assert len(colours) == 32
     for seen in colours:
         assert 0x0072B2 in seen  # the run's own line, in the first colour of the palette
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
+def test_the_latent_section_draws_and_fits(
+    browser: Any, tmp_path: Path, width: int, scheme: str
+) -> None:
+    pair = [write_latent(tmp_path / "a", records=9), write_latent(tmp_path / "b", frozen=True)]
+    page = write_report(pair, tmp_path / "report.html")
+    with Visit(browser, page, width=width, scheme=scheme) as visit:
+        assert visit.complaints == []
+        assert visit.page.locator("#latent .plot canvas").count() == 3
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+        # A picture has the width of its column: none is cut off, none lies on its neighbour.
+        boxes = [found.bounding_box() for found in visit.page.locator("#latent svg").all()]
+        assert len(boxes) == 6
+        for box in boxes:
+            assert box["x"] >= 0 and box["x"] + box["width"] <= width and box["height"] > 100
+        assert visit.page.locator(".action-table tbody tr[data-policy]").count() == 3
 
 
 def test_hover_moves_the_cursor_of_every_chart_to_the_same_step(

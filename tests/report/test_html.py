@@ -212,6 +212,19 @@ def test_only_logged_scalars(make_run: Callable[..., Run], tmp_path: Path) -> No
     assert "No detector fired up to step 2" in page.text
 
 
+def test_every_chart_that_is_sent_has_its_place_on_the_page(
+    make_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    """One without stops the script, and then no chart is drawn: accuracies, but no gradients."""
+    with make_run() as run:
+        for step in range(3):
+            run.append(step, {"loss": 1.0, "val_acc": 0.5, "train_acc": 0.5, "latent/c": 1.0})
+    page, _ = report([tmp_path / "run"], tmp_path)
+    places = {a["data-chart"] for _tag, a in page.elements if "data-chart" in a}
+    assert {chart["key"] for chart in page.data["charts"]} == places
+    assert {"accuracy", "loss", "latent-c"} <= places
+
+
 def test_nan_everywhere_and_infinities(make_run: Callable[..., Run], tmp_path: Path) -> None:
     with make_run() as run:
         for step in range(4):

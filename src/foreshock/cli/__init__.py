@@ -16,6 +16,7 @@ COMMANDS = {
     "ls": ("runs", "list the runs in a folder"),
     "report": ("runs", "write the offline HTML report of a run, or of a run and its twin"),
     "replay": ("runs", "run detectors over a recorded run"),
+    "calibrate": ("calibrate", "make an alarm from known-safe runs, at a stated false-alarm rate"),
     "doctor": ("runs", "check whether runs can be written, read and measured here"),
     "bench": ("bench", "run a benchmark of the source checkout, such as coverage"),
 }

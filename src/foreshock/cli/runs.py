@@ -78,23 +78,33 @@ def report(runs: Folders, out: Path | None = None, json: bool = False) -> int:
 def replay(
     run: Folder,
     detector: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    policy: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    dry_run: bool = True,
     json: bool = False,
 ) -> int:
-    """Run detectors over a recorded run, causally, as they would have run live.
+    """Run detectors over a recorded run, causally, as they would have run live; or policies.
 
     Args:
         run: Run folder.
         detector: Name, optionally with a series (``cusum:loss``); may be repeated. Without it, the
             detectors that were attached are run again and their alarms compared with the recorded
             ones.
+        policy: Name, optionally with the detector it hears (``weight_reset:turnover``); may be
+            repeated. What it would have done is printed instead of alarms, on the alarms of the
+            named detectors, or else on the recorded ones.
+        dry_run: A replay is always one.
         json: Print JSON.
 
     Returns:
         1 if the recorded alarms differ from the replayed ones, else 0.
 
     Raises:
-        ValueError: If no detector is named and none was attached.
+        ValueError: If no detector is named and none was attached, or actions are to be carried out.
     """
+    if not dry_run:
+        raise ValueError("A recorded run cannot be changed: `foreshock replay` is a dry run.")
+    if policy:
+        return _replay_policies(run, policy, detector, json)
     from foreshock.detectors.record import recorded_alarms, recorded_detectors
     from foreshock.evaluation import replay as run_replay
 
@@ -121,6 +131,22 @@ def replay(
         if foreign:
             console().print(f"Not compared: {', '.join(foreign)}.")
     return 1 if same is False else 0
+
+
+def _replay_policies(run: Path, policy: Sequence[str], detector: Sequence[str], json: bool) -> int:
+    from foreshock.evaluation import replay_actions
+
+    with Run.open(run) as recorded:
+        actions = replay_actions(recorded, policy, detector or None)
+    if json:
+        emit({"run": str(run), "actions": [asdict(a) for a in actions]})
+        return 0
+    out = console()
+    for action in actions:
+        what = f"{action.policy}, {action.kind}: {action.reason}"
+        out.print(f"step {action.step:>7,}  {what}", soft_wrap=True)
+    out.print(f"{len(actions)} action{'' if len(actions) == 1 else 's'}, none carried out.")
+    return 0
 
 
 def _in_order(alarms: Sequence[Alarm]) -> list[Alarm]:

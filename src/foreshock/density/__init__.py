@@ -17,6 +17,8 @@ from foreshock.density.flow import velocity as velocity
 from foreshock.density.flux import PlaneFlux as PlaneFlux
 from foreshock.density.flux import flux as flux
 from foreshock.density.flux import plane_flux as plane_flux
+from foreshock.density.moves import MeasuredFlow as MeasuredFlow
+from foreshock.density.moves import measured_flow as measured_flow
 from foreshock.density.score import Score as Score
 from foreshock.density.score import fit_score as fit_score
 from foreshock.density.score_record import Selection as Selection
@@ -24,9 +26,11 @@ from foreshock.density.score_record import Validity as Validity
 from foreshock.density.transport import bures as bures
 from foreshock.density.transport import quantile_w2_squared as quantile_w2_squared
 from foreshock.density.transport import w2 as w2
+from foreshock.density.variational import production_bound as production_bound
 
 __all__ = [
     "Flow",
+    "MeasuredFlow",
     "PlaneFlux",
     "Score",
     "Selection",
@@ -41,7 +45,9 @@ __all__ = [
     "flux",
     "free_energy",
     "ito_divergence",
+    "measured_flow",
     "plane_flux",
+    "production_bound",
     "quantile_w2_squared",
     "velocity",
     "w2",

@@ -6,16 +6,38 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any, Protocol
 
+from foreshock.detectors.calibration import Calibration
+from foreshock.detectors.conformal_alarm import ConformalAlarm
 from foreshock.detectors.cusum import CUSUM
 from foreshock.detectors.forecasters import OnsetRatio
+from foreshock.detectors.gold_selection import GoldSelection
+from foreshock.detectors.gold_turnover import GoldTurnover
 from foreshock.detectors.heldout_signal import HeldoutSignalRule
+from foreshock.detectors.kl_threshold import KlThreshold
+from foreshock.detectors.over_optimisation import OverOptimisation
 from foreshock.detectors.p_crosses_half import PCrossesHalf
 from foreshock.detectors.phase_transition import PhaseTransition
+from foreshock.detectors.proxy_spread import ProxySpread
+from foreshock.detectors.published_rlhf_alert import PublishedRlhfAlert
 from foreshock.detectors.turnover import Turnover
 from foreshock.types import Alarm, Detector, Forecast
 
 _KINDS = {
-    cls.__name__: cls for cls in (CUSUM, HeldoutSignalRule, PCrossesHalf, PhaseTransition, Turnover)
+    cls.__name__: cls
+    for cls in (
+        CUSUM,
+        ConformalAlarm,
+        GoldSelection,
+        GoldTurnover,
+        HeldoutSignalRule,
+        KlThreshold,
+        OverOptimisation,
+        PCrossesHalf,
+        PhaseTransition,
+        ProxySpread,
+        PublishedRlhfAlert,
+        Turnover,
+    )
 }
 
 
@@ -62,6 +84,9 @@ def recorded_detectors(events: Iterable[_Event]) -> list[Detector]:
             continue
         if arguments.get("forecast") is not None:
             arguments = {**arguments, "forecast": OnsetRatio(**arguments["forecast"])}
+        if "calibration" in arguments:
+            calibration = Calibration.from_record(arguments["calibration"])
+            arguments = {**arguments, "calibration": calibration}
         found.append(cls(**arguments))
     return found
 

@@ -21,6 +21,7 @@ from foreshock.estimators.gradient_metrics import GradientMetrics as GradientMet
 from foreshock.estimators.gradient_metrics import weight_snr as weight_snr
 from foreshock.estimators.gradient_noise import GradientNoise as GradientNoise
 from foreshock.estimators.gradient_noise import gradient_gram as gradient_gram
+from foreshock.estimators.latent_flow import LatentFlow as LatentFlow
 from foreshock.estimators.llc import LocalLearningCoefficient as LocalLearningCoefficient
 from foreshock.estimators.llc import sgld as sgld
 from foreshock.estimators.loss_conflict import LossConflict as LossConflict
@@ -36,6 +37,9 @@ from foreshock.estimators.published import consolidation_ratio as consolidation_
 from foreshock.estimators.published import lambda_power as lambda_power
 from foreshock.estimators.published import metric_log_det as metric_log_det
 from foreshock.estimators.published_edge import PublishedEdge as PublishedEdge
+from foreshock.estimators.published_fokker_planck import (
+    PublishedFokkerPlanck as PublishedFokkerPlanck,
+)
 from foreshock.estimators.published_langevin import PublishedLangevin as PublishedLangevin
 from foreshock.estimators.published_levy import PublishedLevy as PublishedLevy
 from foreshock.estimators.published_signal import PublishedSignal as PublishedSignal
@@ -65,6 +69,7 @@ __all__ = [
     "Group",
     "HeldoutSignal",
     "HillNorms",
+    "LatentFlow",
     "LocalLearningCoefficient",
     "LossConflict",
     "ModularProgress",
@@ -73,6 +78,7 @@ __all__ = [
     "Norms",
     "Ntk",
     "PublishedEdge",
+    "PublishedFokkerPlanck",
     "PublishedLangevin",
     "PublishedLevy",
     "PublishedSignal",
@@ -143,6 +149,7 @@ def catalogue() -> list[Observable]:
         Trajectory(),
         Geometry(),
         Triple(),
+        LatentFlow(),
     ]
 
 
@@ -156,4 +163,10 @@ def published_catalogue() -> list[Observable]:
         >>> [one.name for one in published_catalogue()][0]
         'published_levy'
     """
-    return [PublishedLevy(), PublishedSignal(), PublishedLangevin(), PublishedEdge()]
+    return [
+        PublishedLevy(),
+        PublishedSignal(),
+        PublishedLangevin(),
+        PublishedEdge(),
+        PublishedFokkerPlanck(),
+    ]

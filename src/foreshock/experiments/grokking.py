@@ -6,7 +6,8 @@ quadratic activation, squared loss, full batch; memorised at about 30, onset abo
 
 The nulls change one thing each. ``labels``: random labels, everything else identical; the twin that
 any signal must stay silent on. ``latin``: a random Latin square in place of the group table.
-``decay``: no weight decay. ``data``: too few training pairs.
+``decay``: no weight decay. ``data``: too few training pairs. ``frozen``: learning rate 0, so that
+nothing moves and whatever is measured is what measuring makes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch.nn import functional
 
 from foreshock.detectors import HeldoutSignalRule
 from foreshock.detectors.forecasters import OnsetRatio
+from foreshock.estimators import LatentFlow
 from foreshock.evaluation import Milestones, milestones
 from foreshock.evaluation.events import RULES
 from foreshock.experiments.latin_square import random_latin_square
@@ -32,7 +34,7 @@ from foreshock.store import Run
 from foreshock.types import Detector, Observable, OnAlarm
 
 Task = Literal["p59", "p23"]
-Variant = Literal["grok", "labels", "latin", "decay", "data"]
+Variant = Literal["grok", "labels", "latin", "decay", "data", "frozen"]
 
 #: What differs between the two tasks.
 TASKS: dict[str, dict[str, Any]] = {
@@ -43,7 +45,10 @@ TASKS: dict[str, dict[str, Any]] = {
 
 #: How many times `Grokking.every` apart an observable is measured; 1 where it is not named. The
 #: window of the tail index fills with every step.
-RHYTHM = {"curvature": 5, "ntk": 5, "ridge_signal": 2, "tails": 0}
+RHYTHM = {"curvature": 5, "latent_flow": 10, "ntk": 5, "ridge_signal": 2, "tails": 0}
+
+#: Batches of the probe, and with latents: 8 dimensions of drift and noise need 25 of them.
+BATCHES, LATENT_BATCHES = 8, 25
 
 
 @dataclass(frozen=True)
@@ -52,13 +57,15 @@ class Grokking:
 
     Args:
         task: ``p59`` (cross-entropy, mini-batches) or ``p23`` (squared loss, full batch).
-        variant: ``grok``, or the null: ``labels``, ``latin``, ``decay``, ``data``.
+        variant: ``grok``, or the null: ``labels``, ``latin``, ``decay``, ``data``, ``frozen``.
         seed: Seed of split, initial weights, batches, and of the null's table.
         steps: Updates; 0 for the task's own horizon (1,200 and 1,500).
         observables: Preset of the monitor, or ``none`` to train without it.
         every: Measure every so many steps, what is dear more rarely (`RHYTHM`); 0 for the budget
             instead.
         budget: Share of wall time, where ``every`` is 0.
+        latent: Name of the layer whose latents are followed besides (``hidden``); none if empty.
+            The probe then draws 25 batches in place of 8, which all its observables use.
     """
 
     task: Task = "p59"
@@ -68,6 +75,7 @@ class Grokking:
     observables: Literal["none", "free", "standard", "full", "research"] = "standard"
     every: int = 10
     budget: float = 0.05
+    latent: str = ""
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -169,9 +177,10 @@ def make_model(config: Grokking) -> nn.Module:
 
 
 def make_optimizer(config: Grokking, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW, with weight decay 1 but in the ``decay`` null."""
+    """AdamW at 0.005 (0 in the ``frozen`` null), weight decay 1 (0 in the ``decay`` null)."""
+    rate = 0.0 if config.variant == "frozen" else 5e-3
     decay = 0.0 if config.variant == "decay" else 1.0
-    return torch.optim.AdamW(model.parameters(), lr=5e-3, betas=(0.9, 0.98), weight_decay=decay)
+    return torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=decay)
 
 
 def loss_of(model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -194,7 +203,7 @@ def draw_batch(config: Grokking, data: Data, generator: torch.Generator) -> tupl
     return pairs[chosen], labels[chosen]
 
 
-def make_probe(config: Grokking, data: Data, *, batches: int = 8) -> Probe:
+def make_probe(config: Grokking, data: Data, *, batches: int = BATCHES) -> Probe:
     """Fresh batches at every measurement, drawn as training draws them (32 for the full batch)."""
 
     def draw(step: int) -> list[tuple[Tensor, Tensor]]:
@@ -249,8 +258,10 @@ def run(
     data, model = make_data(config), make_model(config)
     optimizer = make_optimizer(config, model)
     generator = torch.Generator().manual_seed(config.seed + 1)
-    probe = make_probe(config, data)
+    probe = make_probe(config, data, batches=LATENT_BATCHES if config.latent else BATCHES)
     asked = [] if config.observables == "none" else observables or config.observables
+    if config.latent:
+        asked = with_latents(asked, config.latent, probe)
     chosen = choose(asked, probe).observables
     record = Run.create(path, kind="grokking", config=asdict(config), seed=config.seed)
     watch = attach(
@@ -277,6 +288,14 @@ def run(
         watch.flush()
         record_milestones(record, config)
     return Run.open(path)
+
+
+def with_latents(
+    asked: Iterable[str | Observable] | str, layer: str, probe: Probe
+) -> list[str | Observable]:
+    """What was asked for and `LatentFlow` of a layer; a preset keeps what the probe allows."""
+    members = choose(asked, probe).observables if isinstance(asked, str) else asked
+    return [*members, LatentFlow(layer=layer)]
 
 
 def default_detectors(config: Grokking) -> list[str | Detector]:

@@ -28,17 +28,18 @@ def attach(
     budget: float | None = None,
     every: int | Mapping[str, int] | None = None,
     detectors: Iterable[str | Detector] = (),
-    policies: Sequence[Policy] = (),
+    policies: Iterable[str | Policy] = (),
     dry_run: bool = True,
     sinks: Sequence[Sink] = (),
     on_alarm: OnAlarm | None = None,
 ) -> Watch:
     """Watch a training run: measure, record, raise alarms, and leave the run bitwise as it is.
 
-    Hooks on ``optimizer.step`` do the work. They measure on a copy of the model's structure with
-    private random numbers, never raise into the loop, and switch an observable off after it fails
-    once. Everything that can be wrong with the arguments is said here, before training starts: a
-    ``ValueError`` says what to pass instead, a ``StoreError`` what is wrong with the run folder.
+    Only ``dry_run=False`` lets ``policies`` change it. Hooks on ``optimizer.step`` do the work.
+    They measure on a copy of the model's structure with private random numbers, never raise into
+    the loop, and switch an observable off after it fails once. Everything that can be wrong with
+    the arguments is said here, before training starts: a ``ValueError`` says what to pass instead,
+    a ``StoreError`` what is wrong with the run folder.
 
     Args:
         model: The module being trained; compiled and data-parallel wrappers are looked through.
@@ -51,8 +52,10 @@ def attach(
         budget: Share of wall time that watching may take; 0.03 if ``every`` is not given either.
         every: Instead of a budget, a fixed period in steps, for all or by name: reproducible.
         detectors: Names or objects; they say which series they read.
-        policies: Rules that want something done. With ``dry_run`` their actions are recorded only.
-        dry_run: Must stay True while no policy can be applied.
+        policies: Names or objects; rules that want something done. They see a step once it is
+            complete, and what they want is recorded with its numbers and reason.
+        dry_run: Whether that is all. If False, actions are carried out as well, after the update of
+            the following step: the one way in which the run is changed. Refused with several ranks.
         sinks: Where values and alarms are mirrored.
         on_alarm: Called with every `Alarm`, at the start of the step after the one that fired it.
 

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from foreshock.detectors.judge import Judge
+from foreshock.estimators.latent_flow import LatentFlow
+from foreshock.estimators.latent_particles import rehearse
+from foreshock.estimators.published_fokker_planck import PublishedFokkerPlanck
+from foreshock.policies import Alarmed, Council, Guarded, resolve
 from foreshock.probe.groups import resolve_groups
 from foreshock.probe.spec import Probe
 from foreshock.probe.view import ModelView, batch_size
 from foreshock.types import Detector, Observable, Policy, Sink
 
 
-def check_schedule(budget: float | None, every: object, dry_run: bool) -> None:
-    """Refuse contradictory schedules, and actions that nothing can carry out yet."""
+def check_schedule(budget: float | None, every: object) -> None:
+    """Refuse contradictory schedules."""
     if budget is not None and every is not None:
         raise ValueError(
             "`attach` takes either `budget` (a share of wall time) or `every` (a fixed period in "
             "steps), not both."
-        )
-    if not dry_run:
-        raise ValueError(
-            "`dry_run=False` asks for actions to be carried out, which this version cannot do. "
-            "Leave it True: policies then record what they would do."
         )
 
 
@@ -60,13 +59,47 @@ def check_names(rules: list[Detector]) -> list[Detector]:
     return rules
 
 
-def check_listeners(policies: Sequence[Any], sinks: Sequence[Any], on_alarm: Any) -> None:
-    """Refuse what cannot be called later, when it would be too late to say so."""
-    for policy in policies:
-        if isinstance(policy, type) or not isinstance(policy, Policy):
+def check_policies(
+    policies: Iterable[str | Policy], rules: Sequence[Detector], dry_run: bool
+) -> list[Policy]:
+    """Refuse policies of one name, alarms that nobody raises, and actions that would split ranks.
+
+    Args:
+        policies: Names or objects.
+        rules: The detectors of the run.
+        dry_run: Whether actions are only recorded.
+
+    Returns:
+        The policies.
+
+    Raises:
+        ValueError: If one of these is so.
+    """
+    chosen = Council([resolve(policy) for policy in policies]).policies
+    names = [rule.name for rule in rules]
+    for policy in chosen:
+        inner = policy
+        while isinstance(inner, Guarded):
+            inner = inner.policy
+        on = getattr(inner, "on", None)
+        if isinstance(on, Alarmed) and on.detector not in names:
             raise ValueError(
-                f"The `policies` of `attach` need name, reads, init and update. Got {policy!r}."
+                f"The policy {policy.name!r} waits for alarms of {on.detector!r}, which is not "
+                f"among the `detectors` of `attach`. They are {', '.join(names) or 'none'}."
             )
+    if not dry_run and not chosen:
+        raise ValueError("`dry_run=False` has nothing to carry out. Pass `policies` as well.")
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not dry_run and several and torch.distributed.get_world_size() > 1:
+        raise ValueError(
+            "`dry_run=False` is refused where several ranks train one model: each would decide on "
+            "numbers of its own, and their weights would part. Leave it True and act together."
+        )
+    return chosen
+
+
+def check_listeners(sinks: Sequence[Any], on_alarm: Any) -> None:
+    """Refuse what cannot be called later, when it would be too late to say so."""
     for sink in sinks:
         if isinstance(sink, type) or not isinstance(sink, Sink):
             raise ValueError(f"The `sinks` of `attach` need write and alarm. Got {sink!r}.")
@@ -108,6 +141,13 @@ def check_parts(observables: Sequence[Observable], view: ModelView) -> None:
         for parts in resolve_groups(getattr(observable, "groups", None), view).values():
             for index, group in parts:
                 group.take(view.parameters[index])
+
+
+def check_latents(observables: Sequence[Observable], view: ModelView, probe: Probe | None) -> None:
+    """Refuse a layer that is not there, before anything is measured."""
+    for observable in observables:
+        if probe is not None and isinstance(observable, (LatentFlow, PublishedFokkerPlanck)):
+            rehearse(view, probe, observable)
 
 
 def taken_at(observable: Observable, probe: Probe | None, view: ModelView) -> str:

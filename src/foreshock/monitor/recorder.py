@@ -12,8 +12,10 @@ from typing import TypeAlias
 
 from foreshock.detectors.judge import Judge
 from foreshock.detectors.record import alarm_record, detector_record, recorded_alarms
+from foreshock.policies.council import Council
+from foreshock.policies.record import policy_record
 from foreshock.store import Run
-from foreshock.types import Alarm, Detector, Estimate, OnAlarm, Policy, Sink
+from foreshock.types import Action, Alarm, Detector, Estimate, OnAlarm, Policy, Sink
 
 log = logging.getLogger("foreshock")
 
@@ -30,7 +32,8 @@ class Recorder:
     """Keeps the values of the step under way, and passes on the steps that are complete.
 
     A step is complete when a later one begins; only then do detectors see it, whole and once, so
-    that a replay of the stored rows raises the same alarms.
+    that a replay of the stored rows raises the same alarms. What policies want is recorded, or, if
+    actions are to be carried out, put in ``wanted`` for whoever does.
     """
 
     def __init__(
@@ -40,8 +43,11 @@ class Recorder:
         policies: Sequence[Policy],
         sinks: Sequence[Sink],
         on_alarm: OnAlarm | None,
+        *,
+        dry_run: bool = True,
     ) -> None:
         self.run = run
+        self.wanted: list[Action] = []
         self.step = run.last_step + 1
         self.alarms: list[Alarm] = []
         self._rows: dict[str, Estimate | float] = {}
@@ -52,14 +58,20 @@ class Recorder:
         self._pile: list[tuple[int, Values]] = []
         self._said: set[str] = set()
         self._judge = Judge(detectors, on_error=lambda d, e: self.failed("detector_off", d.name, e))
-        self._policies = [(p, p.init()) for p in policies]
+        self._council = Council(
+            policies, on_error=lambda p, e: self.failed("policy_off", p.name, e)
+        )
+        self._dry_run = dry_run
         self._sinks = list(sinks)
         self._on_alarm = on_alarm
         # Who looks at a step before it is written; most steps of most runs concern nobody.
         self._read = self._judge.reads
-        self._everybody = bool(self._policies or self._sinks)
+        self._everybody = bool(self._council.policies or self._sinks)
         rules = [detector_record(d) for d in self._judge.detectors]
         run.event("detectors", "monitor", {"detectors": rules})
+        if self._council.policies:
+            held = [policy_record(p) for p in self._council.policies]
+            run.event("policies", "monitor", {"policies": held, "dry_run": dry_run})
         self._catch_up()
         atexit.register(_at_exit, weakref.ref(self))
 
@@ -67,15 +79,19 @@ class Recorder:
         """Of a resumed run: let detectors see its past, and record alarms that are not on record.
 
         The process may have been killed before the last ones were, and a new rule may find some.
+        Policies see it too, every step of it, and what they want of the past is not done again.
         """
-        past = [name for name in self.run.names() if name in self._read]
+        everything = bool(self._council.policies)
+        past = [name for name in self.run.names() if everything or name in self._read]
         if not self.step or not past:
             return
         known = recorded_alarms(self.run.events("alarm"))
         found: list[Alarm] = []
         for step, values in self.run.rows(names=past):
             self._seen.update(values)
-            found += self._judge.feed(step, values)
+            alarms = self._judge.feed(step, values)
+            self._council.feed(step, values, alarms)
+            found += alarms
         # Written only now: without a WAL, an open reader would hold up the writer.
         for alarm in found:
             if alarm not in known:
@@ -119,12 +135,12 @@ class Recorder:
         self.begin(self.step + 1)
         self.begin(self.step + 1)  # what was logged ahead of a step that never came
         self.hand_over()
-        for detector in self._judge.detectors:
-            absent = [name for name in detector.reads if name not in self._seen]
+        for rule in (*self._judge.detectors, *self._council.policies):
+            absent = [name for name in rule.reads if name not in self._seen]
             if absent:
-                text = f"{detector.name} never read {', '.join(absent)}: it was not recorded."
+                text = f"{rule.name} never read {', '.join(absent)}: it was not recorded."
                 self.run.event("note", "monitor", {"text": text}, step=self.step)
-                self.say(f"{detector.name} reads", text)
+                self.say(f"{rule.name} reads", text)
 
     def flush(self) -> None:
         """Write and commit everything, also of the step under way."""
@@ -159,15 +175,18 @@ class Recorder:
         alarms = self._judge.feed(step, values)
         for alarm in alarms:
             self._raise(alarm)
-        for index, (policy, state) in enumerate(self._policies):
-            try:
-                state, actions = policy.update(state, step, values, alarms)
-            except Exception as error:
-                self.failed("note", policy.name, error)
-                continue
-            self._policies[index] = (policy, state)
+        actions = self._council.feed(step, values, alarms)
+        if self._dry_run:
             for action in actions:
-                self.run.event("action", action.policy, asdict(action), step=step)
+                self.acted(action)
+        else:
+            self.wanted += actions
+
+    def acted(self, action: Action, **more: int) -> None:
+        """Record an action, carried out or not, at the step that decided on it."""
+        self.hand_over()  # nor is an action on disk before the rows that caused it
+        payload = {**asdict(action), **more}
+        self.run.event("action", action.policy, payload, step=action.step)
 
     def _raise(self, alarm: Alarm) -> None:
         self.alarms.append(alarm)

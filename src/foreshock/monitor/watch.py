@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +23,7 @@ from foreshock.monitor.micro import MicroBatches
 from foreshock.monitor.presets import Choice, choose
 from foreshock.monitor.recorder import Recorder
 from foreshock.monitor.schedule import Budget, Every, Schedule
+from foreshock.policies.apply import Applier
 from foreshock.probe.moment import Moment
 from foreshock.probe.optimizer import OptimizerView
 from foreshock.probe.spec import Probe
@@ -66,21 +67,27 @@ class Watch:
         budget: float | None,
         every: int | Mapping[str, int] | None,
         detectors: Iterable[str | Detector],
-        policies: Sequence[Policy],
+        policies: Iterable[str | Policy],
         dry_run: bool,
         sinks: Sequence[Sink],
         on_alarm: OnAlarm | None,
     ) -> None:
-        door.check_schedule(budget, every, dry_run)
-        door.check_listeners(policies, sinks, on_alarm)
+        door.check_schedule(budget, every)
+        door.check_listeners(sinks, on_alarm)
         rules = door.check_names([resolve(d) for d in detectors])
+        held = door.check_policies(policies, rules, dry_run)
         self._view = ModelView(model)
         door.check_optimizer(self._view, optimizer)
+        # The user's own seed, which is only looked at: other seeds give other draws.
+        self._applier = None if dry_run else Applier(model, optimizer, torch.initial_seed())
+        if self._applier is not None:
+            self._applier.check(held)
         choice = choose(observables, probe)
         door.check_ranks(choice.observables, every)
         door.check_parts(choice.observables, self._view)
         if probe is not None:
             check_probe(self._view, probe, model)
+        door.check_latents(choice.observables, self._view, probe)
         self._observables = {o.name: o for o in choice.observables}
         self.schedule: Schedule = (
             Every(choice.observables, every)
@@ -101,7 +108,7 @@ class Watch:
             self.run = Run.create(run, config=about)
         try:
             self._declare(choice)
-            self._recorder = Recorder(self.run, rules, policies, sinks, on_alarm)
+            self._recorder = Recorder(self.run, rules, held, sinks, on_alarm, dry_run=dry_run)
         except BaseException:
             if self.run is not run:  # it was opened here, so nobody else can close it
                 self.run.close()
@@ -196,6 +203,9 @@ class Watch:
                 elapsed = time.perf_counter() - self._mark
                 self.schedule.tick(max(elapsed - self._in_hooks, 0.0), self._in_hooks)
             self._recorder.close()
+            for action in self._recorder.wanted:
+                reason = f"{action.reason} Not carried out: the run ended before the next update."
+                self._recorder.acted(replace(action, reason=reason))
             for where in self._view.dropped_hooks:
                 text = f"A hook of yours does not run in measurements: {where}."
                 self.run.event("note", "monitor", {"text": text})
@@ -247,12 +257,25 @@ class Watch:
                 update = tuple(a - b for a, b in zip(new, self._old, strict=True))
                 self._old = []
                 self._measure(self._after_due, self._moment(update))
+            if self._applier is not None:
+                self._act(self._applier)
             self.step += 1
             self._plan()
         except Exception as error:
             self._give_up(error)
         finally:
             self._in_hooks += time.perf_counter() - start
+
+    def _act(self, applier: Applier) -> None:
+        """After an update, when weights and gradients have done with each other: carry out."""
+        for sentence in applier.after_update():
+            self.run.event("note", "monitor", {"text": sentence}, step=self.step)
+        wanted, self._recorder.wanted = self._recorder.wanted, []
+        for action in wanted:
+            done = applier.apply(action)
+            self._recorder.acted(done, after_update=self.step)
+            if not done.applied:
+                self._recorder.say(f"{action.policy} {action.kind}", done.reason)
 
     def _plan(self) -> None:
         due = self.schedule.plan(self.step)
@@ -404,6 +427,8 @@ class Watch:
     def _detach(self) -> None:
         for handle in self._handles:
             handle.remove()
+        if self._applier is not None:
+            self._applier.close()
         if self._micro is not None:
             self._micro.remove()
         if self._examples is not None:

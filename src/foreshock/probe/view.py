@@ -123,6 +123,11 @@ class ModelView:
         return self._call
 
     @property
+    def shadow(self) -> nn.Module:
+        """The copy of the model that calls run on: for hooks, which whoever puts them takes off."""
+        return self._structure().model
+
+    @property
     def trouble(self) -> str:
         """Why nothing can be measured right now: nothing is trainable. Empty otherwise."""
         frozen = not self.live_parameters
@@ -256,11 +261,17 @@ def forward_of(probe: Probe) -> Callable[[Any, Any], Tensor]:
             result = probe.forward(model, inputs)
         else:
             result = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+        if isinstance(result, Mapping) and "logits" in result:
+            result = result["logits"]
         result = getattr(result, "logits", result)
         if not isinstance(result, Tensor):
+            got = type(result).__name__
+            if isinstance(result, Mapping):
+                got += f" with the keys {sorted(map(str, result))}"
+            fix = "m(x)[0]" if isinstance(result, (tuple, list)) else "..."
             raise ValueError(
-                "The model must return a tensor or something with `.logits`. Got "
-                f"{type(result).__name__}; pass `Probe(forward=lambda model, inputs: ...)`."
+                "The model must return a tensor, or something with `.logits` or ['logits']. "
+                f"Got {got}; pass `Probe(forward=lambda m, x: {fix})`."
             )
         return result
 

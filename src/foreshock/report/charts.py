@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from foreshock.report.data import Column, RunData
+from foreshock.report.data import UNDRAWN, Column, RunData
 from foreshock.report.heatmap import HeatMap, heat_maps
 from foreshock.stats.published_signal import PLACEHOLDER_D_H, PLACEHOLDER_S
 
@@ -24,6 +24,7 @@ class Line:
         column: The series.
         colour: Index into the palette; 9 is the neutral colour of a twin that is alone.
         dashed: Twins are dashed.
+        one_sided: The series is a lower bound: its band ends at the line, not at infinity.
     """
 
     run: int
@@ -31,6 +32,7 @@ class Line:
     column: Column
     colour: int
     dashed: bool
+    one_sided: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,7 @@ def family_charts(runs: Sequence[RunData], shown: Sequence[Chart]) -> tuple[Grou
     mapped = {f"{heat.name}@{part}" for heat in maps for part in heat.parts}
     groups: dict[str, list[Chart]] = {}
     for name in _names(runs):
-        if name in done or name in mapped:
+        if name in done or name in mapped or name in UNDRAWN:
             continue
         column = _first(runs, name)
         assert column is not None

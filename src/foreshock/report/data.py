@@ -5,6 +5,7 @@ The numbers come from the full series, never from the buckets that are drawn.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +13,19 @@ from typing import Any
 
 import numpy as np
 
+from foreshock.evaluation.w2_final import distances_to_last
 from foreshock.store import Comparison, Figure, Run, comparisons, figures, list_runs
-from foreshock.types import Alarm, Flag, Forecast
+from foreshock.types import Action, Alarm, Flag, Forecast
 
 #: Elements of an array that are still drawn as lines.
 BUNDLE = 16
+
+#: Arrays of the cloud of latents that have pictures of their own, and those that have none.
+CLOUDS = ("latent/z", "latent/labels", "latent/plane", "latent/plane_axes")
+UNDRAWN = frozenset({*CLOUDS, "latent/basis"})
+
+#: An array a step.
+Records = Sequence[tuple[int, np.ndarray]]
 
 _FLAG_NAMES = {int(flag): str(flag.name).lower() for flag in Flag if flag}
 
@@ -120,6 +129,9 @@ class RunData:
         layered: Series that an observable writes by part of the model, too.
         figures: Pictures with axes of their own that the run carries.
         comparisons: Measured numbers beside exact ones.
+        actions: What policies did, or would have done, in order of step.
+        clouds: Arrays of the cloud of latents (`CLOUDS`) by name, where there are any.
+        w2_final: Steps and distances of the clouds to the last one.
     """
 
     label: str
@@ -138,6 +150,9 @@ class RunData:
     layered: frozenset[str] = frozenset()
     figures: tuple[Figure, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    actions: tuple[Action, ...] = ()
+    clouds: Mapping[str, Records] = field(default_factory=dict)
+    w2_final: tuple[tuple[int, float], ...] = ()
 
     @property
     def simulated(self) -> bool:
@@ -203,13 +218,18 @@ def read_run(run: Run, label: str) -> RunData:
         for e in by_kind.get(kind, [])
     ]
     schedules = by_kind.get("schedule", [])
+    names = run.names()
+    clouds = {name: run.arrays(name) for name in CLOUDS if name in names}
+    actions = [_action(event) for event in by_kind.get("action", [])]
     return RunData(
         label=label,
         info=run.info,
         state=_state(run, closed="closed" in by_kind),
         last_step=int(run.last_step),
-        columns={name: _column(run, name) for name in run.names()},
-        bundles={name: found for name in run.names() if (found := _bundle(run, name))},
+        columns={name: _column(run, name) for name in names},
+        bundles={
+            name: found for name in names if name not in UNDRAWN and (found := _bundle(run, name))
+        },
         alarms=tuple(sorted(alarms, key=lambda alarm: alarm.step)),
         milestones=tuple(sorted(milestones, key=lambda mark: mark.step)),
         family=family,
@@ -220,6 +240,9 @@ def read_run(run: Run, label: str) -> RunData:
         schedule=schedules[-1].payload if schedules else {},
         figures=figures(run),
         comparisons=comparisons(run),
+        actions=tuple(sorted(actions, key=lambda action: action.step)),
+        clouds=clouds,
+        w2_final=distances_to_last(clouds.get("latent/z", ())),
     )
 
 
@@ -329,6 +352,26 @@ def _alarm(event: Any) -> Alarm:
         if forecast
         else None,
     )
+
+
+def _action(event: Any) -> Action:
+    payload = event.payload
+    arguments = payload.get("arguments")
+    named = arguments.items() if isinstance(arguments, Mapping) else ()
+    return Action(
+        step=int(event.step),
+        policy=str(payload.get("policy") or event.source),
+        kind=str(payload.get("kind", "")),
+        arguments={str(name): _argument(value) for name, value in named},
+        reason=str(payload.get("reason", "")),
+        applied=payload.get("applied") is True,
+    )
+
+
+def _argument(value: Any) -> float | str:
+    """A number, or the text of one that names something."""
+    number = _float(value)
+    return value if isinstance(value, str) and math.isnan(number) else number
 
 
 def _float(value: Any) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from foreshock.report.data import Milestone, RunData
 from foreshock.report.markup import number
-from foreshock.types import Alarm
+from foreshock.types import Action, Alarm
 
 #: Milestone that leads are counted to.
 ONSET = "onset"
@@ -61,6 +61,19 @@ def first_alarms(run: RunData) -> list[Alarm]:
     for alarm in run.alarms:
         seen.setdefault(alarm.detector, alarm)
     return list(seen.values())
+
+
+def first_actions(run: RunData) -> list[Action]:
+    """The first action of every policy and kind, carried out and only recorded apart."""
+    seen: dict[tuple[str, str, bool], Action] = {}
+    for action in run.actions:
+        seen.setdefault((action.policy, action.kind, action.applied), action)
+    return list(seen.values())
+
+
+def action_name(action: Action) -> str:
+    """What an action is called beside a mark."""
+    return f"{action.policy}{'' if action.applied else ', not applied'}"
 
 
 def relation(step: int, event: int) -> str:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from foreshock.report import sections
+from foreshock.report.actions import actions
 from foreshock.report.charts import Chart, Group, family_charts, learning_charts, signal_charts
 from foreshock.report.data import RunData, read_run
-from foreshock.report.facts import detector_name, first_alarms
+from foreshock.report.facts import action_name, detector_name, first_actions, first_alarms
 from foreshock.report.heatmap import draw
+from foreshock.report.latent import latent, latent_charts
 from foreshock.report.markup import Html, join, script_json, tag
 from foreshock.report.pack import ARRAY_BYTES, POINTS, Packer
 from foreshock.report.panels import grid, panel, payload
@@ -96,21 +98,32 @@ def page(runs: Sequence[RunData]) -> str:
         HTML text.
     """
     learning, signal = learning_charts(runs), signal_charts(runs)
-    drawn_signal = tuple(chart for chart in signal if chart.lines)
-    groups = family_charts(runs, (*learning, *signal))
-    charts = [*learning, *drawn_signal, *(c for g in groups for c in g.charts if c.lines)]
+    # Without one of its own series the section is a sentence: what is not drawn is not sent.
+    drawn_signal = tuple(c for c in signal if c.lines) if _own(signal) else ()
+    flow = latent_charts(runs)
+    groups = family_charts(runs, (*learning, *signal, *flow))
+    charts = [
+        *learning,
+        *drawn_signal,
+        *(c for c in flow if c.lines),
+        *(c for g in groups for c in g.charts if c.lines),
+    ]
     data = _pack(runs, charts)
     scripts = [_static(name) for name in _SCRIPTS]
     styles = "\n".join(_static(name) for name in _STYLES)
     figures = _figures(runs)
     parts = [("figures", figures)] if figures is not None else []
+    acted, latents = actions(runs), latent(runs, flow)
     # Nothing was trained in a simulation: it has no accuracy, no gradient noise and no overhead.
     if not runs[0].simulated:
         parts += [
             ("alarms", sections.alarms(runs)),
+            *([("actions", acted)] if acted is not None else []),
             ("learning", _learning(learning)),
             ("signal", _signal(signal)),
         ]
+    if latents is not None:
+        parts.append(("latent", latents))
     parts.append(("series", _families(groups)))
     if not runs[0].simulated:
         parts.append(("cost", sections.cost(runs)))
@@ -166,14 +179,19 @@ def _marks(run: RunData) -> list[dict[str, Any]]:
         {"kind": "alarm", "step": a.step, "label": detector_name(a.detector)}
         for a in first_alarms(run)
     ]
+    marks += [
+        {"kind": "action", "step": a.step, "label": action_name(a)} for a in first_actions(run)
+    ]
     return marks
 
 
 _LINKS = {
     "figures": "Figures",
     "alarms": "Alarms",
+    "actions": "Actions",
     "learning": "Learning",
     "signal": "Signal and noise",
+    "latent": "Latent flow",
     "series": "Series",
     "cost": "Cost",
     "provenance": "Provenance",
@@ -226,11 +244,16 @@ def _learning(charts: Sequence[Chart]) -> Html:
     )
 
 
+def _own(charts: Sequence[Chart]) -> bool:
+    """Whether a signal chart but that of the accuracy, which is shown above too, has a line."""
+    return any(chart.lines for chart in charts if chart.key != "accuracy-signal")
+
+
 def _signal(charts: Sequence[Chart]) -> Html:
     title = "Gradient signal and noise"
-    own = [chart for chart in charts if chart.key != "accuracy-signal"]
-    if not any(chart.lines for chart in own):
-        reasons = dict.fromkeys(chart.missing for chart in own)
+    if not _own(charts):
+        others = (chart for chart in charts if chart.key != "accuracy-signal")
+        reasons = dict.fromkeys(chart.missing for chart in others)
         return sections.section("signal", title, [tag("p", r, class_="empty") for r in reasons])
     lead = (
         "The five charts that a published theory of training as signal against noise asks for. "

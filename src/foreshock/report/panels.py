@@ -94,6 +94,7 @@ def payload(
                 "label": line.label,
                 "colour": line.colour,
                 "dashed": line.dashed,
+                "oneSided": line.one_sided,
             }
         )
     return {

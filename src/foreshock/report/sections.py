@@ -63,7 +63,7 @@ _MARK = Html(
 
 
 def _timeline(runs: Sequence[RunData]) -> Html | None:
-    """A strip per run: its length, its milestones and its alarms, to scale."""
+    """A strip per run: its length, its milestones, its alarms and its actions, to scale."""
     end = max(run.last_step for run in runs)
     if end < 1:
         return None
@@ -81,6 +81,7 @@ def _timeline(runs: Sequence[RunData]) -> Html | None:
 def _strip(run: RunData, end: int) -> tuple[Html, Html]:
     marks = [("milestone", m.step, m.name) for m in run.milestones]
     marks += [("alarm", a.step, facts.detector_name(a.detector)) for a in facts.first_alarms(run)]
+    marks += [("action", a.step, facts.action_name(a)) for a in facts.first_actions(run)]
     marks = sorted(marks, key=lambda mark: mark[1])
     texts = [(step / end, f"{name} {step:,}") for _kind, step, name in marks]
     flips = [at + _PHONE * len(text) > 1 for at, text in texts]
@@ -100,7 +101,7 @@ def _strip(run: RunData, end: int) -> tuple[Html, Html]:
         listed or tag("li", "no alarm, no milestone", class_="none"),
         class_="strip",
         style=f"--length:{100 * max(run.last_step, 0) / end:.3f}%;{depths}",
-        aria_label=f"Milestones and first alarms of the {run.label}",
+        aria_label=f"Milestones, first alarms and first actions of the {run.label}",
     )
     return tag("span", run.label, class_="strip-name"), strip
 
@@ -165,7 +166,7 @@ def alarms(runs: Sequence[RunData]) -> Html:
     return section(
         "alarms",
         "Alarms",
-        _table("Alarms", columns, bodies, "alarm-table"),
+        table("Alarms", columns, bodies, "alarm-table"),
         lead="A lead is counted to the recorded onset: steps, and step of onset divided by step "
         "of alarm. One run shows what happened once, not how often a detector is right.",
     )
@@ -252,7 +253,7 @@ def cost(runs: Sequence[RunData]) -> Html:
         )
         parts += [
             tag("p", total, class_="total"),
-            _table(f"Cost, {run.label}", columns, [tag("tbody", rows)], "cost-table"),
+            table(f"Cost, {run.label}", columns, [tag("tbody", rows)], "cost-table"),
         ]
     return section("cost", "Cost of watching", parts)
 
@@ -307,14 +308,15 @@ def _taken_at(runs: Sequence[RunData]) -> Html | None:
     if not rows:
         return tag("p", "The run has no series.", class_="empty")
     columns = ("series", "unit", "taken at", "what it reads when nothing happens", "points")
-    table = _table("Series", columns, [tag("tbody", rows)], "series-table")
+    listed = table("Series", columns, [tag("tbody", rows)], "series-table")
     summary = tag("summary", f"Where each of the {len(rows)} series was taken, and its null")
-    return tag("details", summary, table, open=len(rows) <= 12)
+    return tag("details", summary, listed, open=len(rows) <= 12)
 
 
-def _table(label: str, columns: Sequence[str], bodies: Sequence[Html], class_: str) -> Html:
+def table(label: str, columns: Sequence[str], bodies: Sequence[Html], class_: str) -> Html:
+    """A table with column heads that scrolls inside its own box on a narrow screen."""
     head = tag("thead", tag("tr", [tag("th", column, scope="col") for column in columns]))
-    # Scrolls inside its own box on a narrow screen; focusable so that a keyboard can scroll it.
+    # Focusable so that a keyboard can scroll it.
     return tag(
         "div",
         tag("table", head, *bodies, class_=class_),

@@ -80,10 +80,10 @@ const foreshockChart = (() => {
     paint(u, true, (c, ratio) => {
       for (const { data } of spec.lines)
         if (data.nlo) band(u, c, data, data.nlo, data.nhi, log, { colour: palette.null, alpha: 0.16, outline: true });
-      for (const { data, colour, dashed } of spec.lines) {
+      for (const { data, colour, dashed, oneSided } of spec.lines) {
         const own = palette[`c${colour}`], strength = dashed ? 0.6 : 1;
         if (data.min) band(u, c, data, data.min, data.max, log, { colour: own, alpha: 0.13 * strength });
-        if (data.lo) band(u, c, data, data.lo, data.hi, log, { colour: own, alpha: 0.2 * strength });
+        if (data.lo) band(u, c, data, data.lo, oneSided ? data.y : data.hi, log, { colour: own, alpha: 0.2 * strength });
       }
       for (const mark of page.marks) {
         if (mark.run && mark.kind !== "alarm") continue; // the strip on top has the twin's milestones

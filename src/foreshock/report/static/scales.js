@@ -23,9 +23,10 @@
  * @property {string} label
  * @property {number} colour
  * @property {boolean} dashed
+ * @property {boolean} oneSided the band of a lower bound ends at its line
  *
  * @typedef {object} Mark
- * @property {"milestone"|"alarm"} kind
+ * @property {"milestone"|"alarm"|"action"} kind
  * @property {number} step
  * @property {string} label
  * @property {number} run

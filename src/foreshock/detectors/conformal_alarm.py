@@ -1,0 +1,116 @@
+"""Conformal alarm: the run has left what known-safe runs do, at a stated false-alarm rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from foreshock.detectors.calibration import Calibration
+from foreshock.types import NAN, Alarm, Estimate
+
+
+@dataclass(frozen=True)
+class ConformalAlarmState:
+    """The last score (nan before there is one), steps outside the calibrated range, and done."""
+
+    score: float = NAN
+    outside: int = 0
+    fired: bool = False
+
+
+@dataclass(frozen=True)
+class ConformalAlarm:
+    """Alarm once, when a series is further from the known-safe runs than these were, at that step.
+
+    Each value is standardised by location and scale of the safe runs at its step, the score is the
+    largest over the series, and the alarm is score > threshold. If the run is exchangeable with the
+    calibration runs (same set-up, logged at the same steps, another seed), the probability that it
+    alarms *at any time* is at most alpha, whatever the laws of the series and however they depend
+    on time: split conformal prediction of the maximum over time (Vovk, Gammerman & Shafer, 2005;
+    Lei et al., 2018). Measured on AR(1) series of 200 steps, with a coefficient of 0, .9 or .99 and
+    alpha = .05: false alarms in 4.5 to 4.9 % of fresh runs (4.8 % is exact for 30 or 60 safe runs);
+    a bump of 4 standard deviations for 10 steps was seen in 66 % at .9 with 60 safe runs, in 40 %
+    with 30, whose ten runs for location and scale are few: the threshold pays for that.
+
+    It is silent outside the calibrated steps (``state.outside`` counts them). Between the steps of
+    the grid it interpolates, and a run that is logged more densely than the safe runs has more
+    looks than the threshold was made for. It says "other than the safe runs", not "hacking": any
+    change of the set-up alarms as well.
+
+    Args:
+        calibration: Of `foreshock.evaluation.calibrate` or ``foreshock calibrate``.
+        name: Name of the detector; from series and sides if not given.
+
+    Examples:
+        >>> safe = Calibration(("reward/kl",), ("above",), (0, 10), ((0.0, 1.0),), ((0.1, 0.2),),
+        ...                    threshold=4.0, alpha=0.05)
+        >>> rule = ConformalAlarm(safe)
+        >>> state, alarms = rule.init(), []
+        >>> for t, kl in [(0, 0.3), (5, 0.9), (10, 1.9), (20, 99.0)]:
+        ...     state, alarm = rule.update(state, t, {"reward/kl": Estimate(kl)})
+        ...     alarms += [(alarm.step, round(alarm.value, 1))] if alarm else []
+        >>> alarms, state.outside
+        ([(10, 4.5)], 1)
+    """
+
+    calibration: Calibration
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            pairs = zip(self.calibration.series, self.calibration.sides, strict=True)
+            text = ", ".join(f"{series} {side}" for series, side in pairs)
+            object.__setattr__(self, "name", f"conformal({text})")
+
+    @classmethod
+    def load(cls, path: str | Path) -> ConformalAlarm:
+        """The alarm of a calibration file.
+
+        Args:
+            path: File of ``foreshock calibrate``.
+
+        Returns:
+            The detector.
+        """
+        return cls(Calibration.load(path))
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The calibrated series."""
+        return self.calibration.series
+
+    def init(self) -> ConformalAlarmState:
+        """Nothing seen."""
+        return ConformalAlarmState()
+
+    def update(
+        self, state: ConformalAlarmState, step: int, values: Mapping[str, Estimate]
+    ) -> tuple[ConformalAlarmState, Alarm | None]:
+        """Take the values of one step; series that are missing or not finite are passed over."""
+        finite = {
+            name: values[name].value
+            for name in self.reads
+            if name in values and math.isfinite(values[name].value)
+        }
+        if not finite:
+            return state, None
+        grid = self.calibration.grid
+        if not grid[0] <= step <= grid[-1]:
+            return ConformalAlarmState(NAN, state.outside + 1, state.fired), None
+        scores = {name: self.calibration.z(name, step, value) for name, value in finite.items()}
+        series = max(scores, key=lambda name: scores[name])
+        score, threshold = scores[series], self.calibration.threshold
+        fires = score > threshold and not state.fired
+        after = ConformalAlarmState(score, state.outside, state.fired or fires)
+        if not fires:
+            return after, None
+        side = self.calibration.sides[self.reads.index(series)]
+        where = {"above": "above", "below": "below", "both": "away from"}[side]
+        sentence = (
+            f"{series} is {finite[series]:.3g}, {score:.1f} scales {where} the known-safe runs at "
+            f"this step; of such runs at most {self.calibration.alpha:.3g} ever exceed "
+            f"{threshold:.1f}."
+        )
+        return after, Alarm(step, self.name, series, score, threshold, sentence)

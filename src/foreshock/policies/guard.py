@@ -1,0 +1,202 @@
+"""`Guarded`: spacing, a limit, no action on a flagged estimate, and a way back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+from foreshock.policies.triggers import trusted
+from foreshock.types import Action, Alarm, Estimate, Policy
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """Undo an action if a guard series worsens beyond a factor soon after it.
+
+    The reference is the median of the last ``window`` values up to the decision; before there are
+    as many, nothing is done. The action is carried out after the next update, so values count from
+    two steps after the decision on. A new action begins a new watch, and the way back is one action
+    long. It is
+    worse when the median of the last ``recent`` of them exceeds reference + (factor - 1)
+    abs(reference): for a positive series, factor times the reference. A guard that is itself no
+    longer finite (a loss of nan; not an estimate that was refused) is worse than any number: this
+    is the one place where nan leads to something, and what it leads to is an undoing.
+
+    What a factor of 1.5 means depends on the noise of the series: measure it on a run without
+    actions, or guard with a held-out loss.
+
+    Args:
+        series: Guard series, of which less is better.
+        factor: How much worse, greater than 1.
+        within: Steps after the decision in which it is looked at, at least 2.
+        window: Values that make the reference, at least 1.
+        recent: Values whose median is compared, at least 1.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    series: str = "loss"
+    factor: float = 1.5
+    within: int = 50
+    window: int = 10
+    recent: int = 3
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.factor) and self.factor > 1):
+            raise ValueError(f"The `factor` of `Rollback` must exceed 1. Got {self.factor}.")
+        for name, least in (("within", 2), ("window", 1), ("recent", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"The `{name}` of `Rollback` must be at least {least}. "
+                    f"Got {getattr(self, name)}."
+                )
+
+
+@dataclass(frozen=True)
+class GuardState:
+    """What the wrapped policy remembers, the last action, the count, and the watch on the guard."""
+
+    inner: Any
+    last: int | None = None
+    count: int = 0
+    history: tuple[float, ...] = ()
+    reference: float | None = None
+    since: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A policy with a refractory period, a limit, no action on a flagged estimate, and a way back.
+
+    An action that the guard holds back is gone, not postponed: the wrapped policy has fired. The
+    refractory period counts from the last action that passed and from a rollback; actions of one
+    step pass or fall together and count once, against ``most`` also when they were undone. An
+    action is held back as well if any series that the policy reads is flagged or not finite at that
+    step, whatever the policy itself makes of it.
+
+    It has the name of what it wraps, since it is the same policy, held.
+
+    Args:
+        policy: What to hold.
+        refractory: Least steps between two actions, at least 1.
+        most: Most actions in a run, at least 1.
+        rollback: When to undo; never if it is None.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Examples:
+        >>> from foreshock.policies import PublishedWeightReset
+        >>> policy, acted = Guarded(PublishedWeightReset(), refractory=100), []
+        >>> state = policy.init()
+        >>> for t in range(300):
+        ...     low = {"published/c_wrapper_fp": Estimate(0.1)}
+        ...     state, actions = policy.update(state, t, low, [])
+        ...     acted += [a.step for a in actions]
+        >>> acted
+        [11, 111, 211]
+    """
+
+    policy: Policy
+    refractory: int = 100
+    most: int = 10
+    rollback: Rollback | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.policy, type) or not isinstance(self.policy, Policy):
+            raise ValueError(
+                "The `policy` of `Guarded` needs name, reads, init and update. "
+                f"Got {self.policy!r}."
+            )
+        for name in ("refractory", "most"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"The `{name}` of `Guarded` must be at least 1. Got {getattr(self, name)}."
+                )
+        if self.rollback is not None and not isinstance(self.rollback, Rollback):
+            raise ValueError(
+                f"The `rollback` of `Guarded` must be a `Rollback` or None. Got {self.rollback!r}."
+            )
+
+    @property
+    def name(self) -> str:
+        """The name of what it wraps."""
+        return self.policy.name
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What the policy reads, and the guard series."""
+        extra = () if self.rollback is None else (self.rollback.series,)
+        return tuple(dict.fromkeys((*self.policy.reads, *extra)))
+
+    def init(self) -> GuardState:
+        """Nothing done."""
+        return GuardState(self.policy.init())
+
+    def update(
+        self,
+        state: GuardState,
+        step: int,
+        values: Mapping[str, Estimate],
+        alarms: Sequence[Alarm],
+    ) -> tuple[GuardState, tuple[Action, ...]]:
+        """Look at the guard, then ask the policy."""
+        inner, wanted = self.policy.update(state.inner, step, values, alarms)
+        state = replace(state, inner=inner)
+        undo = None
+        if self.rollback is not None:
+            state, undo = self._look(self.rollback, state, step, values)
+        if undo is not None:
+            # Values of the bad stretch are no reference for the next action.
+            return replace(state, last=step, history=(), reference=None, since=()), (undo,)
+        held = (
+            (state.last is not None and step - state.last < self.refractory)
+            or state.count >= self.most
+            or (self.rollback is not None and len(state.history) < self.rollback.window)
+            or any(name in values and trusted(values, name) is None for name in self.policy.reads)
+        )
+        if not wanted or held:
+            return state, ()
+        reference = median(state.history) if state.history else None
+        after = replace(state, last=step, count=state.count + 1, reference=reference, since=())
+        return after, tuple(wanted)
+
+    def _look(
+        self, guard: Rollback, state: GuardState, step: int, values: Mapping[str, Estimate]
+    ) -> tuple[GuardState, Action | None]:
+        """Take a value of the guard series; the undoing if it has become worse."""
+        last = -math.inf if state.last is None else state.last
+        if state.reference is not None and step > last + guard.within:
+            state = replace(state, reference=None, since=())
+        x = trusted(values, guard.series)
+        if x is None:
+            estimate = values.get(guard.series)
+            if estimate is None or math.isfinite(estimate.value):
+                return state, None
+            # The quantity itself is nan or infinite; an estimator that refused says another reason.
+            if estimate.reason != Estimate.exact(estimate.value).reason:
+                return state, None
+            x = math.inf
+        else:
+            state = replace(state, history=(*state.history, x)[-guard.window :])
+        # The action takes place after update last + 1, whose own loss is still that of before.
+        reference = state.reference
+        if reference is None or step < last + 2:
+            return state, None
+        since = (*state.since, x)[-guard.recent :]
+        state = replace(state, since=since)
+        limit = reference + (guard.factor - 1) * abs(reference)
+        if x != math.inf and (len(since) < guard.recent or median(since) <= limit):
+            return state, None
+        found = "is no longer finite" if x == math.inf else f"rose to {median(since):.4g}"
+        reason = (
+            f"Undo the action of step {state.last}: {guard.series} {found}, against a median of "
+            f"{reference:.4g} before it and a limit of {limit:.4g}."
+        )
+        value = x if x == math.inf else median(since)
+        numbers = {"undoes": float(last), "value": value, "threshold": limit}
+        return state, Action(step, self.name, "rollback", numbers, reason)

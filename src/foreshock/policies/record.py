@@ -1,0 +1,98 @@
+"""Policies and actions as they are written into a run, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any, Protocol
+
+from foreshock.policies.boost import DiffusionBoost
+from foreshock.policies.guard import Guarded, Rollback
+from foreshock.policies.resets import LatentReset, PublishedWeightReset, WeightReset
+from foreshock.policies.trigger_clocks import Every, PoissonRate
+from foreshock.policies.trigger_levels import Below, PublishedBelow, TurnsUp
+from foreshock.policies.triggers import Alarmed
+from foreshock.types import Action, Policy
+
+_KINDS: dict[str, type[Any]] = {
+    cls.__name__: cls
+    for cls in (
+        *(Alarmed, Below, Every, PoissonRate, PublishedBelow, TurnsUp),
+        *(DiffusionBoost, Guarded, LatentReset, PublishedWeightReset, Rollback, WeightReset),
+    )
+}
+
+
+class _Event(Protocol):
+    @property
+    def payload(self) -> Mapping[str, Any]: ...
+
+
+def policy_record(policy: Policy) -> dict[str, Any]:
+    """What to write about a policy so that a replay can build it again.
+
+    Args:
+        policy: Any policy; only those of this package, of its triggers, can be built again.
+
+    Returns:
+        Class, name, series, and arguments (None for what cannot be built again).
+
+    Examples:
+        >>> policy_record(WeightReset(on=Every(5)))["arguments"]["on"]
+        {'kind': 'Every', 'arguments': {'period': 5}}
+    """
+    try:
+        arguments = _packed(policy)["arguments"]
+    except TypeError:
+        arguments = None
+    return {
+        "kind": type(policy).__name__,
+        "name": policy.name,
+        "reads": list(policy.reads),
+        "arguments": arguments,
+    }
+
+
+def recorded_policies(events: Iterable[_Event]) -> list[Policy]:
+    """Policies of the last ``policies`` event that can be built again: those of this package."""
+    last: list[Mapping[str, Any]] = []
+    for event in events:
+        last = event.payload["policies"]
+    return [_unpacked(record) for record in last if record["arguments"] is not None]
+
+
+def recorded_actions(events: Iterable[_Event]) -> list[Action]:
+    """Actions from ``action`` events, as decided and as carried out, in the order of the events.
+
+    Args:
+        events: Events of a run.
+
+    Returns:
+        The actions; what was carried out has ``applied`` and, if it could not be, says why.
+
+    Examples:
+        >>> from dataclasses import asdict
+        >>> from types import SimpleNamespace
+        >>> action = Action(7, "weight_reset", "reset_weights", {"fraction": 0.1}, "C turned.")
+        >>> recorded_actions([SimpleNamespace(payload=asdict(action))]) == [action]
+        True
+    """
+    names = {field.name for field in fields(Action)}
+    return [Action(**{k: v for k, v in e.payload.items() if k in names}) for e in events]
+
+
+def _packed(value: Any) -> Any:
+    """A value with its kind beside it, wherever one is nested in another."""
+    if type(value).__name__ in _KINDS and type(value) is _KINDS[type(value).__name__]:
+        inner = {field.name: _packed(getattr(value, field.name)) for field in fields(value)}
+        return {"kind": type(value).__name__, "arguments": inner}
+    if value is None or isinstance(value, (int, float, str)):
+        return value
+    raise TypeError(f"{value!r} is not one of ours")
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        inner = {name: _unpacked(one) for name, one in value["arguments"].items()}
+        return _KINDS[value["kind"]](**inner)
+    return value

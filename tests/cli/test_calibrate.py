@@ -1,0 +1,89 @@
+"""`foreshock calibrate`: the file it writes, the detector it makes, its sentences."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from foreshock import Run
+from foreshock.cli import main
+from foreshock.detectors import Calibration
+from foreshock.evaluation import calibrate
+
+Capture = pytest.CaptureFixture[str]
+
+
+def record(folder: Path, count: int, seed: int, jump: float = 0.0) -> list[str]:
+    rng = np.random.default_rng(seed)
+    paths = []
+    for i in range(count):
+        with Run.create(folder / f"run{i:02}") as run:
+            for t, value in enumerate(rng.standard_normal(20)):
+                run.append(t, {"reward/kl": float(value) + jump * (t >= 10), "reward/gold": 0.0})
+        paths.append(str(folder / f"run{i:02}"))
+    return paths
+
+
+def answer(capsys: Capture, *words: str) -> Any:
+    assert main([*words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_from_safe_runs_to_an_alarm(tmp_path: Path, capsys: Capture) -> None:
+    safe = record(tmp_path / "safe", 6, seed=0)
+    out = tmp_path / "kl.json"
+    words = ["calibrate", *safe, "--series", "reward/kl", "--alpha", "0.25", "--out", str(out)]
+    found = answer(capsys, *words)
+    assert (found["located"], found["calibrated"], found["steps"]) == (2, 4, [0, 19, 20])
+    opened = [Run.open(path) for path in safe]
+    assert Calibration.load(out) == calibrate(opened, "reward/kl", alpha=0.25)
+    for run in opened:
+        run.close()
+    # A folder of runs is the runs in it.
+    again = tmp_path / "again.json"
+    words = ["calibrate", str(tmp_path / "safe"), "--series", "reward/kl", "--alpha", "0.25"]
+    assert main([*words, "--out", str(again)]) == 0
+    assert f"--detector conformal:{again}" in capsys.readouterr().out
+    assert again.read_text() == out.read_text()
+
+    # The threshold is at most a few scales, however small two runs make these; 1e6 is beyond.
+    (bad,) = record(tmp_path / "bad", 1, seed=1, jump=1e6)
+    alarms = answer(capsys, "replay", bad, "--detector", found["detector"])["alarms"]
+    assert [(alarm["step"], alarm["series"]) for alarm in alarms] == [(10, "reward/kl")]
+
+
+def test_several_series_and_a_side(tmp_path: Path, capsys: Capture) -> None:
+    safe = record(tmp_path / "safe", 6, seed=2)
+    for path in safe:  # a second series, its mirror image
+        with Run.open(path) as run:
+            values = run.series("reward/kl").value
+        with Run.create(f"{path}-two") as run:
+            for t, value in enumerate(values):
+                run.append(t, {"a": float(value), "b": float(-value)})
+    words = ["--side", "both", "--alpha", "0.25", "--out", str(tmp_path / "two.json")]
+    two = [f"{path}-two" for path in safe]
+    found = answer(capsys, "calibrate", *two, "--series", "a", "--series", "b", *words)
+    assert found["series"] == ["a", "b"] and found["name"] == "conformal(a both, b both)"
+
+
+def test_it_teaches(tmp_path: Path, capsys: Capture) -> None:
+    safe = record(tmp_path / "safe", 6, seed=3)
+    for words, sentence in (
+        ([*safe], "needs the series to watch. Add: --series reward/kl"),
+        ([*safe, "--series", "reward/kl"], "6 known-safe runs .* 30 are needed"),
+        ([*safe, "--series", "kl", "--alpha", "0.25"], "has no series 'kl'. It has reward/kl"),
+        ([*safe, "--series", "reward/gold", "--alpha", "0.25"], "does not vary between the runs"),
+        ([str(tmp_path / "nowhere"), "--series", "kl"], "no folder|no run|not a run"),
+    ):
+        assert main(["calibrate", *words, "--out", str(tmp_path / "x.json")]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("foreshock calibrate: ")
+        with pytest.raises(ValueError, match=sentence):
+            raise ValueError(error)
+    assert not (tmp_path / "x.json").exists()
+    assert main(["replay", safe[0], "--detector", "conformal:nowhere.json"]) == 2
+    assert "cannot be read" in capsys.readouterr().err

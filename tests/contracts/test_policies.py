@@ -1,0 +1,272 @@
+"""One suite for every policy, discovered: pure, causal, resumable, and silent on nan.
+
+The live half (a dry run touches nothing, online equals replay, nothing is raised into the loop) is
+run on real training, with SGD and AdamW.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import foreshock.policies as policies
+from foreshock import Run, attach, replay
+from foreshock.detectors import CUSUM
+from foreshock.evaluation import replay_actions
+from foreshock.policies import (
+    Below,
+    Council,
+    DiffusionBoost,
+    Every,
+    Guarded,
+    LatentReset,
+    PoissonRate,
+    PublishedBelow,
+    PublishedWeightReset,
+    Rollback,
+    TurnsUp,
+    WeightReset,
+)
+from foreshock.policies.record import policy_record, recorded_actions, recorded_policies
+from foreshock.types import Action, Alarm, Estimate, Policy
+from tests.cases import CASES, loss
+
+#: Every class of policy with every trigger at least once.
+EXAMPLES: dict[str, Policy] = {
+    "weight reset on alarms": WeightReset(on="cusum"),
+    "weight reset when C turns": WeightReset(on=TurnsUp("c", 0.5, rise=0.0)),
+    "weight reset by the clock": WeightReset(on=Every(7)),
+    "published weight reset": PublishedWeightReset(on=PublishedBelow("c")),
+    "latent reset below": LatentReset("body.3", on=Below("c", 0.2), steps=2),
+    "latent reset by Poisson": LatentReset("body.3", on=PoissonRate(0.05)),
+    "boost": DiffusionBoost(on=Below("c", 0.2), steps=3),
+    "guarded": Guarded(
+        PublishedWeightReset(on=PublishedBelow("c")),
+        refractory=20,
+        rollback=Rollback("loss", window=5, within=30),
+    ),
+}
+rules = pytest.mark.parametrize("policy", EXAMPLES.values(), ids=EXAMPLES)
+clocks = {"weight reset by the clock", "latent reset by Poisson"}
+READ = {name: p for name, p in EXAMPLES.items() if name not in clocks}
+
+Rows = list[tuple[int, dict[str, Estimate], list[Alarm]]]
+
+
+def rows(n: int = 300, seed: int = 0) -> Rows:
+    """A C that dips and comes back, a loss that spikes, gaps, nan, flags, and alarms."""
+    draw = random.Random(seed)
+    found: Rows = []
+    for step in range(n):
+        values = {}
+        for name in ("c", "loss"):
+            if draw.random() < 0.1:
+                continue
+            x = 0.5 + 0.5 * math.cos(step / 20) + draw.gauss(0, 0.02)
+            if name == "loss":
+                x = 1.0 + draw.gauss(0, 0.05) + (5.0 if step % 90 > 75 else 0.0)
+            x = {0: math.nan, 1: math.inf}.get(draw.randrange(60), x)
+            flagged = draw.random() < 0.02
+            values[name] = Estimate.missing("no") if flagged else Estimate.exact(x)
+        alarms = [Alarm(step, "cusum", "loss", 6.0, 5.0, "It rose.")] if step % 50 == 33 else []
+        if values:
+            found.append((step, values, alarms))
+    return found
+
+
+def actions(policy: Policy, given: Rows) -> list[Action]:
+    council = Council([policy])
+    return [a for step, values, alarms in given for a in council.feed(step, values, alarms)]
+
+
+def test_the_examples_reach_every_policy_and_every_trigger() -> None:
+    ours = [v for v in vars(policies).values() if dataclasses.is_dataclass(v)]
+    acting = {v for v in ours if hasattr(v, "reads")}
+    used = set()
+
+    def look(value: Any) -> None:
+        if dataclasses.is_dataclass(value):
+            used.add(type(value))
+            for field in dataclasses.fields(value):
+                look(getattr(value, field.name))
+
+    for policy in EXAMPLES.values():
+        look(policy)
+    assert acting <= used
+
+
+@rules
+def test_something_is_wanted_so_that_the_suite_can_fail(policy: Policy) -> None:
+    assert actions(policy, rows())
+
+
+def test_the_guarded_one_wants_to_go_back() -> None:
+    assert {a.kind for a in actions(EXAMPLES["guarded"], rows())} == {"reset_weights", "rollback"}
+
+
+@rules
+def test_pure(policy: Policy) -> None:
+    state = policy.init()
+    for step, values, alarms in rows():
+        before = pickle.dumps((policy, state, values, alarms))
+        first = policy.update(state, step, values, alarms)
+        assert pickle.dumps((policy, state, values, alarms)) == before
+        assert policy.update(state, step, values, alarms) == first
+        state = first[0]
+    assert policy.init() == policy.init()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        state.nothing = 1
+
+
+@rules
+def test_causal(policy: Policy) -> None:
+    given = rows()
+    whole = actions(policy, given)
+    for cut in range(10, len(given), 13):
+        assert actions(policy, given[:cut]) == [a for a in whole if a.step <= given[cut - 1][0]]
+
+
+@rules
+def test_resumable_serialisable_and_bounded(policy: Policy) -> None:
+    state, sizes, resumed = policy.init(), [], []
+    for step, values, alarms in rows(2000):
+        state, found = policy.update(pickle.loads(pickle.dumps(state)), step, values, alarms)
+        json.dumps(dataclasses.asdict(state))
+        sizes.append(len(pickle.dumps(state)))
+        resumed += found
+    assert max(sizes) < 2000
+    assert resumed == actions(policy, rows(2000))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, "flagged"])
+@pytest.mark.parametrize("policy", READ.values(), ids=READ)
+def test_what_is_nan_or_flagged_never_leads_to_an_action(policy: Policy, bad: Any) -> None:
+    estimate = Estimate.missing("no") if bad == "flagged" else Estimate.exact(bad)
+    low = dataclasses.replace(estimate, value=0.1) if bad == "flagged" else estimate
+    given = [(t, {"c": low, "loss": estimate}, []) for t in range(200)]
+    alarm = Alarm(100, "cusum", "loss", math.nan, 5.0, "It rose.")
+    given[100] = (100, given[100][1], [alarm])
+    assert actions(policy, given) == []
+
+
+@rules
+def test_actions_say_why_in_numbers_and_in_a_sentence(policy: Policy) -> None:
+    for action in actions(policy, rows()):
+        assert action.policy == policy.name and not action.applied
+        assert math.isfinite(action.arguments["threshold"]) and "value" in action.arguments
+        assert action.reason.endswith(".") and len(action.reason) > 30
+        json.dumps(dataclasses.asdict(action))
+
+
+# ---------------------------------------------------------------- on training
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+}
+
+
+def train(optimizer_name: str, folder: Path | None, chosen: list[Policy], **options: Any) -> bytes:
+    """Everything that 35 steps of training leave behind; C dips below its threshold in between."""
+    torch.manual_seed(0)
+    case = CASES["mlp"]
+    model = case.model().train()
+    optimizer = OPTIMIZERS[optimizer_name](model.parameters())
+    watch = None
+    if folder is not None:
+        detectors = [CUSUM("loss", warmup=2, threshold=0.1, name="cusum")]
+        watch = attach(
+            model,
+            optimizer,
+            run=folder,
+            observables=["norms"],
+            every=3,
+            detectors=detectors,
+            policies=chosen,
+            **options,
+        )
+    for step in range(35):
+        optimizer.zero_grad()
+        value = loss(model, case.batch(16, step))
+        value.backward()
+        optimizer.step()
+        if watch is not None:
+            watch.log(loss=value, c=0.5 + 0.5 * math.cos(step / 5))
+    if watch is not None:
+        watch.close()
+    left = [model.state_dict(), optimizer.state_dict(), torch.get_rng_state()]
+    left += [p.grad for p in model.parameters()]
+    return pickle.dumps(torch.utils._pytree.tree_map(_bytes, left))
+
+
+def _bytes(value: Any) -> Any:
+    return value.detach().numpy().tobytes() if isinstance(value, torch.Tensor) else value
+
+
+@functools.cache
+def untouched(optimizer: str) -> bytes:
+    return train(optimizer, None, [])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_dry_run_leaves_training_bitwise_untouched(optimizer: str, tmp_path: Path) -> None:
+    bare = untouched(optimizer)
+    named = [rename(policy, name) for name, policy in EXAMPLES.items()]
+    assert train(optimizer, tmp_path / "r", named) == bare
+    with Run.open(tmp_path / "r") as run:
+        found = recorded_actions(run.events("action"))
+        assert {a.policy for a in found} == {p.name for p in named}
+        assert not any(a.applied for a in found)
+
+
+def rename(policy: Policy, name: str) -> Policy:
+    if isinstance(policy, Guarded):
+        return dataclasses.replace(policy, policy=rename(policy.policy, name))
+    return dataclasses.replace(policy, name=name)  # type: ignore[type-var]
+
+
+@rules
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_carried_out_it_changes_training_and_repeats(
+    policy: Policy, optimizer: str, tmp_path: Path
+) -> None:
+    bare = untouched(optimizer)
+    first = train(optimizer, tmp_path / "a", [policy], dry_run=False)
+    assert first != bare
+    assert train(optimizer, tmp_path / "b", [policy], dry_run=False) == first
+    with Run.open(tmp_path / "a") as a, Run.open(tmp_path / "b") as b:
+        found = recorded_actions(a.events("action"))
+        assert any(action.applied for action in found)
+        assert found == recorded_actions(b.events("action"))
+
+
+@rules
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_online_equals_replay(policy: Policy, dry_run: bool, tmp_path: Path) -> None:
+    train("sgd", tmp_path / "r", [policy], dry_run=dry_run)
+
+    def decided(found: list[Action]) -> list[Action]:
+        plain = [
+            dataclasses.replace(a, applied=False, reason=a.reason.split(" Not carried")[0])
+            for a in found
+        ]
+        return sorted(plain, key=lambda a: a.step)
+
+    with Run.open(tmp_path / "r") as run:
+        online = decided(recorded_actions(run.events("action")))
+        assert online
+        assert replay_actions(run, [policy]) == online
+        again = [CUSUM("loss", warmup=2, threshold=0.1, name="cusum")]
+        assert replay_actions(run, [policy], again) == online
+        assert len(replay(run, again)) == len(run.events("alarm"))
+        assert recorded_policies(run.events("policies")) == [policy]
+        assert policy_record(policy)["reads"] == list(policy.reads)

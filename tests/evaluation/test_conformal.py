@@ -1,0 +1,171 @@
+"""Split conformal calibration: its exact false-alarm rate, its power, its refusals."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foreshock import Run
+from foreshock.detectors import Calibration
+from foreshock.evaluation import calibrate, conformal_threshold, runs_needed
+from foreshock.evaluation.conformal import fit, standardised
+
+
+def ar1(rng: np.random.Generator, shape: tuple[int, ...], phi: float) -> np.ndarray:
+    """Stationary, unit variance, along the last axis."""
+    x, shocks = np.empty(shape), rng.standard_normal(shape) * math.sqrt(1 - phi * phi)
+    x[..., 0] = rng.standard_normal(shape[:-1])
+    for t in range(1, shape[-1]):
+        x[..., t] = phi * x[..., t - 1] + shocks[..., t]
+    return x
+
+
+def rates(runs: int, repeats: int, phi: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Share of 20 fresh runs that alarm, without and with a bump of 4 sd for 10 steps."""
+    rng, false, hit = np.random.default_rng(seed), [], []
+    for _ in range(repeats):
+        x = ar1(rng, (runs + 20, 1, 200), phi)
+        safe = fit(range(200), x[:runs], series=["x"], sides=["above"])
+        bumped = x[runs:].copy()
+        bumped[..., 100:110] += 4
+        for found, fresh in ((false, x[runs:]), (hit, bumped)):
+            found.append(np.mean(standardised(safe, fresh).max(-1) > safe.threshold))
+    return np.array(false), np.array(hit)
+
+
+def within(shares: np.ndarray, expected: float) -> bool:
+    # Fresh runs of one repeat share a threshold, so the repeat is the unit of the standard error.
+    return abs(shares.mean() - expected) < 4 * shares.std(ddof=1) / math.sqrt(len(shares))
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.9, 0.99])
+def test_the_false_alarm_rate_is_the_exact_one_whatever_the_autocorrelation(phi: float) -> None:
+    # 60 runs: 20 locate, 40 calibrate; a fresh score is above the 39th of 40 with probability
+    # 1 - 39/41, for every law.
+    false, _ = rates(60, 150, phi, seed=1)
+    assert within(false, 2 / 41)
+    assert false.mean() < 0.08  # and the test has the power to see a rate of 10 %
+
+
+def test_the_smallest_number_of_runs_keeps_the_rate() -> None:
+    false, _ = rates(30, 150, 0.9, seed=2)
+    assert within(false, 1 / 21)
+
+
+def test_the_power_for_a_bump() -> None:
+    # .64 by an independent program for this very setting, a Monte-Carlo figure of its own: +-.06
+    # besides 4 standard errors.
+    _, hit = rates(60, 150, 0.9, seed=3)
+    assert abs(hit.mean() - 0.64) < 0.06 + 4 * hit.std() / math.sqrt(len(hit))
+
+
+def test_a_change_of_units_changes_no_alarm() -> None:
+    rng = np.random.default_rng(4)
+    x = ar1(rng, (50, 1, 100), 0.9)
+    scale = np.exp(rng.standard_normal(100))  # another unit at every step
+    one = fit(range(100), x[:40], series=["x"], sides=["above"])
+    other = fit(range(100), scale * x[:40] - 7, series=["x"], sides=["above"])
+    np.testing.assert_allclose(one.threshold, other.threshold, rtol=1e-9)
+    np.testing.assert_allclose(
+        standardised(one, x[40:]), standardised(other, scale * x[40:] - 7), rtol=1e-6, atol=1e-9
+    )
+
+
+def test_sides_and_the_maximum_over_series() -> None:
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((40, 2, 30))
+    above = fit(range(30), x, series=["a", "b"], sides=["above", "below"])
+    mirrored = x * np.array([1.0, -1.0])[:, None]
+    same = fit(range(30), mirrored, series=["a", "b"], sides=["above", "above"])
+    assert above.threshold == same.threshold
+    both = fit(range(30), x, series=["a", "b"], sides=["both", "both"])
+    # By hand: |z| of the last 27 runs, the 27th of ceil(.95 * 28) = 27.
+    location = np.median(x[:13], axis=0)
+    scale = 1.4826 * np.median(np.abs(x[:13] - location), axis=0)
+    largest = np.sort(np.abs((x[13:] - location) / scale).max(axis=(1, 2)))
+    assert both.threshold == pytest.approx(largest[26], rel=1e-12)
+
+
+def test_a_step_without_spread_is_left_out() -> None:
+    x = np.random.default_rng(6).standard_normal((30, 1, 5))
+    x[:, :, 0] = 0.0
+    assert fit(range(0, 50, 10), x, series=["x"], sides=["above"]).grid == (10, 20, 30, 40)
+    with pytest.raises(ValueError, match="does not vary between the runs"):
+        fit(range(5), np.ones((30, 1, 5)), series=["x"], sides=["above"])
+
+
+@pytest.mark.parametrize(
+    ("alpha", "runs"), [(0.05, 30), (0.01, 150), (0.1, 15), (0.5, 6), (0.2, 6)]
+)
+def test_how_many_runs_are_needed_is_what_fit_accepts(alpha: float, runs: int) -> None:
+    assert runs_needed(alpha) == runs
+    x = np.random.default_rng(7).standard_normal((runs, 1, 4))
+    for count in (runs, runs + 1, runs + 2):
+        more = np.concatenate([x, x + 1])[:count] if count > runs else x
+        fit(range(4), more, series=["x"], sides=["above"], alpha=alpha)
+    with pytest.raises(ValueError, match=f"{runs - 1} known-safe runs .*: {runs} are needed"):
+        fit(range(4), x[1:], series=["x"], sides=["above"], alpha=alpha)
+
+
+def test_the_threshold_of_scores() -> None:
+    # ceil(.95 * 41) = 39; and .95 * 20 is 19.000000000000004 in floating point.
+    assert conformal_threshold(range(1, 41), 0.05) == 39
+    assert conformal_threshold(range(1, 20), 0.05) == 19
+    assert conformal_threshold([-math.inf] * 19 + [3.0], 0.05) == 3.0
+    for scores, alpha, sentence in (
+        (range(5), 0.05, "5 calibration scores .* at least 19 are needed"),
+        ([math.nan] * 30, 0.05, "score is nan"),
+        (range(30), 1.0, "must lie in .0, 1.. Got 1"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            conformal_threshold(scores, alpha)
+
+
+def recorded(folder: Path, count: int) -> list[Run]:
+    """Runs of an AR(1) KL at 30 common steps, and one step of their own."""
+    x = 1 + ar1(np.random.default_rng(8), (count, 30), 0.9)
+    for i, row in enumerate(x):
+        with Run.create(folder / f"safe{i:02}") as run:
+            for t, value in enumerate(row):
+                run.append(10 * t, {"reward/kl": float(value), "loss": math.nan})
+            run.append(1000 + i, {"reward/kl": 0.0})
+    return [Run.open(folder / f"safe{i:02}") for i in range(count)]
+
+
+def test_recorded_runs_on_their_common_steps(tmp_path: Path) -> None:
+    runs = recorded(tmp_path, 30)
+    safe = calibrate(runs, "reward/kl", alpha=0.05, side="both")
+    assert safe.grid == tuple(range(0, 300, 10))
+    assert safe.located + safe.calibrated == tuple(run.id for run in runs)
+    assert (len(safe.located), safe.sides, safe.alpha) == (10, ("both",), 0.05)
+    safe.save(tmp_path / "safe.json")
+    assert Calibration.load(tmp_path / "safe.json") == safe  # every bit
+
+    for given, arguments, sentence in (
+        (runs[:29], {"series": "reward/kl"}, "29 known-safe runs .* 30 are needed"),
+        ([*runs[:29], runs[0]], {"series": "reward/kl"}, "given twice"),
+        (runs, {"series": "reward/gold"}, "has no series 'reward/gold'. It has reward/kl, loss"),
+        (runs, {"series": "loss"}, "No step has a finite value of loss in all 30"),
+        (runs, {"series": "reward/kl", "side": "left"}, "Got 'left'"),
+        (runs, {"series": "reward/kl", "alpha": 0.0}, "must lie in .0, 1.. Got 0"),
+        (runs, {"series": []}, "at least one series"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            calibrate(given, **arguments)  # type: ignore[arg-type]
+    for run in runs:
+        run.close()
+
+
+def test_unfit_arrays_are_refused() -> None:
+    for values, sentence in (
+        (np.ones((30, 2, 4)), r"shape \(runs, 1 series, 4 steps\)"),
+        (np.full((30, 1, 4), math.nan), "needs finite values"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            fit(range(4), values, series=["x"], sides=["above"])
+    x = np.random.default_rng(9).standard_normal((30, 1, 4))
+    with pytest.raises(ValueError, match="one identity for each run. Got 2 for 30"):
+        fit(range(4), x, series=["x"], sides=["above"], ids=["a", "b"])
