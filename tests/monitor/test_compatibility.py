@@ -42,6 +42,8 @@ EXPECTED = {
     "published/": "returns nothing before 100 gradient norms",
     "trajectory/correlation_dimension": "needs at least 20 updates",
     "features/alignment": "does not end in a torch.nn.Linear",
+    "latent/kernel_ess": "there is no kernel",
+    "latent/free_energy": "There is no temperature",
     "readout/ridge_signal": "needs a model whose last layer is",
     "readout/probe_signal": "needs a model whose last layer is",
 }

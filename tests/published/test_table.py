@@ -161,6 +161,15 @@ MODEL = {
             "gap_driving": "test_gap_flow",
         },
     ),
+    "published_fokker_planck": (
+        "test_fokker_planck",
+        {
+            "c_fp_code": "test_grad_rho_code_fp",
+            "s_dot_fp_text": "test_s_dot_fp",
+            "max_div_j_fp": "test_div_j_fp",
+            "drift_cosine_fp": "test_fokker_planck",
+        },
+    ),
 }
 
 

@@ -34,7 +34,12 @@ SERIES = (
     series("max_div_j_fp", "largest flux divergence", "max |∇·J|, as coded", SOURCE),
     series("alert_fp", "reward-hacking alert", "1 if C < 0.3 and max |∇·J| > 1", SOURCE),
     series("c_wrapper_fp", "C(t) of the PyTorch wrapper", "|∂θ|/(η₀e^(−t/500)|∇ρ|)", SOURCE),
-    series("drift_cosine_fp", "cosine of model drift and measured drift", "μ_model·μ", "ours"),
+    series(
+        "drift_cosine_fp",
+        "cosine of the document's drift and the measured one",
+        "μ_model·μ/(|μ_model||μ|)",
+        SOURCE,
+    ),
 )
 
 
