@@ -74,7 +74,7 @@ CONFORMAL = {
     "conformal published div": ("published/max_div_j_fp", "above"),
 }
 #: Steps between two looks at the representations of the texts.
-LOOKS = 5
+LOOKS = 10
 
 
 @dataclass(frozen=True)

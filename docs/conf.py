@@ -50,6 +50,8 @@ PARTS = (
     ("foreshock.probe", "The model, seen safely"),
     ("foreshock.detectors", "Rules on recorded series"),
     ("foreshock.estimators", "Estimators and observables"),
+    ("foreshock.policies", "Rules that act"),
+    ("foreshock.evaluation", "Events, leads and calibration"),
     ("foreshock.density", "The density of a cloud"),
     ("foreshock.simulators", "Simulators"),
     ("foreshock.report", "Reports"),

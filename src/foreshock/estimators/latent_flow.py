@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +15,12 @@ from torch import Tensor
 from foreshock.density import Score, entropy, fit_score, free_energy, w2
 from foreshock.density.moves import MeasuredFlow, measured_flow
 from foreshock.estimators.latent_examples import EXAMPLES, Examples
-from foreshock.estimators.latent_particles import PENULTIMATE, Particles, choose_particles
+from foreshock.estimators.latent_particles import (
+    LEAST,
+    PENULTIMATE,
+    Particles,
+    choose_particles,
+)
 from foreshock.estimators.latent_plane import plane_of
 from foreshock.estimators.latent_potential import against_loss
 from foreshock.estimators.latent_series import FLOW, SERIES, WHOLE
@@ -187,44 +192,53 @@ class LatentFlow:
         if updates is None:
             return state, _missing(why)
         try:
-            first = state.particles is None
-            particles = state.particles or self._choose(moment, len(taken))
-            if self.examples == "fresh" and not first:
-                particles = particles.renewed(moment, self.particles, self.seed)
-            raw = particles.raw(moment)
-            if not bool(torch.isfinite(raw).all()):
-                return state, _missing("The latents are not finite.")
-            z = particles.project(raw)
-            moves = particles.moves(moment, updates)
+            particles = self._particles(state, moment, len(taken))
+            few = len(particles.keep) < LEAST
+            z = particles.raw(moment)
+            moves, no_derivative = (z, "") if few else particles.moves(moment, updates)
         except ValueError as error:  # no particles, or latents that cannot be taken now
             return state, _missing(str(error))
-        slopes = _slopes(particles, moment)
+        if few:
+            return state, _collapsed(particles)
+        scalars, arrays, state = self._measure(state, particles, z, moves, moment)
+        if no_derivative:
+            scalars = _noted(scalars, no_derivative)
+        return state, Readings(scalars, arrays)
+
+    def _measure(
+        self, state: LatentState, particles: Particles, raw: Tensor, moves: Tensor, moment: Moment
+    ) -> tuple[dict[str, Estimate], dict[str, Any], LatentState]:
+        """All there is to say about a cloud and its moves."""
+        z = particles.project(raw)
         fitted = fit_score(z, self.score, seed=self.seed)
         found = measured_flow(fitted, moves, refits=min(REFITS, len(z)))
         scalars = dict(_flow(found))
-        scalars |= against_loss(moves, slopes)
+        scalars |= against_loss(moves, _slopes(particles, moment))
         scalars |= self._energy(particles, fitted, scalars["latent/temperature"], moment)
         scalars |= self._distances(state, z, moment.step)
         scalars |= _quality(fitted, particles.share(raw))
         scalars["latent/distinct"] = Estimate.exact(particles.distinct, n=len(z))
-        arrays: dict[str, Any] = {}
-        if self.keep:
-            arrays["latent/z"] = z.float().cpu().numpy()
-            if first:
-                arrays["latent/basis"] = particles.stored
-                if particles.labels is not None:
-                    arrays["latent/labels"] = particles.labels
-        field, divergence = plane_of(z, found.mean, found.tensor, self.plane)
-        arrays |= field
-        scalars["latent/flux_divergence"] = divergence
         scalars["latent/flux"] = _speed(found)
+        arrays, scalars["latent/flux_divergence"] = plane_of(
+            z, found.mean, found.tensor, self.plane
+        )
+        if self.keep:
+            arrays |= _stored(particles, z, first=state.particles is None)
         parts, centres = self._parts(particles, state.centres, z)
         for name, rows in parts:
-            fitted = fit_score(z[rows], self.score, seed=self.seed)
-            sub = measured_flow(fitted, moves[:, rows], refits=min(REFITS, len(rows)))
-            scalars |= {f"{series}@{name}": e for series, e in _flow(sub)}
-        after = LatentState(particles, z if state.start is None else state.start, z, centres)
-        return after, Readings(scalars, arrays)
+            part = fit_score(z[rows], self.score, seed=self.seed)
+            flow = measured_flow(part, moves[:, rows], refits=min(REFITS, len(rows)))
+            scalars |= {f"{series}@{name}": e for series, e in _flow(flow)}
+        start = z if state.start is None else state.start
+        return scalars, arrays, LatentState(particles, start, z, centres)
+
+    def _particles(self, state: LatentState, moment: Moment, batches: int) -> Particles:
+        """Those of the first record, or in its axes those of now."""
+        if state.particles is None:
+            return self._choose(moment, batches)
+        if self.examples == "fresh":
+            return state.particles.renewed(moment, self.particles, self.seed)
+        return state.particles
 
     def _choose(self, moment: Moment, batches: int) -> Particles:
         return choose_particles(
@@ -311,6 +325,35 @@ def _flow(found: MeasuredFlow) -> Iterator[tuple[str, Estimate]]:
     for info in FLOW:
         field = info.name.partition("/")[2]
         yield info.name, getattr(found, "consolidation" if field == "c" else field)
+
+
+def _collapsed(particles: Particles) -> Readings:
+    """Nearly all examples are copies: the number that says so, and no cloud."""
+    gone = _missing(f"Only {len(particles.keep)} of the examples are no copies of others.").scalars
+    return Readings(dict(gone) | {"latent/distinct": Estimate.exact(particles.distinct)})
+
+
+def _stored(particles: Particles, z: Tensor, *, first: bool) -> dict[str, Any]:
+    """Latents, and at the first record what they are coordinates of."""
+    arrays: dict[str, Any] = {"latent/z": z.float().cpu().numpy()}
+    if first:
+        arrays["latent/basis"] = particles.stored
+        if particles.labels is not None:
+            arrays["latent/labels"] = particles.labels
+    return arrays
+
+
+def _noted(scalars: dict[str, Estimate], reason: str) -> dict[str, Estimate]:
+    """The same, with the sentence on what rests on differences instead of derivatives."""
+    noted = {info.name for info in FLOW} | {"latent/temperature", "latent/loss_cosine"}
+    return {
+        name: replace(
+            e, flags=e.flags | Flag.BELOW_PRECISION, reason=f"{e.reason} {reason}".strip()
+        )
+        if name.partition("@")[0] in noted
+        else e
+        for name, e in scalars.items()
+    }
 
 
 def _speed(found: MeasuredFlow) -> Estimate:

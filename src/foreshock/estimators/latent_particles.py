@@ -25,6 +25,8 @@ from foreshock.probe.view import ModelView
 PENULTIMATE = "penultimate"
 #: Fewest different latents that make a cloud.
 LEAST = 8
+#: Distance, in standard deviations, below which two latents are one.
+COPY = 1e-5
 #: Dimensions where none are asked for; a score costs n d^2 and needs n >> d.
 DIMENSIONS = 8
 
@@ -75,14 +77,15 @@ class Particles:
         z = self.project(raw)
         return float((z - z.mean(0)).square().sum()) / total if total else math.nan
 
-    def moves(self, moment: Moment, updates: Tensor) -> Tensor:
-        """(n, N, d) Displacement of every particle by each update, to first order."""
+    def moves(self, moment: Moment, updates: Tensor) -> tuple[Tensor, str]:
+        """(n, N, d) Displacement of every particle by each update, and why it is no derivative."""
         assert moment.probe is not None
         parts = [
             moves(moment.view, self.site, moment.probe.loss, batch, updates, basis=self.basis)
             for batch in self.batches
         ]
-        return torch.cat([part.values for part in parts], 1)[:, self.keep].double()
+        moved = torch.cat([part.values for part in parts], 1)[:, self.keep].double()
+        return moved, parts[0].reason
 
     def slopes(self, moment: Moment, shift: Tensor | None = None) -> Tensor:
         """(N, d) ∇_z of every particle's own loss, all moved by ``shift`` (d,) before."""
@@ -223,11 +226,19 @@ def _latents(site: LatentSite, batches: tuple[Any, ...], moment: Moment) -> Tens
 
 def _distinct(raw: Tensor) -> Tensor:
     """(N,) Rows of which no earlier row is a copy, in their order."""
-    _, inverse = torch.unique(raw, dim=0, return_inverse=True)
-    first = torch.full((int(inverse.max()) + 1,), len(raw), device=raw.device)
-    order = torch.arange(len(raw), device=raw.device)
-    first = first.scatter_reduce(0, inverse, order, "amin")
-    return first.sort().values
+    # Two equal inputs need not have equal latents: a matrix product rounds rows differently. So
+    # rows are copies if they agree in two random directions.
+    generator = torch.Generator().manual_seed(0)
+    axes = torch.randn(raw.shape[1], 2, generator=generator, dtype=torch.float64).to(raw.device)
+    seen = raw.double() @ axes
+    close = COPY * (seen - seen.mean(0)).square().mean(0).sqrt()
+    order = seen[:, 0].argsort(stable=True)
+    gaps = (seen[order[1:]] - seen[order[:-1]]).abs()
+    begins = torch.ones(len(raw), dtype=torch.bool, device=raw.device)
+    begins[1:] = (gaps > close).any(1)
+    group = begins.cumsum(0) - 1
+    first = torch.full((int(group[-1]) + 1,), len(raw), device=raw.device)
+    return first.scatter_reduce(0, group, order, "amin").sort().values
 
 
 def _principal(raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -219,7 +219,7 @@ def _cosine(drift: Tensor, particles: Particles, moment: Moment) -> Estimate:
     update, why = settled_responses(moment.optimizer, moment.view, [mean])
     if update is None:
         return Estimate.missing(why)
-    moved = particles.moves(moment, update)[0]
+    moved = particles.moves(moment, update)[0][0]
     scale = float(moved.norm() * drift.norm())
     if not scale > 0:
         return Estimate.missing("Nothing moves: the drift is zero.")
