@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from foreshock.evaluation.overoptimisation import BLOCK, RULES, OverOptimisation, over_optimised
+from foreshock.evaluation.overoptimisation import BLOCK, RULES, RewardOutcome, over_optimised
 
 T = np.arange(200.0)
 SE = np.full(200, 0.02)
@@ -14,7 +14,7 @@ RISE = np.minimum(T / 100, 1.0)
 HUMP = np.where(T < 100, T / 100, 1 - (T - 100) / 200)  # 0 to 1 to a half
 
 
-def judged(gold: NDArray[np.float64], proxy: NDArray[np.float64] = T / 50) -> OverOptimisation:
+def judged(gold: NDArray[np.float64], proxy: NDArray[np.float64] = T / 50) -> RewardOutcome:
     return over_optimised(T, gold, proxy, SE, SE)
 
 

@@ -8,7 +8,7 @@ from foreshock.evaluation.events import Milestones as Milestones
 from foreshock.evaluation.events import milestones as milestones
 from foreshock.evaluation.leads import Lead as Lead
 from foreshock.evaluation.leads import lead as lead
-from foreshock.evaluation.overoptimisation import OverOptimisation as OverOptimisation
+from foreshock.evaluation.overoptimisation import RewardOutcome as RewardOutcome
 from foreshock.evaluation.overoptimisation import over_optimised as over_optimised
 from foreshock.evaluation.replay import replay as replay
 from foreshock.evaluation.w2_final import w2_to_final as w2_to_final
@@ -16,7 +16,7 @@ from foreshock.evaluation.w2_final import w2_to_final as w2_to_final
 __all__ = [
     "Lead",
     "Milestones",
-    "OverOptimisation",
+    "RewardOutcome",
     "calibrate",
     "conformal_threshold",
     "lead",

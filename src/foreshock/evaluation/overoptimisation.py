@@ -26,7 +26,7 @@ RULES = {
 
 
 @dataclass(frozen=True)
-class OverOptimisation:
+class RewardOutcome:
     """What became of a gold and a proxy reward; all levels are means of blocks.
 
     Args:
@@ -67,7 +67,7 @@ def over_optimised(
     proxy: ArrayLike,
     gold_error: ArrayLike,
     proxy_error: ArrayLike,
-) -> OverOptimisation:
+) -> RewardOutcome:
     r"""Judge one finished run by the rule in `RULES`.
 
     The evaluations are cut into blocks of `BLOCK`, an incomplete one at the end left out, so that
@@ -132,7 +132,7 @@ def over_optimised(
     def levels(values: NDArray[np.float64]) -> tuple[float, float, float]:
         return float(values[0]), float(values[peak]), float(values[-1])
 
-    return OverOptimisation(
+    return RewardOutcome(
         peak_step=int(at[peak * BLOCK + BLOCK // 2]),
         onset=int(at[(int(begun.argmax()) + 1) * BLOCK - 1]) if begun.any() else None,
         gold=levels(g),

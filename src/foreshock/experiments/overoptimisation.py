@@ -32,7 +32,7 @@ from foreshock.evaluation.overoptimisation import (
     BLOCK,
     LASTING,
     RULES,
-    OverOptimisation,
+    RewardOutcome,
     over_optimised,
 )
 from foreshock.experiments.character_policy import (
@@ -305,7 +305,7 @@ def run(
     return Run.open(path)
 
 
-def record_milestones(record: Run) -> OverOptimisation | None:
+def record_milestones(record: Run) -> RewardOutcome | None:
     """Write into a recorded run whether it was over-optimised; ``None`` where it is too short."""
     found = judge_run(record)
     for name, step in found.items() if found is not None else ():
@@ -314,7 +314,7 @@ def record_milestones(record: Run) -> OverOptimisation | None:
     return found
 
 
-def judge_run(record: Run) -> OverOptimisation | None:
+def judge_run(record: Run) -> RewardOutcome | None:
     """The rule of `over_optimised` on the rewards that a run recorded.
 
     Args:
