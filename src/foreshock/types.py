@@ -153,6 +153,27 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True)
+class Probability:
+    """How probable an event is within a number of steps, given that it has not happened yet.
+
+    Args:
+        event: Name of the event, such as ``"onset"``.
+        within: Steps from now, h: the event counts if it comes in (t, t + h].
+        value: The probability; nan if the forecaster cannot say, and then ``basis`` says why.
+        low: Lower end of the 95 % interval of the probability; nan if none is claimed.
+        high: Upper end.
+        basis: What it rests on, in a sentence.
+    """
+
+    event: str
+    within: int
+    value: float
+    low: float = NAN
+    high: float = NAN
+    basis: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Alarm:
     """A detector fired: when, on what, and the numbers that caused it.
 
@@ -164,6 +185,7 @@ class Alarm:
         threshold: What it was compared with.
         reason: A sentence for a person.
         forecast: What the detector expects next, if it says so.
+        label: The regime that the run is in from this step on, of a rule that names regimes.
     """
 
     step: int
@@ -173,6 +195,7 @@ class Alarm:
     threshold: float
     reason: str
     forecast: Forecast | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,8 +47,9 @@ def test_bench_passes_options_on(capsys: Capture, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "argv", ["foreshock"])
     assert main(["bench"]) == 0
     assert "coverage" in capsys.readouterr().out.split()
-    rows = json.loads(_output(capsys, "bench", "detectors", "--runs", "1", "--json"))
-    assert {row["rule"] for row in rows} >= {"cusum up", "heldout_signal"}
+    little = ("--runs", "1", "--events", "1", "--real", "0", "--signals", "1")
+    rows = json.loads(_output(capsys, "bench", "detectors", *little, "--json"))
+    assert {row["rule"] for row in rows} >= {"cusum up", "heldout_signal", "LossSpike"}
     assert main(["bench", "nothing"]) == 2
 
 

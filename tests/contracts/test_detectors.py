@@ -11,7 +11,17 @@ import pytest
 
 import foreshock.detectors as detectors
 from foreshock import Run, replay
-from foreshock.detectors import BY_NAME, Calibration, ConformalAlarm, Judge
+from foreshock.detectors import (
+    BY_NAME,
+    Calibration,
+    ConformalAlarm,
+    ForecastAlarm,
+    Hazard,
+    Judge,
+    PublishedProbability,
+    PublishedTransitions,
+    Term,
+)
 from foreshock.detectors.record import detector_record, recorded_detectors
 from foreshock.types import Alarm, Detector, Estimate
 
@@ -26,8 +36,24 @@ SAFE = Calibration(
     alpha=0.05,
 )
 
+# And what a forecaster was fitted to.
+FITTED = Hazard(
+    "onset",
+    100,
+    (Term("step", log=True), Term("x"), Term("x", "missing"), Term("y", "slope", log=True)),
+    (-5.0, 0.1, 3.0, 0.5, 1.0),
+)
+
 
 def made(name: str) -> Detector:
+    if name == "forecast":
+        return ForecastAlarm(FITTED)
+    if name == "loss_spike":  # noise of 50 % hides every spike at its defaults
+        return BY_NAME[name](height=1.5, warmup=20)
+    if name == "divergence":
+        return BY_NAME[name](height=1.0, block=4, warmup=10)
+    if name == "published_transitions":  # its plateau is nowhere in noise of this size
+        return PublishedTransitions(tolerance=100.0)
     return ConformalAlarm(SAFE) if name == "conformal" else BY_NAME[name]()
 
 
@@ -69,7 +95,7 @@ def test_the_names_reach_every_detector() -> None:
         value
         for value in vars(detectors).values()
         if isinstance(value, type) and isinstance(value, type) and hasattr(value, "reads")
-    } - {Judge, Detector}
+    } - {Judge, Detector, Hazard, PublishedProbability}  # forecasters give no alarms
     assert classes == set(BY_NAME.values())
 
 

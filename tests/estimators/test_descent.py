@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -270,6 +271,31 @@ def test_of_an_unknown_optimizer_the_step_made_is_still_there(make: Any) -> None
     assert found["grad/descent_measured"].value == pytest.approx(change, rel=1e-9)
     for name in ("descent_expected", "descent_noise", "critical_snr", "fdt", "d_effective"):
         assert make.__name__ in found[f"grad/{name}"].reason
+
+
+@pytest.mark.parametrize("make", [
+    lambda p: torch.optim.SGD(p, lr=0.02),
+    lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9),
+    lambda p: torch.optim.AdamW(p, lr=0.002, weight_decay=0.1),
+])  # fmt: skip
+def test_at_the_best_factor_the_next_step_is_expected_to_descend_most(make: Any) -> None:
+    """The rate is really changed and all is measured anew, on the same probe."""
+    model, drawn = Line(), regression(8, 16)
+    optimizer = make(model.parameters())
+    moment = after_step(model, optimizer, drawn[0], Probe(squares, drawn))
+    rate, best = optimizer.param_groups[0]["lr"], measure(moment)["grad/descent_factor"]
+    assert best.value > 1.5
+
+    def at(factor: float) -> dict[str, Estimate]:
+        optimizer.param_groups[0]["lr"] = rate * factor
+        return measure(replace(moment, optimizer=OptimizerView(optimizer, moment.view)))
+
+    there = at(best.value)
+    assert there["grad/descent_factor"].value == pytest.approx(1.0, rel=1e-6)
+    least = there["grad/descent_expected"].value
+    for near in (0.9, 1.1):  # 1 % of the descent is lost at 10 % off
+        change = at(near * best.value)["grad/descent_expected"].value
+        assert change == pytest.approx(0.99 * least, rel=1e-6)
 
 
 def test_the_critical_ratio_is_for_plain_sgd() -> None:

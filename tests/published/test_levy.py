@@ -132,6 +132,24 @@ def test_is_critical_levy() -> None:
     assert [pub.is_critical_levy(c, 0.0, 1.0) for c in cs] == [True, False]
 
 
+def test_partial_regime_levy() -> None:
+    triples = [
+        (1.0, 0.0, 0.7),
+        (1.0, 0.6, 0.0),
+        (1.0, 0.6, 0.7),
+        (5.0, 0.05, 0.0),
+        (0.2, 9.0, -1.0),
+    ]
+    named = [pub.partial_regime_levy(*triple) for triple in triples]
+    assert named == ["aligned", "exploratory", "exploratory", "edge-walking", "noisy flux"]
+    # C ~ 1 alone, an S that has no name, and a quiet kernel away from both: no words for them.
+    nameless = [(1.0, 0.3, 0.7), (1.0, 0.0, 0.2), (5.0, 1.0, 0.7), (0.2, 0.0, 0.1)]
+    assert {pub.partial_regime_levy(*triple) for triple in nameless} == {"unnamed"}
+    # Defect: a loss times 10 with a tenth of the learning rate is the same training: C times 100,
+    # S times 10, and "exploratory" has no name any more.
+    assert pub.partial_regime_levy(100 * 1.0, 10 * 0.6, 0.0) == "unnamed"
+
+
 def test_phi_levy() -> None:
     c, s, r = 1.2, -0.1, 0.4
     bracket = (c - 1) ** 2 / (2 * 0.09) + s**2 / (2 * 0.0225) + (r - 1.0) ** 2 / (2 * 0.25)

@@ -55,6 +55,7 @@ TABLE = (
     ("drho_levy_code", "levy.md", "test_drho_levy_code"),
     ("components_levy", "levy.md", "test_components_levy"),
     ("is_critical_levy", "levy.md", "test_is_critical_levy"),
+    ("partial_regime_levy", "levy.md", "test_partial_regime_levy"),
     ("phi_levy", "levy.md", "test_phi_levy"),
     ("d_gradients_langevin", "langevin.md", "test_d_gradients_langevin"),
     ("d_parameters_langevin", "langevin.md", "test_d_parameters_langevin"),

@@ -7,7 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from foreshock.stats.descent import critical_snr, descent_pieces, expected_descent
+from foreshock.stats.descent import (
+    critical_snr,
+    descent_factor,
+    descent_pieces,
+    expected_descent,
+)
 from foreshock.types import Flag
 
 D = 6
@@ -206,3 +211,37 @@ def test_says_what_is_missing() -> None:
         descent_pieces(gram, curved, np.arange(8))
     with pytest.raises(ValueError, match="must both be n x n"):
         descent_pieces(gram, curved[:4])
+
+
+def test_the_best_factor_is_that_of_the_minimum_over_rates() -> None:
+    """Against the expected change at every factor, computed anew: the least one is at f*."""
+    g = draw(np.random.default_rng(1), 12)
+    found = descent_factor(*sgd(g, 0.05))
+    grid = found.value * np.linspace(0.5, 1.5, 101)
+    change = [descent_pieces(*sgd(g, 0.05 * f)).expected[0] for f in grid]
+    assert grid[int(np.argmin(change))] == pytest.approx(found.value)
+    # Half of what the slope alone promises, and twice the factor gives nothing.
+    slope = descent_pieces(*sgd(g, 0.05 * found.value)).drift[0]
+    assert min(change) == pytest.approx(slope / 2)
+    assert descent_pieces(*sgd(g, 0.1 * found.value)).expected[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_the_best_factor_of_many_batches_is_the_closed_form() -> None:
+    g = draw(np.random.default_rng(2), 1500)
+    truth = (MU @ MU) / (0.05 * (MU @ CURVATURE @ MU + np.trace(CURVATURE @ SIGMA)))
+    found = descent_factor(*sgd(g, 0.05))
+    # Twice the 95 % interval is 4 standard errors.
+    half = found.high - found.low
+    assert found.value - half < truth < found.value + half
+    assert half < truth  # and it says something
+
+
+def test_no_factor_is_best_without_curvature_and_none_is_sure_without_signal() -> None:
+    g = draw(np.random.default_rng(3), 12)
+    drift, curved = sgd(g, 0.05)
+    assert np.isnan(descent_factor(drift, -curved).value)
+    assert "not positive" in descent_factor(drift, -curved).reason
+    assert np.isnan(descent_factor(drift[:2, :2], curved[:2, :2]).value)
+    mixed = np.diag([3.0, -2.9, 0.1, 0.0, 0.2, -0.1, 1.0, -0.9])
+    found = descent_factor(-np.ones((8, 8)), mixed)
+    assert found.flags & Flag.UNRESOLVED and found.high == np.inf

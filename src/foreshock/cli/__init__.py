@@ -17,6 +17,7 @@ COMMANDS = {
     "report": ("runs", "write the offline HTML report of a run, or of a run and its twin"),
     "replay": ("runs", "run detectors over a recorded run"),
     "calibrate": ("calibrate", "make an alarm from known-safe runs, at a stated false-alarm rate"),
+    "forecast": ("forecast", "fit or score the probability of an event within h steps"),
     "doctor": ("runs", "check whether runs can be written, read and measured here"),
     "bench": ("bench", "run a benchmark of the source checkout, such as coverage"),
 }
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         module = importlib.import_module(f"foreshock.cli.{COMMANDS[words[0]][0]}")
         command = getattr(module, words[0])
-        if words[0] == "bench":  # its options are the benchmark's own
+        if words[0] in ("bench", "forecast"):  # their options are their own
             return command(words[1:])
         # Options of a command may stand behind its subcommand: `simulate ou --out here`.
         behind = (tyro.conf.CascadeSubcommandArgs,)

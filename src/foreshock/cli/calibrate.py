@@ -49,7 +49,7 @@ def calibrate(
     if not series:
         raise ValueError("`foreshock calibrate` needs the series to watch. Add: --series reward/kl")
     with ExitStack() as stack:
-        opened = [stack.enter_context(Run.open(path)) for path in _folders(runs)]
+        opened = [stack.enter_context(Run.open(path)) for path in folders(runs)]
         found = fit(opened, series, alpha=alpha, side=side)
     found.save(out)
     name = ConformalAlarm(found).name
@@ -79,7 +79,7 @@ def calibrate(
     return 0
 
 
-def _folders(paths: Sequence[Path]) -> list[Path]:
+def folders(paths: Sequence[Path]) -> list[Path]:
     """The runs themselves, and the runs in folders that are none, by name."""
     found: list[Path] = []
     for path in paths:

@@ -35,7 +35,9 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def progress(title: str, *, silent: bool = False) -> Iterator[Callable[[int, int], None]]:
+def progress(
+    title: str, *, silent: bool = False, unit: str = "steps"
+) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on standard error; a line per tenth where that is no terminal.
 
     Yields:
@@ -52,7 +54,7 @@ def progress(title: str, *, silent: bool = False) -> Iterator[Callable[[int, int
             tenth = 10 * done // max(total, 1)
             if tenth > told[0]:
                 told[0] = tenth
-                errors.print(f"{title}: {done:,} of {total:,} steps")
+                errors.print(f"{title}: {done:,} of {total:,} {unit}")
 
         yield line
         return

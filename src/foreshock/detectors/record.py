@@ -6,36 +6,75 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any, Protocol
 
+from foreshock.detectors.c_falling import CFalling, PublishedCFalling
+from foreshock.detectors.c_window import CWindow, PublishedCWindow
 from foreshock.detectors.calibration import Calibration
+from foreshock.detectors.change_point import ChangePoint
 from foreshock.detectors.conformal_alarm import ConformalAlarm
+from foreshock.detectors.critical_slowing import CriticalSlowing
 from foreshock.detectors.cusum import CUSUM
+from foreshock.detectors.divergence import Divergence
+from foreshock.detectors.ewma import EWMA
+from foreshock.detectors.forecast_alarm import ForecastAlarm
 from foreshock.detectors.forecasters import OnsetRatio
+from foreshock.detectors.gap_events import GapCollapse, GapOpening
 from foreshock.detectors.gold_selection import GoldSelection
 from foreshock.detectors.gold_turnover import GoldTurnover
+from foreshock.detectors.hazard import Hazard
 from foreshock.detectors.heldout_signal import HeldoutSignalRule
 from foreshock.detectors.kl_threshold import KlThreshold
+from foreshock.detectors.loss_spike import LossSpike
 from foreshock.detectors.over_optimisation import OverOptimisation
 from foreshock.detectors.p_crosses_half import PCrossesHalf
+from foreshock.detectors.page_hinkley import PageHinkley
 from foreshock.detectors.phase_transition import PhaseTransition
 from foreshock.detectors.proxy_spread import ProxySpread
+from foreshock.detectors.published_early_stop import PublishedEarlyStop
+from foreshock.detectors.published_phi import PublishedPhi
 from foreshock.detectors.published_rlhf_alert import PublishedRlhfAlert
+from foreshock.detectors.published_transitions import PublishedTransitions
+from foreshock.detectors.published_triple_alignment import PublishedTripleAlignment
+from foreshock.detectors.regime_ribbon import RegimeRibbon
+from foreshock.detectors.reset_time import PublishedReset, ResetTime
+from foreshock.detectors.triple_alignment import TripleAlignment
 from foreshock.detectors.turnover import Turnover
 from foreshock.types import Alarm, Detector, Forecast
 
 _KINDS = {
     cls.__name__: cls
     for cls in (
+        CFalling,
         CUSUM,
+        CWindow,
+        ChangePoint,
         ConformalAlarm,
+        CriticalSlowing,
+        Divergence,
+        EWMA,
+        ForecastAlarm,
+        GapCollapse,
+        GapOpening,
         GoldSelection,
         GoldTurnover,
         HeldoutSignalRule,
         KlThreshold,
+        LossSpike,
         OverOptimisation,
         PCrossesHalf,
+        PageHinkley,
         PhaseTransition,
         ProxySpread,
+        PublishedCFalling,
+        PublishedCWindow,
+        PublishedEarlyStop,
+        PublishedPhi,
+        PublishedReset,
         PublishedRlhfAlert,
+        PublishedTransitions,
+        PublishedTripleAlignment,
+        RegimeRibbon,
+        ResetTime,
+        TripleAlignment,
         Turnover,
     )
 }
@@ -87,13 +126,18 @@ def recorded_detectors(events: Iterable[_Event]) -> list[Detector]:
         if "calibration" in arguments:
             calibration = Calibration.from_record(arguments["calibration"])
             arguments = {**arguments, "calibration": calibration}
+        if "hazard" in arguments:
+            arguments = {**arguments, "hazard": Hazard.from_record(arguments["hazard"])}
         found.append(cls(**arguments))
     return found
 
 
 def alarm_record(alarm: Alarm) -> dict[str, Any]:
-    """The payload of an ``alarm`` event."""
-    return {k: v for k, v in asdict(alarm).items() if k not in ("step", "detector")}
+    """The payload of an ``alarm`` event; a label only where there is one."""
+    payload = {k: v for k, v in asdict(alarm).items() if k not in ("step", "detector")}
+    if not payload["label"]:
+        del payload["label"]
+    return payload
 
 
 def recorded_alarms(events: Iterable[_Event]) -> list[Alarm]:

@@ -24,7 +24,14 @@ from foreshock.probe.moment import Moment
 from foreshock.probe.optimizer import OptimizerView
 from foreshock.probe.response import responses
 from foreshock.probe.view import ModelView
-from foreshock.stats.descent import CRITICAL, LEAST, critical_snr, descent_pieces, expected_descent
+from foreshock.stats.descent import (
+    CRITICAL,
+    LEAST,
+    critical_snr,
+    descent_factor,
+    descent_pieces,
+    expected_descent,
+)
 from foreshock.stats.fluctuation import BLOCKS, diffusion, equal_rows, fluctuation_dissipation
 from foreshock.stats.sample import mean_interval
 from foreshock.types import Estimate, Flag, Readings, SeriesInfo
@@ -68,6 +75,15 @@ SERIES = (
         layered=True,
         formula="½ tr(H Cov u); ½η² tr(HΣ) for SGD",
         oracle="closed form on a quadratic; linear response (1 − β1)/P of Adam",
+        source=YAIDA,
+    ),
+    SeriesInfo(
+        "grad/descent_factor",
+        "factor on the learning rate at which the next step descends most",
+        "1",
+        "1/2 where the loss has stopped changing",
+        formula="−μ·E u / E u'Hu over the update u that a fresh batch would cause",
+        oracle="closed form on a quadratic with known μ, Σ, H; a minimum over measured rates",
         source=YAIDA,
     ),
     SeriesInfo(
@@ -119,6 +135,7 @@ SERIES = (
     ),
 )
 EXPECTED = ("grad/descent_expected", "grad/descent_noise")
+FACTOR = "grad/descent_factor"
 #: What is also written for a part of the model.
 PER_PART = tuple(info.name for info in SERIES if info.layered)
 
@@ -150,7 +167,8 @@ class Descent:
     **Of the step to come**, over a fresh batch: the update that the optimizer would make from its
     present state with each of the n probe gradients, not linearised. ``grad/descent_expected`` is
     μ·E u + ½E u'Hu, ``grad/descent_noise`` the part ½ tr(H Cov u) of it that a full batch would not
-    have, ``grad/d_effective`` = ½ tr Cov u. One step at a frozen state: over many steps momentum
+    have, ``grad/descent_factor`` the factor on the rate at which the former is least,
+    ``grad/d_effective`` = ½ tr Cov u. One step at a frozen state: over many steps momentum
     diffuses 1/(1 − β)² as much, because a buffer hands each batch on. ``grad/fdt`` averages over
     the last ``window`` measurements. For SGD, Adam, AdamW, RMSprop and Adagrad; others (Muon,
     LBFGS) get the step made, and a sentence. ``critical_snr`` and ``critical_margin`` are for plain
@@ -247,9 +265,11 @@ class Descent:
         after = state
         if planned is None:
             lack = Estimate.missing(unknown, n=n)
-            whole |= dict.fromkeys((*CRITICAL, "grad/fdt"), lack)
+            whole |= dict.fromkeys((*CRITICAL, "grad/fdt", FACTOR), lack)
         else:
             whole |= _critical(record.whole, optimizer, ring)
+            sums = record.whole
+            whole[FACTOR] = descent_factor(sums.products, sums.curvatures, ring)
             reason = whole["grad/descent_expected"].reason
             if not whole["grad/descent_expected"].resolved or _copies(record.whole, rates):
                 whole["grad/fdt"] = Estimate.missing(reason or COPIES, n=n)
@@ -295,15 +315,15 @@ def _flagged(
     found = dict(scalars)
     rates = tuple(rates)
     if _copies(sums, rates):
-        names = found.keys() & {"grad/descent", "grad/descent_measured", *EXPECTED}
+        names = found.keys() & {"grad/descent", "grad/descent_measured", *EXPECTED, FACTOR}
         for name in names:
             endless = replace(found[name], low=-math.inf, high=math.inf)
             found[name] = _with(endless, Flag.UNRESOLVED, COPIES)
     elif any(rates) and not sums.spread.any():
-        for name in EXPECTED:
+        for name in found.keys() & {*EXPECTED, FACTOR}:
             found[name] = _with(found[name], Flag.BELOW_PRECISION, SWALLOWED)
     if method == "differences":
-        for name in found.keys() & {"grad/descent", *EXPECTED, *CRITICAL, "grad/fdt"}:
+        for name in found.keys() & {"grad/descent", *EXPECTED, *CRITICAL, "grad/fdt", FACTOR}:
             found[name] = _with(found[name], Flag.BELOW_PRECISION, DIFFERENCES)
     return found
 

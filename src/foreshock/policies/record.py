@@ -6,9 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, Protocol
 
+from foreshock.policies.batches import LangevinBatch, NoiseScaleBatch, TargetBatch
 from foreshock.policies.boost import DiffusionBoost
+from foreshock.policies.descent_margin import DescentMargin
 from foreshock.policies.guard import Guarded, Rollback
+from foreshock.policies.rate_clocks import LangevinWarmup, TemperatureAnnealing
+from foreshock.policies.rates_langevin import LangevinBoost, LangevinRate, LangevinReduce
+from foreshock.policies.rates_signal import PhaseRate, StableWarmup
 from foreshock.policies.resets import LatentReset, PublishedWeightReset, WeightReset
+from foreshock.policies.stops import Pause, PublishedEarlyStop, Stop
 from foreshock.policies.trigger_clocks import Every, PoissonRate
 from foreshock.policies.trigger_levels import Below, PublishedBelow, TurnsUp
 from foreshock.policies.triggers import Alarmed
@@ -19,6 +25,9 @@ _KINDS: dict[str, type[Any]] = {
     for cls in (
         *(Alarmed, Below, Every, PoissonRate, PublishedBelow, TurnsUp),
         *(DiffusionBoost, Guarded, LatentReset, PublishedWeightReset, Rollback, WeightReset),
+        *(PhaseRate, StableWarmup, LangevinRate, LangevinReduce, LangevinBoost, DescentMargin),
+        *(LangevinWarmup, TemperatureAnnealing, LangevinBatch, TargetBatch, NoiseScaleBatch),
+        *(PublishedEarlyStop, Stop, Pause),
     )
 }
 

@@ -351,6 +351,7 @@ def _alarm(event: Any) -> Alarm:
         )
         if forecast
         else None,
+        label=str(payload.get("label", "")),
     )
 
 

@@ -56,10 +56,11 @@ def detector_name(name: str) -> str:
 
 
 def first_alarms(run: RunData) -> list[Alarm]:
-    """The first alarm of every detector, in order of step."""
+    """The first alarm of every detector, in order of step; a regime's name is no alarm."""
     seen: dict[str, Alarm] = {}
     for alarm in run.alarms:
-        seen.setdefault(alarm.detector, alarm)
+        if not alarm.label:
+            seen.setdefault(alarm.detector, alarm)
     return list(seen.values())
 
 

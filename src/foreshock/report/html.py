@@ -21,6 +21,7 @@ from foreshock.report.markup import Html, join, script_json, tag
 from foreshock.report.pack import ARRAY_BYTES, POINTS, Packer
 from foreshock.report.panels import grid, panel, payload
 from foreshock.report.plots import compared, plot
+from foreshock.report.ribbons import regimes
 from foreshock.store import Run
 
 _SCRIPTS = ("uPlot.iife.min.js", "scales.js", "chart.js", "report.js")
@@ -113,11 +114,12 @@ def page(runs: Sequence[RunData]) -> str:
     styles = "\n".join(_static(name) for name in _STYLES)
     figures = _figures(runs)
     parts = [("figures", figures)] if figures is not None else []
-    acted, latents = actions(runs), latent(runs, flow)
+    acted, latents, named = actions(runs), latent(runs, flow), regimes(runs)
     # Nothing was trained in a simulation: it has no accuracy, no gradient noise and no overhead.
     if not runs[0].simulated:
         parts += [
             ("alarms", sections.alarms(runs)),
+            *([("regimes", named)] if named is not None else []),
             *([("actions", acted)] if acted is not None else []),
             ("learning", _learning(learning)),
             ("signal", _signal(signal)),
@@ -188,6 +190,7 @@ def _marks(run: RunData) -> list[dict[str, Any]]:
 _LINKS = {
     "figures": "Figures",
     "alarms": "Alarms",
+    "regimes": "Regimes",
     "actions": "Actions",
     "learning": "Learning",
     "signal": "Signal and noise",

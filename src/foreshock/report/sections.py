@@ -144,22 +144,22 @@ def _rows(
 def alarms(runs: Sequence[RunData]) -> Html:
     """Every alarm with what caused it, how early it was, and whether the twin raised it too."""
     twin = runs[1] if len(runs) > 1 else None
-    if not any(run.alarms for run in runs):
+    # Regimes have a section of their own.
+    raised = [[alarm for alarm in run.alarms if not alarm.label] for run in runs]
+    if not any(raised):
         watched = " and ".join(f"the {run.label} to step {max(run.last_step, 0):,}" for run in runs)
         return section("alarms", "Alarms", tag("p", f"None was raised: {watched}.", class_="empty"))
     names = ("detector", "step", "series", "value / threshold", "why", "lead to onset", "forecast")
     columns = [*names, "twin"] if twin else list(names)
     bodies = []
-    for index, run in enumerate(runs):
-        rows = [
-            _alarm_row(a, run, twin if index == 0 else None, runs) for a in run.alarms[:MAX_ALARMS]
-        ]
+    for index, (run, found) in enumerate(zip(runs, raised, strict=True)):
+        rows = [_alarm_row(a, run, twin if index == 0 else None, runs) for a in found[:MAX_ALARMS]]
         if twin is not None:
-            head = f"{run.label}: {len(run.alarms):,} alarm{'' if len(run.alarms) == 1 else 's'}"
+            head = f"{run.label}: {len(found):,} alarm{'' if len(found) == 1 else 's'}"
             span = tag("th", head, colspan=len(columns), scope="rowgroup", class_="group")
             rows.insert(0, tag("tr", span))
-        if len(run.alarms) > MAX_ALARMS:
-            more = f"{len(run.alarms) - MAX_ALARMS:,} later alarms are in the run, not shown here."
+        if len(found) > MAX_ALARMS:
+            more = f"{len(found) - MAX_ALARMS:,} later alarms are in the run, not shown here."
             rows.append(tag("tr", tag("td", more, colspan=len(columns))))
         if rows:
             bodies.append(tag("tbody", rows))

@@ -174,6 +174,65 @@ def expected_descent(
     return dict(zip(EXPECTED, both, strict=True))
 
 
+def descent_factor(
+    products: ArrayLike, curvatures: ArrayLike, hessians: ArrayLike | None = None
+) -> Estimate:
+    r"""Factor on the learning rate at which the next step descends most, to second order.
+
+    An update that is proportional to the rate (SGD, momentum, Adam and AdamW with its decay) is f u
+    at f times the rate, and E ΔL(f) = f drift + ½ f^2 curvature is least at f = -drift/curvature,
+    where it is half of what the slope alone promises. At f it is f/f\* (2 - f/f\*) of that: the
+    step ascends where f\* < 1/2. For plain SGD f\* η = \|μ\|^2/(μ'Hμ + tr HΣ).
+
+    It looks one step ahead. Where the noise keeps steep directions from settling, steps that are
+    best for one step are too short for a run (Wu and others, arXiv:1803.02021).
+
+    **Bias.** That of a ratio, O(1/n). **Interval.** Fieller's with plain jackknife covariance:
+    where resolved it covers 98-99 % on regressions with 8 and 20 batches, so it is wider than need
+    be; it is resolved in half of the cases at 8 batches and nearly always at 20.
+
+    Args:
+        products: ``(n, n)`` A_ij = g_i · u_j.
+        curvatures: ``(n, n)`` K_ij = u_i · H_j u_j.
+        hessians: As in `descent_pieces`.
+
+    Returns:
+        The factor; missing where the curvature along the update is not positive (no factor is
+        best), flagged where it may be 0 within its interval.
+
+    Examples:
+        One weight, H = 2, rate .1, gradients about 2 with variance 1: f = 4/(.1 x 2 x 5) = 4.
+
+        >>> g = np.random.default_rng(0).standard_normal((400, 1)) + 2.0
+        >>> found = descent_factor(-0.1 * g @ g.T, 0.01 * 2 * g @ g.T)
+        >>> found.low < 4 < found.high
+        True
+    """
+    trouble, n = _trouble(products, curvatures), len(np.asarray(products))
+    if trouble:
+        return Estimate.missing(trouble, n=n)
+    pieces = descent_pieces(products, curvatures, hessians)
+    if not pieces.curvature[0] > 0:
+        sentence = "The curvature along the update is not positive: no factor is best."
+        return Estimate.missing(sentence, n=n)
+    # The plain jackknife: with columns counted once it covers 76-83 % far from a minimum.
+    parts = np.stack([-pieces.drift, pieces.curvature])[:, : 1 + n]
+    covariance = _covariance(parts, n)
+    found = fieller(
+        -float(pieces.drift[0]),
+        float(pieces.curvature[0]),
+        float(covariance[0, 0]),
+        float(covariance[1, 1]),
+        float(covariance[0, 1]),
+        t_quantile(n - 1),
+    )
+    value = -float(pieces.drift[0] / pieces.curvature[0])
+    if len(found) == 1 and math.isfinite(found[0][0]) and math.isfinite(found[0][1]):
+        return Estimate(value, *found[0], n=n)
+    sentence = "The interval of the curvature along the update contains 0."
+    return Estimate(value, -math.inf, math.inf, n=n, flags=Flag.UNRESOLVED, reason=sentence)
+
+
 def critical_snr(
     gram: ArrayLike,
     curvatures: ArrayLike,

@@ -264,6 +264,41 @@ def is_critical_levy(c: float, s: float, rate: float, threshold: float = 0.5) ->
     return all(components_levy(c, s, rate, threshold).values())
 
 
+def partial_regime_levy(c: float, s: float, rate: float, threshold: float = 0.5) -> str:
+    r"""Regime by the unified law and its three partial cases. levy.md, unified law.
+
+    All of `components_levy`: aligned. C ~ 1 and S >> 0: exploratory but stable. S ~ 0 and C >> 1:
+    edge-walking. \|r\| large and C << 1: noisy flux. The text gives no numbers for >> and <<: C is
+    read as outside its window, S as above .5, where the text calls it stable.
+
+    **Wrong with it**: most triples have no name, and units choose among the others, as in
+    `components_levy`.
+
+    Args:
+        c: C.
+        s: S.
+        rate: d rho/dt.
+        threshold: tau.
+
+    Returns:
+        ``"aligned"``, ``"exploratory"``, ``"edge-walking"``, ``"noisy flux"`` or ``"unnamed"``.
+
+    Examples:
+        >>> partial_regime_levy(1.0, 0.0, 0.7), partial_regime_levy(1.0, 2.0, 0.0)
+        ('aligned', 'exploratory')
+    """
+    near = components_levy(c, s, rate, threshold)
+    if all(near.values()):
+        return "aligned"
+    if near["stochastic"] and s_band_levy(s) == "stable":
+        return "exploratory"
+    if near["spectral"] and c > 1 and not near["stochastic"]:
+        return "edge-walking"
+    if near["geometric"] and c < 1 and not near["stochastic"]:
+        return "noisy flux"
+    return "unnamed"
+
+
 def phi_levy(
     c: float,
     s: float,

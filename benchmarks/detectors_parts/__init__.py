@@ -1,0 +1,1 @@
+"""What ``foreshock bench detectors`` is made of: streams, real losses, the field's own rules."""
