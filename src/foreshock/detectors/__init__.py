@@ -7,6 +7,7 @@ Each is a frozen dataclass with ``init`` and ``update`` on values, so the monito
 from __future__ import annotations
 
 from foreshock.detectors.calibration import Calibration as Calibration
+from foreshock.detectors.calibration import setup_digest as setup_digest
 from foreshock.detectors.conformal_alarm import ConformalAlarm as ConformalAlarm
 from foreshock.detectors.cusum import CUSUM as CUSUM
 from foreshock.detectors.gold_selection import GoldSelection as GoldSelection
@@ -24,6 +25,8 @@ from foreshock.detectors.reward_names import RewardName as RewardName
 from foreshock.detectors.reward_names import blind_spots as blind_spots
 from foreshock.detectors.reward_names import canonical as canonical
 from foreshock.detectors.turnover import Turnover as Turnover
+from foreshock.detectors.unread import unread as unread
+from foreshock.detectors.within_groups import within_groups as within_groups
 from foreshock.types import Detector
 
 __all__ = [
@@ -47,6 +50,9 @@ __all__ = [
     "blind_spots",
     "canonical",
     "resolve",
+    "setup_digest",
+    "unread",
+    "within_groups",
 ]
 
 #: What `attach(detectors=["..."])` and ``foreshock replay --detector`` understand.

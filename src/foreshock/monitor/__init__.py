@@ -28,7 +28,7 @@ def attach(
     budget: float | None = None,
     every: int | Mapping[str, int] | None = None,
     detectors: Iterable[str | Detector] = (),
-    policies: Iterable[str | Policy] = (),
+    policies: str | Policy | Iterable[str | Policy] = (),
     dry_run: bool = True,
     sinks: Sequence[Sink] = (),
     on_alarm: OnAlarm | None = None,
@@ -52,15 +52,16 @@ def attach(
         budget: Share of wall time that watching may take; 0.03 if ``every`` is not given either.
         every: Instead of a budget, a fixed period in steps, for all or by name: reproducible.
         detectors: Names or objects; they say which series they read.
-        policies: Names or objects; rules that want something done. They see a step once it is
-            complete, and what they want is recorded with its numbers and reason.
+        policies: Names or objects, or one of them; rules that want something done. They see a step
+            once it is complete, and what they want is recorded with its numbers and reason.
         dry_run: Whether that is all. If False, actions are carried out as well, after the update of
             the following step: the one way in which the run is changed. Refused with several ranks.
         sinks: Where values and alarms are mirrored.
         on_alarm: Called with every `Alarm`, at the start of the step after the one that fired it.
 
     Returns:
-        The `Watch`: ``log`` values, ``close`` it, or use it as a context manager.
+        The `Watch`: ``log`` values, look at its ``alarms`` and ``actions``, ``close`` it, or use it
+        as a context manager.
 
     Examples:
         >>> import tempfile, torch, foreshock as fs

@@ -59,8 +59,9 @@ def resolve(one: str | Policy) -> Policy:
     """A policy from its name, or the object itself.
 
     Args:
-        one: A name in `BY_NAME`, optionally with the detector whose alarms fire it after a colon,
-            or an object. `LatentReset` must know its layer, so it has no name here.
+        one: A name in `BY_NAME` with the detector whose alarms fire it after a colon, or an object.
+            Only the published rule brings a trigger of its own. `LatentReset` must know its layer,
+            so it has no name here.
 
     Returns:
         The policy; a name gives it without guards.
@@ -84,7 +85,14 @@ published_weight_reset, weight_reset; `LatentReset` needs a layer and is passed 
                 f"There is no policy {name!r}. The names are {', '.join(sorted(BY_NAME))}; "
                 "`LatentReset` needs a layer and is passed as an object."
             )
-        return BY_NAME[name](on=detector) if detector else BY_NAME[name]()
+        if detector:
+            return BY_NAME[name](on=detector)
+        if name != "published_weight_reset":
+            raise ValueError(
+                f"The policy {name!r} has no trigger of its own. Name the detector whose alarms "
+                f"fire it, '{name}:DETECTOR', or pass an object with on=..."
+            )
+        return PublishedWeightReset()
     if isinstance(one, type) or not isinstance(one, Policy):
         raise ValueError(
             f"The `policies` of `attach` need name, reads, init and update. Got {one!r}."
