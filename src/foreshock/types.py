@@ -33,6 +33,8 @@ class Flag(IntFlag):
     COUPLED_EXAMPLES = 32
     #: The quantity drifted inside the block of steps it was averaged over.
     NONSTATIONARY = 64
+    #: The diffusion differs between particles where one for all is taken.
+    VARYING_DIFFUSION = 128
 
     @property
     def names(self) -> tuple[str, ...]:

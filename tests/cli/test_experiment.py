@@ -28,7 +28,7 @@ def test_every_experiment_has_help(name: str, capsys: Capture) -> None:
         ("grokking --task p23 --steps 5 --observables none", "grokking-p23-grok-0"),
         ("overoptimisation --variant gaussian --steps 2 --batch 8 --seed 3",
          "overoptimisation-gaussian-3"),
-        ("tilted-softmax --actions 200 --samples 500 --repeats 2", "tilted-softmax-student-0"),
+        ("tilted-softmax --actions 200 --samples 500 --repeats 2", "tilted-softmax-student-14"),
     ],
     ids=["grokking", "overoptimisation", "tilted-softmax"],
 )  # fmt: skip
@@ -50,6 +50,19 @@ def test_comparisons_are_in_the_json(tmp_path: Path, capsys: Capture) -> None:
     found = json.loads(capsys.readouterr().out)
     assert len(found["comparisons"]) == 6 and found["milestones"] == {}
     assert all(item["agrees"] for item in found["comparisons"])
+
+
+def test_a_detector_is_attached(tmp_path: Path, capsys: Capture) -> None:
+    words = ["run", "overoptimisation", "--steps", "6", "--batch", "8", "--json", "--out"]
+    assert main([*words, str(tmp_path / "a"), "--detector", "kl_threshold"]) == 0
+    capsys.readouterr()
+    with Run.open(tmp_path / "a") as run:
+        (event,) = run.events("detectors")
+        assert [item["name"] for item in event.payload["detectors"]] == ["kl_threshold"]
+    words = ["run", "tilted-softmax", "--out", str(tmp_path / "b"), "--detector", "kl_threshold"]
+    assert main(words) == 2
+    assert "attaches no detector" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
 
 
 def test_an_unknown_experiment_is_refused(capsys: Capture) -> None:

@@ -29,9 +29,9 @@ from foreshock.types import Alarm, Detector, Estimate
 SAFE = Calibration(
     ("x", "y"),
     ("above", "both"),
-    (0, 100, 5000),
-    ((0.4, 0.4, 0.4), (0.4, 0.5, 0.6)),
-    ((0.2, 0.2, 0.2), (0.3, 0.3, 0.3)),
+    tuple(range(3000)),
+    ((0.4,) * 3000, (0.5,) * 3000),
+    ((0.2,) * 3000, (0.3,) * 3000),
     threshold=4.0,
     alpha=0.05,
 )

@@ -22,6 +22,7 @@ import foreshock.policies as policies
 from foreshock import Run, attach, replay
 from foreshock.detectors import CUSUM
 from foreshock.evaluation import replay_actions
+from foreshock.evaluation.actions import ActionCheck, check_actions
 from foreshock.policies import (
     Below,
     Council,
@@ -311,3 +312,66 @@ def test_online_equals_replay(policy: Policy, dry_run: bool, tmp_path: Path) -> 
         assert len(replay(run, again)) == len(run.events("alarm"))
         assert recorded_policies(run.events("policies")) == [policy]
         assert policy_record(policy)["reads"] == list(policy.reads)
+
+
+SITUATIONS = ("a nan loss", "gradient accumulation", "a gradient scaler")
+
+
+def odd_train(situation: str, folder: Path | None, **options: Any) -> bytes:
+    """As `train`, in a loop that is not the plain one; all examples that watch `c` at once."""
+    torch.manual_seed(0)
+    case = CASES["mlp"]
+    model = case.model().train()
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    scaler = torch.amp.GradScaler("cpu", enabled=situation == "a gradient scaler", init_scale=8.0)
+    chosen = [rename(policy, name) for name, policy in EXAMPLES.items()]
+    watch = None
+    if folder is not None:
+        detectors = [CUSUM("loss", warmup=2, threshold=0.1, name="cusum")]
+        watch = attach(
+            model,
+            optimizer,
+            run=folder,
+            observables=["norms"],
+            every=3,
+            detectors=detectors,
+            policies=chosen,
+            **options,
+        )
+    for step in range(35):
+        optimizer.zero_grad()
+        value = torch.zeros(())
+        for part in range(2 if situation == "gradient accumulation" else 1):
+            value = loss(model, case.batch(16, 2 * step + part))
+            if situation == "a nan loss" and step == 20:
+                value = value * math.nan
+            if situation == "a gradient scaler" and step in (20, 21):
+                value = value * math.inf  # the scaler skips these updates
+            scaler.scale(value).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        if watch is not None:
+            watch.log(loss=value, c=0.5 + 0.5 * math.cos(step / 5))
+    if watch is not None:
+        watch.close()
+    left = [model.state_dict(), optimizer.state_dict(), torch.get_rng_state()]
+    return pickle.dumps(torch.utils._pytree.tree_map(_bytes, left))
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_all_of_them_at_once_in_loops_that_are_not_plain(situation: str, tmp_path: Path) -> None:
+    bare = odd_train(situation, None)
+    assert odd_train(situation, tmp_path / "dry") == bare
+    live = odd_train(situation, tmp_path / "a", dry_run=False)
+    assert live != bare and odd_train(situation, tmp_path / "b", dry_run=False) == live
+    for name in ("dry", "a"):
+        with Run.open(tmp_path / name) as run:
+            assert check_actions(run) == ActionCheck(len(run.events("action")), True)
+            assert not [e for e in run.events("note") if "gave up" in e.payload["text"]]
+            assert run.events("policy_off") == []
+    with Run.open(tmp_path / "a") as run:
+        done = recorded_actions(run.events("action"))
+        assert {a.policy for a in done if a.applied}
+        # While the guarded one watches, what others want is refused with a sentence.
+        refused = [a for a in done if not a.applied]
+        assert all(" Not carried out: " in a.reason for a in refused)

@@ -164,3 +164,22 @@ def test_paired_clouds_share_their_sampling(method: str) -> None:
     assert found.low < math.sqrt(8) / 2 < found.high
     with pytest.raises(ValueError, match="same particles"):
         w2(x, x[:100], generator=g, method=method, paired=True)
+
+
+@pytest.mark.parametrize("method", ["sliced", "bures"])
+def test_a_certain_shift_of_the_same_particles_is_resolved_and_rest_is_not(method: str) -> None:
+    false = seen = 0
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(100, 2, generator=generator)
+        jitter = 0.05 * torch.randn(100, 2, generator=generator)
+        kinds = dict(generator=generator, method=method, paired=True, directions=4)
+        # Exchangeable pairs: one side of a test of level 1/41; more than 5 of 40 has .05 %.
+        false += w2((x + jitter) / 1.0, x - jitter, **kinds).resolved
+        if seed < 8:
+            # The mean moves by .1, 14 of its standard errors; independent clouds need .3.
+            found = w2(x, x + 0.1 * torch.tensor([1.0, 0.0]) + jitter, **kinds)
+            seen += found.resolved
+            assert found.value == pytest.approx(0.1, abs=0.03)
+            assert (found.value > found.null[1]) == found.resolved
+    assert seen == 8 and false <= 5

@@ -228,7 +228,26 @@ def test_turnover_detects_the_fall_and_not_the_rise() -> None:
     steps = [a.step for seed in range(20) for a in run(GoldTurnover(), hacked(seed))]
     assert len(steps) == 20
     assert np.median(steps) > 200  # a detection: after the peak
-    assert sum(len(run(GoldTurnover(), safe(seed))) for seed in range(60)) <= 6
+    # The docstring says 34 of 300; four binomial standard errors are 22.
+    assert abs(sum(len(run(GoldTurnover(), safe(seed))) for seed in range(300)) - 34) < 23
+
+
+def test_what_the_docstring_says_of_returns_that_diminish_and_of_lasting_noise() -> None:
+    # Gold that saturates while the proxy goes on is an alarm, though it never falls.
+    p = np.arange(300) / 100
+    noise = 0.03 * np.random.default_rng(5).standard_normal((10, 2, 300))
+    saturating = [{"reward/proxy": p + z[0], "reward/gold": 1 - np.exp(-p) + z[1]} for z in noise]
+    assert all(len(run(OverOptimisation(), curves)) == 1 for curves in saturating)
+    # AR(1) noise of coefficient .8 about curves in proportion: 100 of 100 by the docstring.
+    alarms = 0
+    for seed in range(10):
+        rng, d = np.random.default_rng(seed), 2 * (1 - np.exp(-np.arange(300) / 100))
+        z = np.zeros((2, 300))
+        for t in range(1, 300):
+            z[:, t] = 0.8 * z[:, t - 1] + 0.06 * rng.standard_normal(2)
+        curves = {"reward/proxy": math.sqrt(2) * d + z[0], "reward/gold": d / math.sqrt(2) + z[1]}
+        alarms += len(run(OverOptimisation(), curves))
+    assert alarms >= 9
 
 
 def test_the_published_alert_as_published() -> None:

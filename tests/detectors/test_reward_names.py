@@ -47,8 +47,12 @@ def test_a_trl_log() -> None:
         "reward/logp_gap": 0.02,
     }
     missing = blind_spots(GRPO)
-    assert set(missing) == {"reward/covariance", "reward/kl"}
+    only_verl = {"reward/ppl_gap"}
+    assert set(missing) - only_verl == {"reward/covariance", "reward/kl", "reward/cut",
+                                        "reward/equal_groups"}  # fmt: skip
     assert "GRPO's default is 0" in missing["reward/kl"]
+    more = {"completions/clipped_ratio": 0.5, "frac_reward_zero_std": 0.25}
+    assert canonical(more) == {"reward/cut": 0.5, "reward/equal_groups": 0.25}
 
 
 def test_a_verl_log() -> None:
@@ -58,6 +62,13 @@ def test_a_verl_log() -> None:
     assert found["reward/clip_ratio"] == 0.125 and found["reward/length"] == 512.0
     assert canonical({"actor/ppo_kl": 1e-4}) == {}
     assert canonical({"critic/rewards/mean": 1.0}) == {"reward/proxy": 1.0}
+    # What verl does not log is not asked for by TRL's name alone.
+    assert "verl logs no spread" in blind_spots(VERL)["reward/proxy_std"]
+    # Two quantities, two series: a mean of |d| a token, and |d| of a response's means.
+    gaps = {"rollout_corr/log_ppl_abs_diff": 0.1, "sampling/sampling_logp_difference/mean": 0.2}
+    assert canonical(gaps) == {"reward/logp_gap": 0.2, "reward/ppl_gap": 0.1}
+    # No responses of the policy are rewarded by a preference trainer.
+    assert canonical({"rewards/margins": 1.0, "rewards/chosen": 2.0}) == {}
     # The penalty of the reward is preferred to that of the loss, in either order of the log.
     two = {"actor/kl_loss": 0.25, "actor/reward_kl_penalty": 3.0}
     assert canonical(two) == canonical(dict(reversed(two.items()))) == {"reward/kl": 3.0}

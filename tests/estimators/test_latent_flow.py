@@ -283,3 +283,125 @@ def test_no_published_constant_reaches_the_measured_family() -> None:
         assert text == first
         moved |= {name for k in theirs if repr(theirs[k]) != repr(published[k])}
     assert moved == set(names)  # and each of them does change what was published
+
+
+class Radius(Cloud):
+    """Latents that are no linear function of the weights: the norms of vectors in R^20."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        theta = self.theta[rows]
+        self.latent(theta.norm(dim=1, keepdim=True))
+        return theta
+
+
+def test_the_drift_has_its_second_order_part() -> None:
+    """Oracle: |θ| of an Ornstein-Uhlenbeck θ at rest is at equilibrium: EP 0, cosine 1, C 1.
+
+    Itô's (q − 1)D/|θ| is what keeps it there; of the first order alone EP would read about 1.
+    """
+    n, q = 400, 20
+    model = Radius(n, q)
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # the law at rest, for small steps
+        rest = math.sqrt(RATE * NOISE**2 / 2)
+        model.theta.copy_(rest * torch.randn(n, q, generator=g, dtype=torch.float64))
+    at = moment_of(model, cloud_probe(n, q), torch.optim.SGD(model.parameters(), lr=RATE * n))
+    found = measure(LatentFlow("latent", particles=n, plane=0), at).scalars
+    for name, exact in (("entropy_production", 0.0), ("cosine", 1.0), ("c", 1.0)):
+        estimate = found[f"latent/{name}"]
+        assert estimate.low <= exact <= estimate.high, (name, estimate)
+    assert found["latent/entropy_production_bound"].low <= 0
+    # E of the second-order part, (q − 1)D/|θ|, over Ds = (z − m)D/s² of a near-Gaussian |θ|: > 1.
+    assert found["latent/second_order"].value > 1
+
+
+def test_the_batch_of_training_scales_the_noise() -> None:
+    """Probe batches of 16, 64: with the training batch told, D is the same, and A with it."""
+    p, q = 5, 2
+    g = torch.Generator().manual_seed(0)
+    truth = torch.randn(q, p, generator=g, dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(p, q, bias=False)).double()
+
+    def pair(n: int, seed: int) -> tuple[Tensor, Tensor]:
+        h = torch.Generator().manual_seed(seed)
+        x = torch.randn(n, p, generator=h, dtype=torch.float64)
+        return x, x @ truth.T + torch.randn(n, q, generator=h, dtype=torch.float64)
+
+    found = {}
+    for size in (16, 64):
+        probe = Probe(
+            loss=lambda m, b: (m(b[0]) - b[1]).square().mean(),
+            batches=[pair(size, 1000 * size + i) for i in range(60)],
+            train=pair(300, 7),
+        )
+        at = moment_of(model, probe, torch.optim.SGD(model.parameters(), lr=0.1))
+        for batch in (None, 16):
+            found[size, batch] = measure(LatentFlow("0", batch=batch, plane=0), at).scalars
+    for name in ("diffusion", "drift_power"):
+        same = [found[size, 16][f"latent/{name}"] for size in (16, 64)]
+        assert max(e.low for e in same) < min(e.high for e in same), name
+        plain = [found[size, None][f"latent/{name}"] for size in (16, 64)]
+        ratio = plain[0].value / plain[1].value
+        assert (ratio > 2) if name == "diffusion" else (ratio < 0.5)
+    still = measure(LatentFlow("0", batch=0, plane=0), at).scalars
+    assert still["latent/diffusion"].value == 0.0
+    assert not still["latent/c"].resolved and "no noise" in still["latent/c"].reason
+
+
+def test_particles_are_not_measured_with_batches_they_are_in() -> None:
+    """Static batches without `train`: an example's own gradient would count with weight 1/(nB)."""
+    batches = [targets(40, 2, 7 + i) for i in range(24)]
+    model = Cloud(40, 2)
+    at = moment_of(
+        model, Probe(loss=pull, batches=batches), torch.optim.SGD(model.parameters(), lr=1.0)
+    )
+    observable = LatentFlow("latent", particles=40, plane=0)
+    state, readings = observable.update(observable.init(), at)
+    assert state.particles is not None and state.particles.drawn == 2  # 80 rows for 40 and copies
+    assert readings.scalars["latent/drift"].n == 22
+
+
+def test_particles_are_drawn_by_lot() -> None:
+    """Data sorted by class: every class is among the particles."""
+    g = torch.Generator().manual_seed(0)
+    y = torch.arange(10).repeat_interleave(100)
+    x = torch.randn(1000, 4, generator=g)
+    rows = torch.randint(1000, (8, 16), generator=g)
+    probe = Probe(
+        loss=lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1]),
+        batches=[(x[r], y[r]) for r in rows],
+        train=(x, y),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 10))
+    at = moment_of(model, probe, torch.optim.SGD(model.parameters(), lr=0.1))
+    labels = measure(LatentFlow("0", particles=256), at).arrays["latent/labels"]
+    # 25.6 of each are expected, with a standard deviation of 4.5: four of them.
+    assert len(labels) == 256 and min(torch.tensor(labels).bincount(minlength=10)) > 7
+
+
+def test_a_young_metric_is_told(tmp_path: Path) -> None:
+    """AdamW: for some 30 steps its second moments are those of a few gradients."""
+    n, d = 64, 2
+    model = Cloud(n, d)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    with fs.attach(
+        model,
+        optimizer,
+        run=tmp_path / "run",
+        probe=cloud_probe(n, d, batches=10),
+        observables=[LatentFlow("latent", particles=n, plane=0)],
+        every=20,
+    ):
+        for step in range(41):
+            optimizer.zero_grad()
+            pull(model, targets(n, d, step)).backward()
+            optimizer.step()
+    series = fs.Run.open(tmp_path / "run").series("latent/drift")
+    assert series.step.tolist() == [0, 20, 40]
+    early, late = series.estimate(1), series.estimate(2)
+    assert early.flags & Flag.NONSTATIONARY and "made 20 steps" in early.reason
+    assert not late.flags & Flag.NONSTATIONARY

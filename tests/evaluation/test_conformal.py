@@ -10,7 +10,12 @@ import pytest
 
 from foreshock import Run
 from foreshock.detectors import Calibration
-from foreshock.evaluation import calibrate, conformal_threshold, runs_needed
+from foreshock.evaluation import (
+    calibrate,
+    conformal_threshold,
+    false_alarm_bound,
+    runs_needed,
+)
 from foreshock.evaluation.conformal import fit, standardised
 
 
@@ -122,6 +127,90 @@ def test_the_threshold_of_scores() -> None:
     ):
         with pytest.raises(ValueError, match=sentence):
             conformal_threshold(scores, alpha)
+
+
+def test_the_bound_for_one_file_covers_as_often_as_it_says() -> None:
+    # Uniform scores: the false-alarm rate of a threshold h is 1 - h. 4,000 sets, 4 standard errors.
+    rng = np.random.default_rng(9)
+    for count, alpha, confidence in ((20, 0.05, 0.95), (40, 0.05, 0.95), (50, 0.1, 0.8)):
+        bound = false_alarm_bound(count, alpha, confidence)
+        sets = rng.random((4000, count))
+        rates = np.array([1 - conformal_threshold(one, alpha) for one in sets])
+        slack = 4 * math.sqrt(confidence * (1 - confidence) / 4000)
+        assert abs((rates < bound).mean() - confidence) < slack
+    assert false_alarm_bound(20, 0.05) == pytest.approx(1 - 0.05 ** (1 / 20), rel=1e-9)
+    with pytest.raises(ValueError, match="at least 19 are needed"):
+        false_alarm_bound(18, 0.05)
+
+
+def safe_run(
+    path: Path,
+    seed: int,
+    steps: int = 20,
+    *,
+    config: dict | None = None,
+    unit: str = "nats",
+    milestone: str = "",
+) -> Run:
+    """One run of a KL, closed and opened again."""
+    told = {"lr": 0.1, "source": "abc"} if config is None else config
+    with Run.create(path, config={**told, "seed": seed}, seed=seed) as run:
+        run.declare("reward/kl", unit=unit)
+        for t, value in enumerate(np.random.default_rng(seed).standard_normal(steps)):
+            run.append(t, {"reward/kl": float(value)})
+        if milestone:
+            run.event("milestone", "test", {"name": milestone, "rule": "By hand."}, step=3)
+    return Run.open(path)
+
+
+def test_runs_that_are_unlike_or_unsafe_are_refused(tmp_path: Path) -> None:
+    runs = [safe_run(tmp_path / f"s{seed}", seed) for seed in range(6)]
+    safe = calibrate(runs, "reward/kl", alpha=0.25)
+    assert safe.units == ("nats",) and len(safe.setup) == 12 and "python" in safe.versions
+    short = safe_run(tmp_path / "short", 9, steps=17)
+    other = safe_run(tmp_path / "other", 9, config={"lr": 0.2, "source": "abc"})
+    source = safe_run(tmp_path / "source", 9, config={"lr": 0.1, "source": "xyz"})
+    token = safe_run(tmp_path / "token", 9, unit="nats/token")
+    hacked = safe_run(tmp_path / "hacked", 9, milestone="over_optimised")
+    peaked = safe_run(tmp_path / "peaked", 9, milestone="memorised")
+    for odd, sentence in (
+        (short, r"share 17 of the 20 steps .*short has fewest, 17 of them"),
+        (other, "other differ in their configuration: lr[.]"),
+        (source, "differ in their configuration: source[.]"),
+        (token, "in the units nats and nats/token"),
+        (hacked, "hacked reached the milestone over_optimised"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            calibrate([*runs, odd], "reward/kl", alpha=0.25)
+    # Asked for, and what needs no asking: other milestones, and one step less of twenty.
+    almost = safe_run(tmp_path / "almost", 9, steps=19)
+    for odd, arguments in (
+        (other, {"force": True}),
+        (hacked, {"force": True}),
+        (short, {"common": 0.5}),
+        (peaked, {}),
+        (almost, {}),
+    ):
+        found = calibrate([*runs, odd], "reward/kl", alpha=0.25, **arguments)  # type: ignore[arg-type]
+        assert len(found.grid) == {"short": 17, "almost": 19}.get(odd.path.name, 20)
+    with pytest.raises(ValueError, match="got a series twice"):
+        calibrate(runs, ["reward/kl", "reward/kl"], alpha=0.25)
+    for run in (*runs, short, other, source, token, hacked, peaked, almost):
+        run.close()
+
+
+def test_a_run_that_goes_on_or_crashed_is_refused(tmp_path: Path) -> None:
+    runs = [safe_run(tmp_path / f"s{seed}", seed) for seed in range(5)]
+    with pytest.raises(RuntimeError, match="power"):
+        with Run.create(tmp_path / "crashed", config={"lr": 0.1, "source": "abc"}) as crashed:
+            for t in range(20):
+                crashed.append(t, {"reward/kl": 1.0})
+            raise RuntimeError("power")
+    read = Run.open(tmp_path / "crashed")
+    with pytest.raises(ValueError, match="crashed was not closed"):
+        calibrate([*runs, read], "reward/kl", alpha=0.25)
+    for run in (*runs, read):
+        run.close()
 
 
 def recorded(folder: Path, count: int) -> list[Run]:

@@ -34,12 +34,23 @@ def test_a_hump_under_a_rising_proxy() -> None:
         (RISE, T / 50),  # gold saturates
         (HUMP, HUMP),  # the proxy falls too: not over-optimised but broken
         (HUMP, np.minimum(T / 50, 2.0)),  # the proxy stands still after the peak
+        # It jumps far above once and falls with gold from then on, by 6 errors a block.
+        (HUMP, np.where(T < 105, T / 100, 3 - (T - 105) / 60)),
         (1 - T / 200, T / 50),  # gold never gained
         (RISE - 0.15 * (T > 120), T / 50),  # less than a fifth of the gain is lost
         (RISE - 0.5 * ((T > 120) & (T < 129)), T / 50),  # a dip of two blocks, which recovers
         (0.06 * HUMP, T / 50),  # a hump of one and a half standard errors of a difference
     ],
-    ids=["saturates", "both fall", "proxy stands", "never gained", "small loss", "dip", "noise"],
+    ids=[
+        "saturates",
+        "both fall",
+        "proxy stands",
+        "proxy jumps",
+        "never gained",
+        "small loss",
+        "dip",
+        "noise",
+    ],
 )
 def test_what_is_no_event(gold: NDArray[np.float64], proxy: NDArray[np.float64]) -> None:
     found = judged(gold, proxy)
@@ -52,6 +63,9 @@ def test_each_condition_alone_decides() -> None:
     for error, expected in ((0.02, True), (0.2, False)):
         errors = np.full(200, error)
         assert over_optimised(T, small, T / 50, errors, SE).happened is expected
+    # A hump must be as high as asked for: the gain is 0.99 - 0.02 in means of blocks.
+    for least, expected in ((0.9, True), (1.0, False)):
+        assert over_optimised(T, HUMP, T / 50, SE, SE, least_gain=least).happened is expected
     # The proxy's own errors count.
     assert not over_optimised(T, HUMP, T / 50, SE, np.full(200, 5.0)).happened
 

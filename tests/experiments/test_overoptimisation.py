@@ -14,12 +14,11 @@ from foreshock.experiments import overoptimisation as experiment
 from foreshock.experiments.character_policy import (
     CHARACTERS,
     CONTEXT,
-    PRETRAINING,
-    CharacterPolicy,
     Texts,
     encode,
     pretrained,
     sample,
+    source_digest,
     source_lines,
 )
 from foreshock.experiments.overoptimisation import OverOptimising
@@ -54,7 +53,6 @@ def test_pretraining_is_deterministic_and_knows_the_language() -> None:
     entropy = -(counts * counts.clamp_min(1e-12).log()).sum().item()
     assert entropy > 2.7  # what a guess without context costs
     assert loss < 2.1  # the sd of the mean of 4,096 rows is about 0.03
-    assert PRETRAINING["steps"] == 600
 
 
 def test_sampling_has_the_law_of_the_softmax() -> None:
@@ -211,9 +209,29 @@ def test_the_probe_measures_without_touching() -> None:
 def test_frozen_does_not_move(tmp_path: Path) -> None:
     config = OverOptimising("frozen", seed=1, steps=20, batch=16)
     with experiment.run(config, tmp_path / "f") as run:
+        assert run.info["config"]["lr"] == 0.0  # what was trained, not what was asked for
         assert not run.series("reward/kl").value.any()
         assert not run.events("milestone")
         assert np.ptp(run.series("reward/proxy").value) > 0  # only sampling noise
+
+
+def test_the_wide_null_has_the_spread_of_hacking(tmp_path: Path) -> None:
+    # Means of 4,096 texts of the pre-trained policy over 20 tables: a median of .31 with Student
+    # errors, of .17 and .31 with Gaussian ones. The median of 20 whose quartiles are .28 and .36
+    # has a standard error of 1.25 (.08/1.35)/sqrt(20) = .017.
+    texts = sample(pretrained(), 1024, 24, seeded(7))
+    gold = gold_reward(texts.strings(), 24)
+
+    def spread(variant: str) -> float:
+        config = experiment.effective(OverOptimising(variant))  # type: ignore[arg-type]
+        law = experiment.ERRORS[variant]
+        tables = (error_table(law, config.scale, seed) for seed in range(1000, 1020))
+        return float(np.median([(gold + error_reward(texts, t)).std().item() for t in tables]))
+
+    assert spread("wide") == pytest.approx(spread("hacking"), abs=0.06)
+    assert spread("gaussian") < 0.65 * spread("hacking")
+    with experiment.run(OverOptimising("wide", steps=1, batch=8), tmp_path / "w") as run:
+        assert run.info["config"]["scale"] == experiment.WIDE
 
 
 def test_a_run_that_is_too_short_is_not_judged(tmp_path: Path) -> None:
@@ -223,6 +241,10 @@ def test_a_run_that_is_too_short_is_not_judged(tmp_path: Path) -> None:
         assert experiment.judge_run(run) is None
 
 
+@pytest.mark.skipif(
+    source_digest() != "6dfa6c2a56c5",
+    reason="the seeds were counted with the library source of Python 3.11.7",
+)
 def test_it_hacks_and_its_null_does_not(tmp_path: Path) -> None:
     # One seed of the 20 + 20 that were counted (16 and 0 events), for as long as it needs.
     found = {}
@@ -244,7 +266,3 @@ def test_configuration_is_checked() -> None:
         OverOptimising(batch=1)
     with pytest.raises(ValueError, match="`lr` must be at least 0"):
         OverOptimising(lr=float("nan"))
-
-
-def test_the_policy_is_small() -> None:
-    assert 30_000 < sum(p.numel() for p in CharacterPolicy().parameters()) < 100_000

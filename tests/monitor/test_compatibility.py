@@ -44,6 +44,7 @@ EXPECTED = {
     "features/alignment": "does not end in a torch.nn.Linear",
     "latent/kernel_ess": "there is no kernel",
     "latent/free_energy": "There is no temperature",
+    "latent/loss_cosine": "not told from its noise",
     "readout/ridge_signal": "needs a model whose last layer is",
     "readout/probe_signal": "needs a model whose last layer is",
 }

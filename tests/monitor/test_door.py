@@ -110,13 +110,18 @@ def test_a_loss_that_ignores_its_model_is_refused_and_leaves_no_trace(tmp_path: 
         ({"detectors": ["turnover", "turnover"]}, "Two detectors are called 'turnover'"),
         ({"dry_run": False}, "has nothing to carry out. Pass `policies`"),
         ({"policies": ["prayer"]}, "There is no policy 'prayer'"),
-        ({"policies": ["weight_reset"] * 2}, "Two policies are called 'weight_reset'"),
+        ({"policies": ["published_weight_reset"] * 2}, "Two policies are called 'published_wei"),
+        ({"policies": "weight_reset"}, "'weight_reset' has no trigger of its own. Name the detec"),
         (
             {"policies": ["weight_reset:turnover"], "detectors": ["cusum"]},
             "waits for alarms of 'turnover', which is not among .* They are cusum\\(loss up\\)",
         ),
         (
-            {"policies": [fs.policies.LatentReset("nowhere")], "dry_run": False},
+            {
+                "policies": fs.policies.LatentReset("nowhere", "cusum"),
+                "dry_run": False,
+                "detectors": [fs.detectors.CUSUM("loss", name="cusum")],
+            },
             "The model has no layer 'nowhere'. Some that it has: body, body.0",
         ),
     ],

@@ -6,7 +6,16 @@ import math
 
 import pytest
 
-from foreshock.policies import Every, Guarded, PublishedBelow, Rollback, WeightReset
+from foreshock.policies import (
+    Council,
+    DiffusionBoost,
+    Every,
+    Guarded,
+    LatentReset,
+    PublishedBelow,
+    Rollback,
+    WeightReset,
+)
 from foreshock.types import Action, Estimate, Flag
 
 
@@ -64,7 +73,7 @@ def test_rollback_when_the_guard_worsens_beyond_the_factor() -> None:
     assert steps(actions) == [20] and steps(actions, "rollback") == [24]
     undo = actions[-1]
     assert undo.arguments == {"undoes": 20.0, "value": 1.6, "threshold": 1.5}
-    assert "against a median of 1 before it" in undo.reason
+    assert "against a median of 1 before the action of step 20" in undo.reason
     assert steps(world([1.0] + [1.4] * 60), "rollback") == []
     assert steps(world([1.6] * 2 + [1.0] * 60), "rollback") == []  # one bad value is no trend
     assert steps(world([1.0] * 51 + [9.0] * 10), "rollback") == []  # after `within`
@@ -103,8 +112,85 @@ def test_no_action_without_a_reference_to_come_back_to() -> None:
     assert run(held, [{"loss": 1.0}] * 100) == []
 
 
+def noted(policy: Guarded, rows: list[dict[str, float | Estimate]]) -> list[tuple[int, str]]:
+    said: list[tuple[int, str]] = []
+    step = 0
+    council = Council([policy], on_note=lambda _, text: said.append((step, text)))
+    for step, row in enumerate(rows):
+        values = {k: v if isinstance(v, Estimate) else Estimate.plain(v) for k, v in row.items()}
+        council.feed(step, values, [])
+    return said
+
+
+def sparse(last: float, gap: int, n: int) -> list[dict[str, float | Estimate]]:
+    """A guard logged every `gap` steps, of value 1 until step 200 and another one after."""
+    return [{"c": 0.1} | ({"val": 1.0 if t <= 200 else last} if t % gap == 0 else {})
+            for t in range(n)]  # fmt: skip
+
+
+def test_a_guard_that_is_logged_seldom_guards_all_the_same() -> None:
+    held = Guarded(WeightReset(on=Every(200)), most=1, rollback=Rollback("val"))
+    # Within 50 steps of 200 there are two values; the third, at 260, is what a median needs.
+    assert steps(run(held, sparse(100.0, 20, 400)), "rollback") == [260]
+    assert steps(run(held, sparse(1.0, 20, 400)), "rollback") == []
+    # Once three were seen and were well, the watch is over: what comes at 280 is not its affair.
+    late = sparse(1.0, 20, 270) + sparse(100.0, 20, 400)[270:]
+    assert steps(run(held, late), "rollback") == []
+
+
+def test_a_watch_that_saw_too_little_says_so_and_ends() -> None:
+    held = Guarded(WeightReset(on=Every(200)), most=1, rollback=Rollback("val"))
+    rows = sparse(1.0, 20, 230) + [{"c": 0.1}] * 600
+    (said,) = (s for s in noted(held, rows) if "ended" in s[1])
+    # 10 times 50 steps after 200; of the three values only that of 220 came.
+    assert said == (
+        701,
+        "The watch on val after the action of weight_reset at step 200 ended with 1 values of 3: "
+        "nothing was judged.",
+    )
+
+
+def test_what_is_held_back_is_told_with_its_reason() -> None:
+    def reasons(held: Guarded, rows: list[dict[str, float | Estimate]]) -> set[str]:
+        return {text.removeprefix("An action of weight_reset was held back: ")
+                for _, text in noted(held, rows)}  # fmt: skip
+
+    often = WeightReset(on=Every(10))
+    rows: list[dict[str, float | Estimate]] = [{"loss": 1.0}] * 50
+    assert reasons(Guarded(often, refractory=1), rows) == set()
+    assert reasons(Guarded(often, refractory=15), rows) == {
+        "the last one, or a rollback, is fewer than 15 steps ago."
+    }
+    assert reasons(Guarded(often, refractory=1, most=2), rows) == {"there were 2 already."}
+    assert reasons(Guarded(often, rollback=Rollback("lozz")), rows) == {
+        "fewer than 10 values of lozz came since the start or the last rollback, so there is no "
+        "reference to judge it by."
+    }
+    flagged = [{"c": Estimate(0.1, flags=Flag.NOT_CONVERGED, reason="Few.")}] * 20
+    low = WeightReset(on=PublishedBelow("c"))
+
+    class Reckless:
+        name, reads, init = "weight_reset", ("c",), lambda self: None
+
+        def update(self, state, step, values, alarms):
+            return state, [Action(step, "weight_reset", "reset_weights", {}, "why not")]
+
+    assert reasons(Guarded(low), flagged) == set()  # which wanted nothing
+    assert reasons(Guarded(Reckless()), flagged) == {"c is flagged or not finite."}
+
+
+def test_the_council_knows_who_watches() -> None:
+    held = Guarded(WeightReset(on=Every(20)), refractory=99, rollback=Rollback("loss", within=10))
+    council = Council([held, WeightReset(on=Every(20), name="other")])
+    seen = [bool(council.feed(t, {"loss": Estimate(1.0)}, []) or 1) and council.watching
+            for t in range(40)]  # fmt: skip
+    # From the action at 20 until ten steps after it; who has no rollback never watches.
+    assert [t for t, names in enumerate(seen) if names] == list(range(20, 31))
+    assert seen[20] == {"weight_reset"}
+
+
 def test_it_is_the_policy_it_holds() -> None:
-    held = Guarded(Guarded(LOW), rollback=Rollback("loss"))
+    held = Guarded(LOW, rollback=Rollback("loss"))
     assert held.name == LOW.name and held.reads == ("c", "loss")
 
 
@@ -112,6 +198,17 @@ def test_it_is_the_policy_it_holds() -> None:
     ("make", "sentence"),
     [
         (lambda: Guarded(3), "`policy` of `Guarded` needs name"),  # type: ignore[arg-type]
+        # The outer one would hold back the rollback that the inner one wants.
+        (lambda: Guarded(Guarded(LOW)), "`policy` of `Guarded` is guarded already"),
+        (
+            # 5 measured and 50 noised, one until it begins, three values of the guard.
+            lambda: Guarded(DiffusionBoost(on=Every(9)), rollback=Rollback()),
+            "`within` of `Rollback` must be at least 59: 'diffusion_boost' lasts 55 .* Got 50",
+        ),
+        (
+            lambda: Guarded(LatentReset("a", Every(9), steps=9), rollback=Rollback(within=12)),
+            "must be at least 13",
+        ),
         (lambda: Guarded(LOW, refractory=0), "`refractory` of `Guarded` must be at least 1"),
         (lambda: Guarded(LOW, most=0), "`most` of `Guarded` must be at least 1"),
         (lambda: Guarded(LOW, rollback=True), "must be a `Rollback` or None. Got True"),  # type: ignore[arg-type]

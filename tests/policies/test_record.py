@@ -33,7 +33,7 @@ POLICIES = [
     LatentReset("body.1", on=PoissonRate(0.1, 3), steps=4),
     DiffusionBoost(on=Below("latent/c", 0.7)),
     Guarded(WeightReset(on=TurnsUp("latent/c", 0.5)), rollback=Rollback(within=9)),
-    Guarded(Guarded(WeightReset(on=Every(3)), refractory=7)),
+    Guarded(WeightReset(on=Every(3)), refractory=7),
 ]
 
 
@@ -59,7 +59,7 @@ def test_what_is_not_ours_is_named_and_not_rebuilt() -> None:
     assert record == {
         "kind": "WeightReset", "name": "theirs", "reads": ["loss"], "arguments": None
     }  # fmt: skip
-    held = policy_record(Guarded(WeightReset()))
+    held = policy_record(Guarded(WeightReset()))  # theirs, within ours
     assert held["arguments"] is None
     assert recorded_policies([SimpleNamespace(payload={"policies": [record, held]})]) == []
 
@@ -71,7 +71,13 @@ def test_actions_come_back_without_what_the_monitor_adds() -> None:
 
 
 def test_names() -> None:
-    assert {resolve(name).name for name in BY_NAME} == set(BY_NAME)
+    assert {resolve(f"{name}:cusum").name for name in BY_NAME} == set(BY_NAME)
+    assert resolve("published_weight_reset") == PublishedWeightReset()
+    for name in sorted(set(BY_NAME) - {"published_weight_reset"}):
+        with pytest.raises(ValueError, match=f"{name}' has no trigger of its own.*:DETECTOR"):
+            resolve(name)
+        with pytest.raises(TypeError, match="on"):
+            BY_NAME[name]()
     assert resolve("diffusion_boost:turnover") == DiffusionBoost(on=Alarmed("turnover"))
     with pytest.raises(ValueError, match="`LatentReset` needs a layer and is passed as an object"):
         resolve("latent_reset")
@@ -97,4 +103,4 @@ def test_a_policy_that_fails_is_dropped_and_its_siblings_go_on() -> None:
     with pytest.raises(RuntimeError, match="mine"):
         Council([Broken()]).feed(0, {}, [])
     with pytest.raises(ValueError, match="Two policies are called 'weight_reset'"):
-        Council([WeightReset(), Guarded(WeightReset())])
+        Council([WeightReset("a"), Guarded(WeightReset("a"))])

@@ -12,6 +12,7 @@ import torch
 import tyro
 
 from foreshock.cli.console import console, emit, progress
+from foreshock.detectors import resolve
 from foreshock.experiments import grokking, overoptimisation, tilted_softmax
 from foreshock.experiments.grokking import Grokking
 from foreshock.experiments.overoptimisation import OverOptimising
@@ -57,17 +58,25 @@ else:
 
 
 def run(
-    experiment: tyro.conf.OmitArgPrefixes[AnyConfig], out: Path | None = None, json: bool = False
+    experiment: tyro.conf.OmitArgPrefixes[AnyConfig],
+    out: Path | None = None,
+    detector: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    json: bool = False,
 ) -> int:
     """Run an experiment with the monitor attached and record it.
 
     Args:
         experiment: Which one, and its configuration.
         out: Folder of the run; runs/EXPERIMENT-VARIANT-SEED if not given.
+        detector: Rule to attach, such as over_optimisation or conformal:FILE; may be repeated.
+            Without it an experiment attaches its own, if it has any.
         json: Print JSON.
 
     Returns:
         0.
+
+    Raises:
+        ValueError: If a detector is named for an experiment that attaches none.
     """
     torch.set_num_threads(1)  # two threads fight over a network this small
     name, found = next(
@@ -77,8 +86,16 @@ def run(
     )
     label = found.label(experiment)
     path = out or Path("runs") / f"{name}-{label}-{experiment.seed}"
+    attached: dict[str, Any] = {}
+    if detector:
+        if "detectors" not in inspect.signature(found.run).parameters:
+            raise ValueError(
+                f"{name} attaches no detector while it runs. Record it, then: foreshock replay "
+                f"{path} --detector {detector[0]}"
+            )
+        attached["detectors"] = [resolve(one) for one in detector]
     with progress(label.replace("-", " "), silent=json) as move:
-        recorded = found.run(experiment, path, progress=move)
+        recorded = found.run(experiment, path, progress=move, **attached)
     with recorded:
         events = recorded.events("milestone")
         reached = {event.payload["name"]: event.step for event in events}

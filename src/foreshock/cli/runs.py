@@ -89,14 +89,16 @@ def replay(
         detector: Name, optionally with a series (``cusum:loss``); may be repeated. Without it, the
             detectors that were attached are run again and their alarms compared with the recorded
             ones.
-        policy: Name, optionally with the detector it hears (``weight_reset:turnover``); may be
-            repeated. What it would have done is printed instead of alarms, on the alarms of the
-            named detectors, or else on the recorded ones.
+        policy: Name with the detector it hears (``weight_reset:turnover``); may be repeated. What
+            it would have done is printed instead of alarms, on the alarms of the named detectors,
+            or else on the recorded ones. Without it and without ``detector``, the policies that
+            were attached are asked again and their actions compared with the recorded ones.
         dry_run: A replay is always one.
         json: Print JSON.
 
     Returns:
-        1 if the recorded alarms differ from the replayed ones, else 0.
+        1 if the recorded alarms or actions differ from the replayed ones, or the run lacks a series
+        that a named detector reads, else 0.
 
     Raises:
         ValueError: If no detector is named and none was attached, or actions are to be carried out.
@@ -105,32 +107,55 @@ def replay(
         raise ValueError("A recorded run cannot be changed: `foreshock replay` is a dry run.")
     if policy:
         return _replay_policies(run, policy, detector, json)
+    from foreshock.detectors import resolve, unread
     from foreshock.detectors.record import recorded_alarms, recorded_detectors
     from foreshock.evaluation import replay as run_replay
+    from foreshock.evaluation.actions import check_actions
+    from foreshock.evaluation.replay import caveats
 
     with Run.open(run) as recorded:
-        chosen = list(detector) or recorded_detectors(recorded.events("detectors"))
-        if not chosen:
+        named = [resolve(one) for one in detector]
+        chosen = named or recorded_detectors(recorded.events("detectors"))
+        actions = None if detector else check_actions(recorded)
+        if not chosen and actions is None:
             raise ValueError(
                 f"No detector was attached to {run}. Name one: foreshock replay {run} "
                 "--detector heldout_signal"
             )
         alarms = run_replay(recorded, chosen)
         before = recorded_alarms(recorded.events("alarm"))
+        missing, told = unread(chosen, recorded.names()), caveats(recorded, chosen)
     # Rules of other packages cannot be built again, and rules of an earlier part of a resumed run
     # are not asked: their alarms are named, not compared.
-    names = {d.name for d in chosen if not isinstance(d, str)}
+    names = {d.name for d in chosen}
     foreign = sorted({a.detector for a in before} - names) if not detector else []
     compared = [a for a in before if a.detector in names]
     same = None if detector else _in_order(alarms) == _in_order(compared)
     if json:
-        found = [asdict(a) for a in alarms]
-        emit({"run": str(run), "alarms": found, "identical": same, "not_compared": foreign})
+        emit(
+            {
+                "run": str(run),
+                "alarms": [asdict(a) for a in alarms],
+                "identical": same,
+                "not_compared": foreign,
+                "actions": None if actions is None else asdict(actions),
+                "unread": sorted({series for names in missing.values() for series in names}),
+                "caveats": told,
+            }
+        )
     else:
         _print_alarms(alarms, same)
         if foreign:
             console().print(f"Not compared: {', '.join(foreign)}.")
-    return 1 if same is False else 0
+        if actions is not None:
+            console().print(actions.text, soft_wrap=True)
+        for name, series in missing.items():
+            sentence = f"{name} is blind: {run} has no {', '.join(series)}."
+            console().print(sentence, soft_wrap=True)
+        for sentence in told:
+            console().print(sentence, soft_wrap=True)
+    differs = same is False or (actions is not None and not actions.identical)
+    return 1 if differs or (named and missing) else 0
 
 
 def _replay_policies(run: Path, policy: Sequence[str], detector: Sequence[str], json: bool) -> int:

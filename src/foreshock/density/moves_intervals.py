@@ -40,6 +40,13 @@ class Replicas:
         )
 
     @property
+    def heaviest(self) -> float:
+        """Share that one batch has of the jackknife variance over batches; 0 where that is 0."""
+        squares = (self.batches - self.batches.mean()) ** 2
+        total = float(squares.sum())
+        return float(squares.max()) / total if total > 0 else 0.0
+
+    @property
     def batch_bias(self) -> float:
         """First-order bias from few batches."""
         return _bias(self.whole, self.batches)
@@ -52,15 +59,16 @@ class Replicas:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its 95 % interval."""
+    """A value and its 95 % interval; `heaviest` as `Replicas` has it."""
 
     value: float
     low: float
     high: float
+    heaviest: float = 0.0
 
     def map(self, link: Callable[[float], float]) -> Interval:
         """The same of an increasing function."""
-        return Interval(link(self.value), link(self.low), link(self.high))
+        return Interval(link(self.value), link(self.low), link(self.high), self.heaviest)
 
 
 #: Where there is none.
@@ -71,7 +79,7 @@ def linear(replicas: Replicas, *, batches: bool) -> Interval:
     """Symmetric interval; the bias from few batches is taken off if asked."""
     value = replicas.whole - replicas.particle_bias - (replicas.batch_bias if batches else 0.0)
     error = _half(replicas)
-    return Interval(value, value - error, value + error)
+    return Interval(value, value - error, value + error, replicas.heaviest)
 
 
 def logarithmic(replicas: Replicas) -> Interval:
@@ -81,7 +89,7 @@ def logarithmic(replicas: Replicas) -> Interval:
     if not min(least, float(replicas.particles.min())) > 0:
         return NOTHING
     factor = math.exp(_half(replicas.map(math.log)))
-    return Interval(value, value / factor, value * factor)
+    return Interval(value, value / factor, value * factor, replicas.heaviest)
 
 
 def square(replicas: Replicas, scale: float) -> Interval:
@@ -103,7 +111,8 @@ def square(replicas: Replicas, scale: float) -> Interval:
     least = 1 / (1 + (replicas.whole / scale) ** 2)  # scale^2 times the squared slope of asinh
     centre = math.asinh(value / scale)
     error = _half(replicas.map(lambda x: math.asinh(x / scale)), floor=least)
-    return Interval(value, scale * math.sinh(centre - error), scale * math.sinh(centre + error))
+    low, high = scale * math.sinh(centre - error), scale * math.sinh(centre + error)
+    return Interval(value, low, high, replicas.heaviest)
 
 
 def skewed(replicas: Replicas, scale: float) -> Interval:
@@ -123,9 +132,9 @@ def skewed(replicas: Replicas, scale: float) -> Interval:
         Hall, J. R. Stat. Soc. B 54 (1992) 221.
     """
     value = replicas.whole - replicas.particle_bias
-    shared, own = _variance(replicas.batches), _variance(replicas.particles)
+    shared, own = variance_of(replicas.batches), variance_of(replicas.particles)
     shared = max(shared - scale**2, scale**2)
-    error, quantile = _error(shared, own, len(replicas.batches), len(replicas.particles))
+    error, quantile = standard_error(shared, own, len(replicas.batches), len(replicas.particles))
     if error == 0:
         return Interval(value, value, value)
     third = (_third(replicas.batches) + _third(replicas.particles)) / error**3
@@ -136,7 +145,7 @@ def skewed(replicas: Replicas, scale: float) -> Interval:
         if abs(third) > 1e-6:
             inverse = 3 / third * (float(np.cbrt(1 + third * (t - third / 6))) - 1)
         ends.append(value - error * inverse)
-    return Interval(value, ends[0], ends[1])
+    return Interval(value, ends[0], ends[1], replicas.heaviest)
 
 
 def logit(replicas: Replicas) -> Interval:
@@ -154,7 +163,8 @@ def _bias(whole: float, parts: Array) -> float:
     return (len(parts) - 1) * (float(parts.mean()) - whole)
 
 
-def _variance(parts: Array) -> float:
+def variance_of(parts: Array) -> float:
+    """Jackknife variance of a statistic from its values without each part."""
     return float(jackknife_se(parts)) ** 2
 
 
@@ -166,13 +176,13 @@ def _third(parts: Array) -> float:
 
 
 def _half(replicas: Replicas, *, floor: float = 0.0) -> float:
-    shared = max(_variance(replicas.batches), floor)
-    own = _variance(replicas.particles)
-    error, quantile = _error(shared, own, len(replicas.batches), len(replicas.particles))
+    shared = max(variance_of(replicas.batches), floor)
+    own = variance_of(replicas.particles)
+    error, quantile = standard_error(shared, own, len(replicas.batches), len(replicas.particles))
     return error * quantile
 
 
-def _error(shared: float, own: float, batches: int, groups: int) -> tuple[float, float]:
+def standard_error(shared: float, own: float, batches: int, groups: int) -> tuple[float, float]:
     """Standard error, and Student's quantile at Welch and Satterthwaite's degrees of freedom."""
     total = shared + own
     if not total > 0:

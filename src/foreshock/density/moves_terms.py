@@ -6,7 +6,7 @@ and is handled by numpy, so leaving out a batch or a group of particles costs ne
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -29,8 +29,10 @@ class Terms:
         square: (d, d) mean_i mu_i mu_i', mu_i the mean move of particle i.
         scatter: (n, d, d) mean_i e_ib e_ib', e_ib = move less mu_i.
         shared: (d, d) Covariance over batches of the mean move of the particles.
-        cross: mean_i mu_i . s_i; nan without a score.
+        mixed: (d, d) mean_i mu_i s_i'; nan without a score.
         pull: (d, d) mean_i s_i s_i', unbiased where that is known; nan without a score.
+        noise: Diffusion of training over that of these batches.
+        fraction: Share of the population that the batches are, drawn without replacement.
     """
 
     batches: int
@@ -38,13 +40,30 @@ class Terms:
     square: Array
     scatter: Array
     shared: Array
-    cross: float
+    mixed: Array
     pull: Array
+    noise: float = 1.0
+    fraction: float = 0.0
+
+    @property
+    def covariance(self) -> Array:
+        """(d, d) Unbiased covariance of one move over batches, mean over particles."""
+        return self.scatter.sum(0) / (self.batches - 1)
 
     @property
     def diffusion(self) -> Array:
-        """(d, d) D: half the unbiased covariance over batches, mean over particles."""
-        return self.scatter.sum(0) / (2 * (self.batches - 1))
+        """(d, d) D: half the covariance, times the noise of training over that of the batches."""
+        return self.noise / 2 * self.covariance
+
+    @property
+    def cross(self) -> float:
+        """X = E[mu . s]."""
+        return float(np.trace(self.mixed))
+
+    @property
+    def left(self) -> float:
+        """What of the covariance of a move is left in the mean of all batches."""
+        return (1 - self.fraction) / self.batches
 
     @property
     def trace(self) -> float:
@@ -59,12 +78,24 @@ class Terms:
     @property
     def drift_square(self) -> float:
         """E|mu|^2 without the noise of n batches; may be negative."""
-        return float(np.trace(self.square)) - 2 * self.trace / self.batches
+        return float(np.trace(self.square)) - self.left * float(np.trace(self.covariance))
 
     @property
     def fisher(self) -> float:
         """I = E[s . D s]."""
         return float(np.sum(self.pull * self.diffusion))
+
+    @property
+    def speed_square(self) -> float:
+        r"""E\|mu - D s\|^2 without the noise of mu and of D; may be negative.
+
+        tr P D^2 of an estimated D is too large by tr P Var D, which the scatter over batches tells.
+        """
+        d, n = self.diffusion, self.batches
+        parts = self.noise * n / (2 * (n - 1)) * self.scatter - d
+        twice = d @ d - np.einsum("bij,bjk->ik", parts, parts) / (n * (n - 1))
+        crossed = float(np.sum(self.mixed * d))
+        return self.drift_square - 2 * crossed + float(np.sum(self.pull * twice))
 
 
 def factor(scatter: Array) -> Array | None:
@@ -108,58 +139,32 @@ def inverse_factor(scatter: Array, whitening: Array) -> float:
 
 
 def drift_power(terms: Terms) -> float:
-    """A = h mean_i mu_i . D^-1 mu_i - 2 d/n, without the bias of D^-1 and of mu.
+    """A = (h mean_i mu_i . D^-1 mu_i - 2 d/n)/noise, without the bias of D^-1 and of mu.
 
-    The second term is exact: mean_i tr(D^-1 2 D_i/n) = 2 d/n.
+    D is here that of the batches. The second term is exact: mean_i tr(D^-1 2 D_i/n) = 2 d/n; of
+    batches drawn without replacement only 1 - fraction of it is there.
 
     Args:
         terms: Means over particles.
 
     Returns:
-        A, which may be negative; nan where D is singular.
+        A, which may be negative; nan where D is singular or training has no noise.
     """
     whitening = factor(terms.scatter)
-    if whitening is None:
+    if whitening is None or not terms.noise > 0:
         return float("nan")
     n, d = terms.batches, len(whitening)
     plain = 2 * (n - 1) / n * float(np.trace(whitening @ terms.square @ whitening.T))
-    return inverse_factor(terms.scatter, whitening) * plain - 2 * d / n
-
-
-def common_noise(terms: Terms) -> float:
-    """Correlation of the noise of two particles, in D^-1 norm: 1 rigid, 0 independent."""
-    whitening = factor(terms.scatter)
-    if whitening is None:
-        return float("nan")
-    n, d, particles = terms.batches, len(whitening), terms.particles
-    ratio = (n - 1) / n * float(np.trace(whitening @ terms.shared @ whitening.T)) / d
-    return (particles * ratio - 1) / (particles - 1)
-
-
-def spread(products: Array, sums: Array, count: int) -> float:
-    """Squared relative variation of tr(D^-1 D_i) between particles, noise of the batches taken off.
-
-    Args:
-        products: (P, P) sum_i y_ip y_iq, y_ip = |x_ia - x_ib|^2 of a pair p of batches.
-        sums: (P,) sum_i y_ip.
-        count: How many particles.
-
-    Returns:
-        The ratio of U-statistics over different pairs, whose noises are independent: unbiased
-        top and bottom for any law of the noise, shared or not. nan where fewer than two pairs
-        differ.
-    """
-    outer = np.outer(sums, sums) / count
-    between = (products - outer) / (count - 1)
-    off = ~np.eye(len(sums), dtype=bool)
-    level = float(outer[off].sum()) / count
-    return float(between[off].sum()) / level if level > 0 else float("nan")
+    return (inverse_factor(terms.scatter, whitening) * plain - 2 * d * terms.left) / terms.noise
 
 
 class Sums:
     """Sums over groups of particles, from which any terms follow without a second pass."""
 
-    def __init__(self, moves: Tensor, groups: int) -> None:
+    def __init__(
+        self, moves: Tensor, groups: int, *, noise: float = 1.0, fraction: float = 0.0
+    ) -> None:
+        self.noise, self.fraction = noise, fraction
         self.batches, self.particles, self.dimension = moves.shape
         self.fold = folds(self.particles, groups, moves.device)
         self.groups = groups
@@ -179,14 +184,9 @@ class Sums:
         self.scatters = torch.stack(scatters).cpu().numpy()
         self.lines = torch.stack(lines).cpu().numpy()
 
-    def pairs(self, whitening: Array) -> tuple[Array, Array]:
-        """Sums over each group of y y' (G, P, P) and y (G, P), y as `spread` wants them."""
-        pairs = self.batches // 2
-        difference = self.moves[0 : 2 * pairs : 2] - self.moves[1 : 2 * pairs : 2]
-        rows = (difference @ torch.as_tensor(whitening).to(difference).T).square().sum(2)
-        inside = [rows[:, self.fold == g] for g in range(self.groups)]
-        products = torch.stack([part @ part.T for part in inside])
-        return products.cpu().numpy(), torch.stack([part.sum(1) for part in inside]).cpu().numpy()
+    def inside(self, rows: Tensor) -> list[Tensor]:
+        """The (n, N_g, d) rows of every group of particles."""
+        return [rows[:, self.fold == g] for g in range(self.groups)]
 
     def gram(self, whitening: Array) -> Array:
         """(n, n) mean_i (W e_ib) . (W e_ic)."""
@@ -195,10 +195,11 @@ class Sums:
         return (flat @ flat.T / self.particles).cpu().numpy()
 
     def crosses(self, scores: Tensor) -> Array:
-        """(n,) mean_i of move . s, a number a batch."""
-        return torch.einsum("bni,ni->b", self.moves, scores.double()).cpu().numpy() / len(scores)
+        """(n, d, d) mean_i of move s', of every batch."""
+        found = torch.einsum("bni,nj->bij", self.moves, scores.double())
+        return found.cpu().numpy() / len(scores)
 
-    def without_group(self, group: int | None, cross: float, pull: Array) -> Terms:
+    def without_group(self, group: int | None, mixed: Array, pull: Array) -> Terms:
         """Terms of the particles that are not in a group; of all for None."""
         keep = np.arange(self.groups) != (-1 if group is None else group)
         count = int(self.counts[keep].sum())
@@ -209,28 +210,37 @@ class Sums:
             self.squares[keep].sum(0) / count,
             self.scatters[keep].sum(0) / count,
             lines.T @ lines / (self.batches - 1),
-            cross,
+            mixed,
             pull,
+            self.noise,
+            self.fraction,
         )
 
     def without_batches(self, whole: Terms, crosses: Array) -> list[Terms]:
         """Terms without each batch, the scores kept: exactly those of the other batches."""
         n, d = self.batches, self.dimension
-        mixed = (self.mean.T @ self.deviation).cpu().numpy() / self.particles
+        moved = (self.mean.T @ self.deviation).cpu().numpy() / self.particles
         lines = self.lines.sum(0) / self.particles
         flat = self.deviation.transpose(1, 2).reshape(n * d, self.particles)
         products = (flat @ flat.T / self.particles).reshape(n, d, n, d).cpu().numpy()
         found = []
         for b in range(n):
             # mu without b is mu - e_b/(n-1), so deviations from it are e_c + e_b/(n-1).
-            moved = (mixed[b] + mixed[b].T) / (n - 1)
-            square = whole.square - moved + whole.scatter[b] / (n - 1) ** 2
+            square = whole.square - (moved[b] + moved[b].T) / (n - 1)
+            square += whole.scatter[b] / (n - 1) ** 2
             across = np.delete(products[:, :, b], b, 0) / (n - 1)
             rest = np.delete(whole.scatter, b, 0) + across + across.swapaxes(1, 2)
             rest += whole.scatter[b] / (n - 1) ** 2
             shared = whole.shared * (n - 1) - np.outer(lines[b], lines[b]) * n / (n - 1)
-            cross = float(np.delete(crosses, b).mean())
             found.append(
-                Terms(n - 1, whole.particles, square, rest, shared / (n - 2), cross, whole.pull)
+                replace(
+                    whole,
+                    batches=n - 1,
+                    fraction=whole.fraction * (n - 1) / n,
+                    square=square,
+                    scatter=rest,
+                    shared=shared / (n - 2),
+                    mixed=np.delete(crosses, b, 0).mean(0),
+                )
             )
         return found

@@ -22,6 +22,8 @@ Squared = Callable[[Tensor, Tensor], float]
 METHODS = ("sliced", "bures", "exact")
 #: Groups of the jackknife.
 GROUPS = 20
+ONE_LAW = "Two samples of one law are as far apart; take more particles or fewer dimensions."
+EXCHANGED = "With then and now of each particle exchanged at random the clouds are as far apart."
 
 
 def bures(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: Tensor) -> float:
@@ -100,10 +102,14 @@ def w2(
     For the first two the mean W2^2 between random halves of each cloud, scaled to whole clouds, is
     subtracted; the value is the signed root of what is left, so it scatters around 0 for equal
     laws. `null` is the 95 % band of the same number between random parts of the pooled cloud, of
-    the sizes of the two: a permutation test, exact for any law where the clouds are independent
-    (wide where they are the same particles). Bars: delete-group jackknife, and for ``"sliced"`` the
-    scatter over directions, which are orthogonal in blocks of d (counted as if they were not where
-    there are fewer than 4 blocks, which is too wide).
+    the sizes of the two: a permutation test, exact for any law where the clouds are independent.
+    Of `paired` clouds the two places of every particle are exchanged at random instead, which is
+    exact where they are exchangeable, such as at rest. Bars: delete-group jackknife, and for
+    ``"sliced"`` the scatter over directions, which are orthogonal in blocks of d (counted as if
+    they were not where there are fewer than 4 blocks, which is too wide).
+
+    Measured of 256 particles in the plane at two times, all moved by .02 to .1 standard deviations
+    and .01 at random: resolved in 20 of 20 each; at rest but for .01 or 1 at random: in 3 of 320.
 
     Args:
         x: (n, d) One cloud, n >= 40.
@@ -163,14 +169,16 @@ def w2(
         between = _scatter(axes.shape[0] * quantile_w2_squared(x, y).double(), axes.shape[0])
     squared = _squared(method, d)
     whole = squared(x, y)
-    pooled = np.sort(_pooled(squared, x, y, splits, generator))
+    redrawn = _swapped if paired else _pooled
+    pooled = np.sort(redrawn(squared, x, y, splits, generator))
     rank = min(splits, math.ceil(0.975 * (splits + 1)))
     ends = float(pooled[splits - rank]), float(pooled[rank - 1])
     if method == "exact":
         band = math.sqrt(ends[0]), math.sqrt(ends[1])
-        return _flagged(math.sqrt(whole), math.nan, math.nan, n, band)
+        return _flagged(math.sqrt(whole), math.nan, math.nan, n, band, ONE_LAW)
     if paired:
-        value, bias = _crossed(squared, x, y, max(splits // 2, 2), generator)
+        value = _crossed(squared, x, y, max(splits // 2, 2), generator)
+        bias = whole - value  # so that the value is in the band where the whole is in its null
     else:
         halves = [_halves(squared, cloud, max(splits // 2, 2), generator) for cloud in (x, y)]
         bias = 0.5 * float(np.mean(halves))  # W2^2 between samples of one law falls like 1/n
@@ -181,7 +189,8 @@ def w2(
     parts = [squared(x[fold_x != g], y[fold_y != g]) for g in range(GROUPS)]
     error = math.hypot(t_quantile(GROUPS - 1) * float(jackknife_se(parts)), between)
     low, high = _signed_root(value - error), _signed_root(value + error)
-    return _flagged(_signed_root(value), low, high, n, band)
+    reason = EXCHANGED if paired else ONE_LAW
+    return _flagged(_signed_root(value), low, high, n, band, reason)
 
 
 def _axes(like: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -219,6 +228,18 @@ def _pooled(
     return found
 
 
+def _swapped(
+    squared: Squared, x: Tensor, y: Tensor, splits: int, generator: torch.Generator
+) -> list[float]:
+    """The distance with each particle's two places exchanged or not, at random."""
+    found = []
+    for _ in range(splits):
+        draw = torch.rand(len(x), 1, generator=generator, device=generator.device) < 0.5
+        draw = draw.to(x.device)
+        found.append(squared(torch.where(draw, x, y), torch.where(draw, y, x)))
+    return found
+
+
 def _halves(
     squared: Squared, cloud: Tensor, splits: int, generator: torch.Generator
 ) -> list[float]:
@@ -234,26 +255,27 @@ def _halves(
 
 def _crossed(
     squared: Squared, x: Tensor, y: Tensor, splits: int, generator: torch.Generator
-) -> tuple[float, float]:
-    """W2^2 of clouds of the same particles by disjoint halves, and the bias of a whole cloud."""
+) -> float:
+    """W2^2 of clouds of the same particles, by disjoint halves."""
     across, within = [], []
     for _ in range(splits):
         order = torch.randperm(len(x), generator=generator, device=generator.device).to(x.device)
         a, b = order[: len(x) // 2], order[len(x) // 2 :]
         across.append(0.5 * (squared(x[a], y[b]) + squared(y[a], x[b])))
         within.append(0.5 * (squared(x[a], x[b]) + squared(y[a], y[b])))
-    return float(np.mean(across) - np.mean(within)), 0.5 * float(np.mean(within))
+    return float(np.mean(across) - np.mean(within))
 
 
 def _signed_root(square: float) -> float:
     return math.copysign(math.sqrt(abs(square)), square)
 
 
-def _flagged(value: float, low: float, high: float, n: int, null: tuple[float, float]) -> Estimate:
-    """The estimate, unresolved where two samples of one law read as much."""
+def _flagged(
+    value: float, low: float, high: float, n: int, null: tuple[float, float], reason: str
+) -> Estimate:
+    """The estimate, unresolved inside its null."""
     if value > null[1]:
         return Estimate(value, low, high, n, null=null)
-    reason = "Two samples of one law are as far apart; take more particles or fewer dimensions."
     return Estimate(value, low, high, n, Flag.UNRESOLVED, reason, null)
 
 

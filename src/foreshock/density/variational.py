@@ -19,10 +19,11 @@ from foreshock.density.groups import CLONED, copied, folds
 from foreshock.density.jackknife import BAD
 from foreshock.density.moves_terms import factor, inverse_factor
 from foreshock.density.score import Score, fit_score
-from foreshock.types import Estimate
+from foreshock.types import Estimate, Flag
 
 #: Half of fewer says nothing of how its own covariance scatters.
 LEAST_BATCHES = 6
+LOOSE = "The bound is not above 0: an equilibrium is not excluded."
 #: Particles at which div(D w) of a single batch is looked at.
 ASKED = 64
 
@@ -100,7 +101,7 @@ def production_bound(score: Score, drift: Tensor, diffusion: float | Tensor) -> 
     return _summary(halves, [], len(z))
 
 
-def measured_bound(score: Score, moves: Tensor) -> Estimate:
+def measured_bound(score: Score, moves: Tensor, *, noise: float = 1.0) -> Estimate:
     """`production_bound` where mu and D are measured: judged by the other half of the batches too.
 
     A product of two noisy means of the same batches is biased; of different ones it is not. So w
@@ -110,9 +111,10 @@ def measured_bound(score: Score, moves: Tensor) -> Estimate:
     Args:
         score: Fitted to the particles.
         moves: (n, N, d) Displacement of every particle under each batch.
+        noise: Diffusion of training over that of these batches, positive.
 
     Returns:
-        The bound, one-sided.
+        The bound, one-sided; unresolved where it is not above 0.
     """
     z = score.particles
     refused = _refusal(z)
@@ -132,12 +134,12 @@ def measured_bound(score: Score, moves: Tensor) -> Estimate:
             inverse = _inverse(seen)
             if inverse is None:
                 return Estimate.missing("Half the batches do not span the noise.", n=n)
-            field = fit_field(z[~half], seen.mean(0), inverse, fitted)
+            field = fit_field(z[~half], seen.mean(0), inverse / noise, fitted)
             judged = moves[judges][:, half]
             mean = judged.mean(0)
             deviation = judged - mean
             m = len(judged)
-            scatter = deviation.mT @ deviation / (2 * deviation.shape[1]) * (m / (m - 1))
+            scatter = deviation.mT @ deviation / (2 * deviation.shape[1]) * (noise * m / (m - 1))
             gains[half] += _gains(field, z[half], mean, scatter.mean(0)) / 2
             w = field.at(z[half])
             # Linear in D: that of each batch gives the scatter over batches, for which a few
@@ -198,4 +200,7 @@ def _summary(particles: list[Tensor], batches: list[Tensor], n: int) -> Estimate
         return Estimate.missing("The score of half the particles is not finite.", flags=BAD, n=n)
     value = sum(float(part.mean()) for part in particles) / 2
     variance = sum(float(part.var()) / len(part) for part in particles + batches) / 4
-    return Estimate(value, value - ONE_SIDED * math.sqrt(variance), math.inf, n)
+    low = value - ONE_SIDED * math.sqrt(variance)
+    if low <= 0:
+        return Estimate(value, low, math.inf, n, Flag.UNRESOLVED, LOOSE)
+    return Estimate(value, low, math.inf, n)

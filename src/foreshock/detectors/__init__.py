@@ -13,6 +13,7 @@ from foreshock.detectors.c_falling import PublishedCFalling as PublishedCFalling
 from foreshock.detectors.c_window import CWindow as CWindow
 from foreshock.detectors.c_window import PublishedCWindow as PublishedCWindow
 from foreshock.detectors.calibration import Calibration as Calibration
+from foreshock.detectors.calibration import setup_digest as setup_digest
 from foreshock.detectors.change_point import ChangePoint as ChangePoint
 from foreshock.detectors.conformal_alarm import ConformalAlarm as ConformalAlarm
 from foreshock.detectors.critical_slowing import CriticalSlowing as CriticalSlowing
@@ -57,6 +58,8 @@ from foreshock.detectors.reward_names import blind_spots as blind_spots
 from foreshock.detectors.reward_names import canonical as canonical
 from foreshock.detectors.triple_alignment import TripleAlignment as TripleAlignment
 from foreshock.detectors.turnover import Turnover as Turnover
+from foreshock.detectors.unread import unread as unread
+from foreshock.detectors.within_groups import within_groups as within_groups
 from foreshock.types import Detector
 
 __all__ = [
@@ -106,6 +109,9 @@ __all__ = [
     "load_forecasters",
     "resolve",
     "save_forecasters",
+    "setup_digest",
+    "unread",
+    "within_groups",
 ]
 
 #: What `attach(detectors=["..."])` and ``foreshock replay --detector`` understand.

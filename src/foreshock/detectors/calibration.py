@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Literal, get_args
 Side = Literal["above", "below", "both"]
 
 _FORMAT = "foreshock-calibration"
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,12 @@ class Calibration:
         location: s rows of g numbers.
         scale: s rows of g positive numbers.
         threshold: Largest z over series and steps that a safe run may show.
-        alpha: Probability that a safe run exceeds it, at most.
+        alpha: Probability that a safe run exceeds it, at most, on average over sets of safe runs.
         located: Identities of the runs that gave location and scale.
         calibrated: Identities of the runs that gave the threshold.
+        units: Of the series, as the runs declared them.
+        setup: `setup_digest` of the runs' common configuration.
+        versions: Of Foreshock, Python and libraries in the first run, as text.
 
     Raises:
         ValueError: If the parts do not fit together.
@@ -46,12 +50,30 @@ class Calibration:
     alpha: float
     located: tuple[str, ...] = ()
     calibrated: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    setup: str = ""
+    versions: str = ""
 
     def __post_init__(self) -> None:
         unknown = [side for side in self.sides if side not in get_args(Side)]
         if unknown:
             raise ValueError(
                 f"A side of a `Calibration` must be 'above', 'below' or 'both'. Got {unknown[0]!r}."
+            )
+        if len(set(self.series)) < len(self.series):
+            raise ValueError(f"A `Calibration` names a series twice: {', '.join(self.series)}.")
+        if not 0 < self.alpha < 1:
+            raise ValueError(
+                f"The `alpha` of a `Calibration` must lie in (0, 1). Got {self.alpha:g}."
+            )
+        if set(self.located) & set(self.calibrated):
+            raise ValueError(
+                "A run of a `Calibration` gave both location and threshold: split the runs."
+            )
+        if len(self.units) not in (0, len(self.series)):
+            raise ValueError(
+                f"A `Calibration` needs one unit for each of {len(self.series)} series, or none. "
+                f"Got {len(self.units)}."
             )
         s, g = len(self.series), len(self.grid)
         shapes = {(len(t), *{len(row) for row in t}) for t in (self.location, self.scale)}
@@ -74,7 +96,7 @@ class Calibration:
     def z(self, name: str, step: int, value: float) -> float:
         """How far a value is from the safe runs, on the side that counts.
 
-        Location and scale are interpolated linearly between steps of the grid.
+        Only steps of the grid are compared: the threshold is for the largest of just these looks.
 
         Args:
             name: One of the series.
@@ -82,17 +104,13 @@ class Calibration:
             value: What the run shows.
 
         Returns:
-            The distance in scales; nan outside the calibrated range of steps, and for nan.
+            The distance in scales; nan at other steps than those of the grid, and for nan.
         """
-        if not self.grid[0] <= step <= self.grid[-1] or math.isnan(value):
+        at = bisect_left(self.grid, step)
+        if at == len(self.grid) or self.grid[at] != step or math.isnan(value):
             return math.nan
         row = self.series.index(name)
-        at, weight = _between(self.grid, step)
-        location, scale = (
-            table[row][at] + (weight * (table[row][at + 1] - table[row][at]) if weight else 0.0)
-            for table in (self.location, self.scale)
-        )
-        z = (value - location) / scale
+        z = (value - self.location[row][at]) / self.scale[row][at]
         return {"above": z, "below": -z, "both": abs(z)}[self.sides[row]]
 
     def save(self, path: str | Path) -> None:
@@ -162,9 +180,21 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
 
-def _between(grid: tuple[int, ...], step: int) -> tuple[int, float]:
-    """The place before a step, and how far it is towards the next; 0 on the grid."""
-    at = bisect_right(grid, step) - 1
-    if grid[at] == step:
-        return at, 0.0
-    return at, (step - grid[at]) / (grid[at + 1] - grid[at])
+def setup_digest(config: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that tell a configuration apart, whatever its seed.
+
+    Args:
+        config: Of a run, as its ``info["config"]`` holds it.
+
+    Returns:
+        The digits.
+
+    Examples:
+        >>> setup_digest({"lr": 0.1, "seed": 1}) == setup_digest({"seed": 2, "lr": 0.1})
+        True
+        >>> setup_digest({"lr": 0.1}) == setup_digest({"lr": 0.2})
+        False
+    """
+    kept = {name: value for name, value in config.items() if name != "seed"}
+    text = json.dumps(kept, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

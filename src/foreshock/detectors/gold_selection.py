@@ -42,16 +42,20 @@ class GoldSelection:
     With b0 = sum c/sum v over all records before a trailing window of k, and b1 the same within it,
     the score is (fraction·b0 − b1)/standard error, the largest over k = 5, 7, 10, 14, 20; the error
     is sqrt(1/k + fraction²/m) times the root mean square of (c − b0 v)/mean v over the m records
-    before. It matters: without it, as a plain share of the largest b so far, the rule warned before
-    the peak in 6 of 6 hacking runs, and alarmed as surely in 3 of 3 with hacking's heavy-tailed
-    rewards and a learning rate of 0, where b only jumps about. With the error
-    none of 15 runs with a Gaussian proxy error and none of 4 frozen ones reached the default
-    threshold (the largest scores were 0.2 and 3.5), and most alarms of hacking runs fell between
-    the peak and the established fall of gold. `foreshock bench hacking` counts anew.
+    before. It matters: as a plain share of the largest b so far, the rule alarms as surely where
+    nothing changes and b only jumps about. The error does not cure that: of 300 series of 150
+    independent batches of 128 whose proxy is gold plus a Student error of 2.5 degrees of freedom,
+    all of one law, **19 % alarm at the default threshold** (58), and none with a Gaussian one.
+    Where rewards have tails, take the threshold from known-safe runs; `foreshock bench hacking`
+    shows how, and counts hits and false alarms.
 
-    It needs the gold reward of the very responses that are optimised; log their covariance as
-    ``reward/covariance`` (``numpy.cov(gold, proxy)[0, 1]``; in TRL by ``log_metric`` of a reward
-    function) beside the spread of the proxy, which TRL logs as ``reward_std``.
+    It needs the gold reward of the very responses that are optimised, and covariance and spread of
+    the *same* responses in the same way: `within_groups` gives both, which are logged as
+    ``reward/covariance`` and ``reward/proxy_std``. The covariance over a whole batch beside TRL's
+    ``reward_std`` will not do: with several prompts it holds what lies between prompts, and
+    ``reward_std`` is a mean of standard deviations within them, so b changes as soon as the prompts
+    do. The model behind the rule is proxy = gold + error, with a slope of 1, which is also what
+    `overoptimisation` does: a reward model that errs in another way need not let b fall first.
 
     Args:
         series: Covariance of gold and proxy over the responses of a batch.
@@ -103,7 +107,7 @@ class GoldSelection:
         self, state: GoldSelectionState, step: int, values: Mapping[str, Estimate]
     ) -> tuple[GoldSelectionState, Alarm | None]:
         """Take the values of one step; without both nothing happens."""
-        if not all(name in values and values[name].resolved for name in self.reads):
+        if not all(name in values and math.isfinite(values[name].value) for name in self.reads):
             return state, None
         covariance, spread = (values[name].value for name in self.reads)
         recent, sums, count = (

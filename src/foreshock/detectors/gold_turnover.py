@@ -29,7 +29,8 @@ class GoldTurnover:
     Neumann). A baseline rule: it sees the fall itself, so its lead before the peak is negative by
     construction, and the maximum of a noisy series is above its mean, so the score drifts upwards
     (like sqrt(2 log n)) even where gold stands still: hence a ``threshold`` of 4. False alarms:
-    34 of 300 noisy runs of 300 records in which gold saturates.
+    34 of 300 noisy runs of 300 records in which gold saturates, if the noise is independent from
+    record to record; of 100 with an autocorrelation of .3, .5 and .8 it was 52, 94 and all.
 
     Args:
         series: Held-out reward.

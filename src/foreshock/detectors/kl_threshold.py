@@ -25,7 +25,8 @@ class KlThreshold:
     on it is a clock that runs as fast as the policy moves. It knows nothing of the reward: a run
     that goes as far without harm alarms alike. No number of nats is right for two models, so the
     threshold is one of known-safe runs (``foreshock calibrate``, or the ``foreshock bench hacking``
-    way): the default is a placeholder, without a false-alarm rate of its own.
+    way): the default is a placeholder, without a false-alarm rate of its own. A trainer that does
+    not log the KL leaves this rule silent (`blind_spots` says so): TRL does not at ``beta=0``.
 
     Args:
         series: KL divergence to the reference policy.

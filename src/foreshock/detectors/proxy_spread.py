@@ -36,12 +36,11 @@ class ProxySpread:
 
     Scale free, causal, blind to the other thing that a reward model may do: err without a tail. A
     policy that finds a true skill, which only some responses show yet, widens its spread alike.
-    TRL logs the spread as ``reward_std`` (`canonical`).
+    TRL logs the spread as ``reward_std`` (`canonical`); verl logs none, so log it yourself, or
+    that of `within_groups`.
 
-    False alarms: none of 27 runs of `overoptimisation` with a Gaussian error passed the default
-    (the largest factor was 1.7). On 22 development runs that were hacked it alarmed, at a factor
-    that no null passed (1.65), before gold's peak in 6 and before its fall was established in 16,
-    where a plain KL threshold set likewise reached 3 and 10. `foreshock bench hacking` counts anew.
+    The default is a choice, without a false-alarm rate of its own; take the factor from known-safe
+    runs. `foreshock bench hacking` shows how, and counts hits and false alarms.
 
     Args:
         series: Standard deviation of the proxy reward over the responses of a batch.

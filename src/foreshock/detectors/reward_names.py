@@ -40,9 +40,12 @@ REWARD_NAMES: tuple[RewardName, ...] = (
     RewardName("reward/length", "verl", "response_length/mean"),
     RewardName("reward/clip_ratio", "trl", "clip_ratio/region_mean"),
     RewardName("reward/clip_ratio", "verl", "actor/pg_clipfrac"),
-    RewardName("reward/proxy_std", "trl", "reward_std", "within groups or over the batch"),
-    RewardName("reward/logp_gap", "trl", "sampling/sampling_logp_difference/mean", "a token"),
-    RewardName("reward/logp_gap", "verl", "rollout_corr/log_ppl_abs_diff", "mean of a response"),
+    RewardName("reward/proxy_std", "trl", "reward_std", "mean of the groups', or of the batch"),
+    RewardName("reward/logp_gap", "trl", "sampling/sampling_logp_difference/mean", "mean |d|"),
+    RewardName("reward/ppl_gap", "verl", "rollout_corr/log_ppl_abs_diff", "of mean log-chances"),
+    RewardName("reward/cut", "trl", "completions/clipped_ratio", "cut off at the longest length"),
+    RewardName("reward/cut", "verl", "response_length/clip_ratio", "of the longest length"),
+    RewardName("reward/equal_groups", "trl", "frac_reward_zero_std", "groups without a spread"),
 )
 
 #: Every canonical series, the rewards first. No trainer logs the covariance of the two.
@@ -60,14 +63,27 @@ _WHY = {
         "`log_metric`), and name its key as `gold`"
     ),
     "reward/covariance": (
-        "log the covariance of gold and proxy over the responses of a batch; it is what "
-        "`gold_selection` reads"
+        "log the covariance of gold and proxy among the responses to a prompt (`within_groups`); "
+        "it is what `gold_selection` reads"
     ),
     "reward/kl": (
         "TRL logs `kl` only if `beta` is not 0, and GRPO's default is 0; verl needs `use_kl_loss` "
-        "or `use_kl_in_reward`. Rules that read the KL stay silent"
+        "or `use_kl_in_reward`. Rules that read the KL stay silent; reward/entropy, "
+        "reward/logp_gap, reward/clip_ratio and reward/length are there without it, to be "
+        "calibrated"
     ),
-    "reward/logp_gap": "it is logged only where another engine generates the responses",
+    "reward/proxy_std": (
+        "TRL logs `reward_std`; verl logs no spread, so log that of `within_groups`. "
+        "`proxy_spread` and `gold_selection` stay silent"
+    ),
+    "reward/logp_gap": (
+        "TRL logs it only where another engine generates the responses; verl's "
+        "`rollout_corr/log_ppl_abs_diff` is another number, reward/ppl_gap"
+    ),
+    "reward/ppl_gap": (
+        "verl logs it only where log-chances of another engine are asked for; TRL's number is "
+        "reward/logp_gap"
+    ),
 }
 
 
@@ -83,7 +99,10 @@ def canonical(
     the policy went.
 
     TRL and verl average the KL over tokens or over responses depending on the trainer and its
-    settings, so a threshold on it is one of a set-up, not of a paper.
+    settings, so a threshold on it is one of a set-up, not of a paper. Preference trainers (DPO's
+    ``rewards/margins`` and ``rewards/chosen``, the accuracies of a reward trainer) are left out as
+    well: no responses of the policy are rewarded there, so these are no proxy reward. Keys of your
+    own are named: ``canonical(logs, proxy="env/score")``.
 
     Args:
         values: Log entries of TRL or verl; ``None``, nan and text are passed over.

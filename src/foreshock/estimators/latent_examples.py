@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import torch
@@ -12,23 +13,39 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foreshock.probe.moment import Moment
-from foreshock.probe.view import batch_size, labelled
+from foreshock.probe.view import batch_size
 
 Examples = Literal["auto", "train", "heldout", "batch", "fresh"]
 EXAMPLES = ("auto", "train", "heldout", "batch", "fresh")
 Labels = NDArray[np.int64] | None
+#: Of so many batches one may hold particles: it gives no displacement then.
+BATCHES_FOR_ONE = 8
 
 
 class NoParticlesError(ValueError):
     """There is nothing to follow; the sentence says why."""
 
 
-def examples_of(
-    moment: Moment, examples: Examples, count: int, seed: int
-) -> tuple[tuple[Any, ...], Labels]:
-    """Batches for the loss that hold at least ``count`` examples where there are as many.
+@dataclass(frozen=True)
+class Chosen:
+    """Batches for the loss.
 
-    Twice as many are taken where a batch can be cut, since copies are left out later.
+    Args:
+        batches: What the loss is given.
+        labels: Classes of their rows where they are known.
+        drawn: How many of the moment's batches they are made of: these were the first ones.
+    """
+
+    batches: tuple[Any, ...]
+    labels: Labels
+    drawn: int = 0
+
+
+def examples_of(moment: Moment, examples: Examples, count: int, seed: int) -> Chosen:
+    """Batches for the loss that hold ``count`` examples or some more, where there are as many.
+
+    Twice as many are taken where a batch can be cut, since copies are left out later. Of the
+    probe's own batches at most one in eight is used.
 
     Args:
         moment: When; its batches are drawn already.
@@ -37,7 +54,7 @@ def examples_of(
         seed: Of the choice among more.
 
     Returns:
-        The batches, and the classes of their rows where they are known.
+        The batches.
 
     Raises:
         NoParticlesError: If the probe does not have such examples.
@@ -46,14 +63,20 @@ def examples_of(
     assert probe is not None
     drawn = [one.batch for one in moment.batch_gradients]
     pairs = bool(drawn) and all(_is_pair(batch) for batch in drawn)
-    pair = probe.heldout if examples == "heldout" else labelled(probe)
-    # The loss is made for the probe's batches; other examples fit it only if they look like them.
-    if examples in ("train", "heldout") or (examples == "auto" and pair is not None and pairs):
-        if pair is None or not _is_pair(pair):
+    if examples == "auto":
+        # The loss is made for the probe's batches; other examples fit it only if they look alike.
+        examples = "batch"
+        if pairs and _is_pair(probe.train):
+            examples = "train"
+        elif pairs and _is_pair(probe.heldout):
+            examples = "heldout"
+    if examples in ("train", "heldout"):
+        pair = probe.train if examples == "train" else probe.heldout
+        if not _is_pair(pair):
             raise NoParticlesError(
                 f"`examples={examples!r}` needs Probe({examples}=(inputs, labels)) of two tensors."
             )
-        return _thinned([pair], 2 * count, seed, pairs=True)
+        return replace(_thinned([pair], 2 * count, seed, pairs=True), drawn=0)
     if not drawn:
         raise NoParticlesError("The probe returned no batch at this step.")
     if examples == "fresh":
@@ -61,22 +84,21 @@ def examples_of(
     return _thinned(drawn, 2 * count, seed, pairs=pairs)
 
 
-def _thinned(
-    drawn: list[Any], count: int, seed: int, *, pairs: bool
-) -> tuple[tuple[Any, ...], Labels]:
+def _thinned(drawn: list[Any], count: int, seed: int, *, pairs: bool) -> Chosen:
     """Rows of the first batch if it is large enough and can be cut; else the first batches."""
     size = batch_size(drawn[0]) or 1
     order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
     first = cut(drawn[0], order[:count].sort().values) if size > count else None
     needed, rows = 0, 0
-    while needed < len(drawn) and rows < count:
+    most = max(1, len(drawn) // BATCHES_FOR_ONE)
+    while needed < most and rows < count:
         rows += batch_size(drawn[needed]) or 1
         needed += 1
     batches = drawn[:needed] if first is None else [first]
     labels = [_classes(batch[1]) for batch in batches] if pairs else []
     known = [one for one in labels if one is not None]
     whole = np.concatenate(known) if known and len(known) == len(batches) else None
-    return tuple(batches), whole
+    return Chosen(tuple(batches), whole, len(batches))
 
 
 def cut(batch: Any, rows: Tensor) -> Any | None:
@@ -122,7 +144,7 @@ def _cut(part: Any, rows: Tensor, size: int) -> Any:
     return part
 
 
-def _is_pair(batch: Any) -> bool:
+def _is_pair(batch: Any) -> TypeGuard[tuple[Tensor, Tensor]]:
     """Whether a batch is (inputs, targets), row by row."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         return False

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -13,23 +12,34 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foreshock.density import Score, entropy, fit_score, free_energy, w2
-from foreshock.density.moves import MeasuredFlow, measured_flow
+from foreshock.density.moves import measured_flow
 from foreshock.estimators.latent_examples import EXAMPLES, Examples
 from foreshock.estimators.latent_particles import (
     LEAST,
     PENULTIMATE,
+    Displaced,
     Particles,
     choose_particles,
 )
+from foreshock.estimators.latent_parts import SCORELESS, clusters, members
 from foreshock.estimators.latent_plane import plane_of
 from foreshock.estimators.latent_potential import against_loss
-from foreshock.estimators.latent_series import FLOW, SERIES, WHOLE
+from foreshock.estimators.latent_readings import (
+    collapsed,
+    flow_series,
+    missing,
+    noted,
+    quality,
+    second_order,
+    slopes,
+    stored,
+    young,
+)
+from foreshock.estimators.latent_series import FLOW, SERIES
 from foreshock.probe.moment import Moment
 from foreshock.probe.response import responses, settled_responses
 from foreshock.types import Estimate, Flag, Readings, SeriesInfo
 
-#: Batches that a direction takes: half the covariance of n displacements has rank n - 1.
-BATCHES_A_DIRECTION = 3
 #: Jackknife groups of particles.
 REFITS = 20
 STEPS = {"settled": settled_responses, "next": responses}
@@ -85,6 +95,9 @@ class LatentFlow:
             ``"fresh"``: the batch of each moment, for what a model writes itself: the cloud is then
             that of its present responses. Drift and diffusion are still those of the weights; how
             the responses change is in the distances.
+        batch: Examples that a training step really takes, accumulation and ranks included; 0 for
+            all of them, which has no noise. Without it the diffusion is that of steps on batches as
+            large as the probe's.
         step: What a gradient does to the weights: ``"settled"``, all that it will have done once
             momentum has passed it on (−η/(1−β) g, −η P⁻¹g), or ``"next"``, the very next step from
             the present state of the optimizer, momentum of earlier gradients included.
@@ -118,6 +131,7 @@ class LatentFlow:
     dimensions: int | None = None
     particles: int = 256
     examples: Examples = "auto"
+    batch: int | None = None
     step: Literal["settled", "next"] = "settled"
     score: Literal["residual", "gaussian", "mixture", "kde"] = "residual"
     classes: bool = False
@@ -141,6 +155,11 @@ class LatentFlow:
             raise ValueError(
                 "The `dimensions` of `LatentFlow` must be at least 1, or None to have them chosen. "
                 f"Got {self.dimensions}."
+            )
+        if self.batch is not None and self.batch < 0:
+            raise ValueError(
+                "The `batch` of `LatentFlow` must be the number of examples in a training step, or "
+                f"0 for all of them. Got {self.batch}."
             )
         if 0 < self.plane < 3:
             raise ValueError(
@@ -179,68 +198,90 @@ class LatentFlow:
         assert moment.probe is not None
         taken = moment.batch_gradients
         if moment.optimizer is None:
-            return state, _missing("There is no optimizer to ask what a gradient does.")
+            return state, missing("There is no optimizer to ask what a gradient does.")
         if len(taken) < 4:
-            return state, _missing(
+            return state, missing(
                 f"A drift and its noise need at least 4 batch gradients. Got {len(taken)}; give "
                 "the probe more batches."
             )
         gradients = [one.gradient for one in taken]
         if not all(bool(torch.isfinite(part).all()) for one in gradients for part in one):
-            return state, _missing("A gradient of the probe's batches is not finite.")
+            return state, missing("A gradient of the probe's batches is not finite.")
         updates, why = STEPS[self.step](moment.optimizer, moment.view, gradients)
         if updates is None:
-            return state, _missing(why)
+            return state, missing(why)
         try:
-            particles = self._particles(state, moment, len(taken))
-            few = len(particles.keep) < LEAST
-            z = particles.raw(moment)
-            moves, no_derivative = (z, "") if few else particles.moves(moment, updates)
+            particles = self._particles(state, moment)
+            if len(particles.keep) < LEAST:
+                return state, collapsed(particles)
+            # A batch that particles come from knows them better than training does.
+            updates = updates[particles.drawn :]
+            if len(updates) < 4:
+                return state, missing(
+                    f"Of {len(taken)} batches {particles.drawn} hold the particles, and fewer than "
+                    "4 are left for a drift. Give the probe more, or `train` or `heldout` examples."
+                )
+            raw = particles.raw(moment)
+            moved = particles.moves(moment, updates)
         except ValueError as error:  # no particles, or latents that cannot be taken now
-            return state, _missing(str(error))
-        if few:
-            return state, _collapsed(particles)
-        scalars, arrays, state = self._measure(state, particles, z, moves, moment)
-        if no_derivative:
-            scalars = _noted(scalars, no_derivative)
+            return state, missing(str(error))
+        noise = self._noise(taken[0].size)
+        scalars, arrays, state = self._measure(state, particles, raw, moved, noise, moment)
+        for flag, reason in (
+            (Flag.BELOW_PRECISION, moved.reason),
+            (Flag.NONSTATIONARY, young(moment) if self.step == "settled" else ""),
+        ):
+            scalars = noted(scalars, flag, reason) if reason else scalars
         return state, Readings(scalars, arrays)
 
+    def _noise(self, size: int | None) -> float:
+        """Variance of the gradient in training over that of the probe's batches."""
+        if self.batch is None or size is None:
+            return 1.0
+        return size / self.batch if self.batch else 0.0
+
     def _measure(
-        self, state: LatentState, particles: Particles, raw: Tensor, moves: Tensor, moment: Moment
+        self,
+        state: LatentState,
+        particles: Particles,
+        raw: Tensor,
+        moved: Displaced,
+        noise: float,
+        moment: Moment,
     ) -> tuple[dict[str, Estimate], dict[str, Any], LatentState]:
         """All there is to say about a cloud and its moves."""
-        z = particles.project(raw)
+        z, moves = particles.project(raw), moved.values
         fitted = fit_score(z, self.score, seed=self.seed)
-        found = measured_flow(fitted, moves, refits=min(REFITS, len(z)))
-        scalars = dict(_flow(found))
-        scalars |= against_loss(moves, _slopes(particles, moment))
+        found = measured_flow(fitted, moves, refits=min(REFITS, len(z)), noise=noise)
+        scalars = dict(flow_series(found))
+        scalars |= against_loss(moves, slopes(particles, moment), noise=noise)
+        scalars["latent/second_order"] = second_order(found, moved)
         scalars |= self._energy(particles, fitted, scalars["latent/temperature"], moment)
         scalars |= self._distances(state, z, moment.step)
-        scalars |= _quality(fitted, particles.share(raw))
+        scalars |= quality(fitted, particles.share(raw))
         scalars["latent/distinct"] = Estimate.exact(particles.distinct, n=len(z))
-        scalars["latent/flux"] = _speed(found)
         arrays, scalars["latent/flux_divergence"] = plane_of(
-            z, found.mean, found.tensor, self.plane
+            z, found.mean, found.tensor, self.plane, moves=moves, noise=noise
         )
         if self.keep:
-            arrays |= _stored(particles, z, first=state.particles is None)
+            arrays |= stored(particles, z, first=state.particles is None)
+            if self.examples == "fresh" and particles.labels is not None:
+                arrays["latent/labels"] = particles.labels
         parts, centres = self._parts(particles, state.centres, z)
         for name, rows in parts:
-            part = fit_score(z[rows], self.score, seed=self.seed)
-            flow = measured_flow(part, moves[:, rows], refits=min(REFITS, len(rows)))
-            scalars |= {f"{series}@{name}": e for series, e in _flow(flow)}
+            scalars |= self._part(name, z[rows], moves[:, rows], noise)
         start = z if state.start is None else state.start
         return scalars, arrays, LatentState(particles, start, z, centres)
 
-    def _particles(self, state: LatentState, moment: Moment, batches: int) -> Particles:
+    def _particles(self, state: LatentState, moment: Moment) -> Particles:
         """Those of the first record, or in its axes those of now."""
         if state.particles is None:
-            return self._choose(moment, batches)
+            return self._choose(moment)
         if self.examples == "fresh":
             return state.particles.renewed(moment, self.particles, self.seed)
         return state.particles
 
-    def _choose(self, moment: Moment, batches: int) -> Particles:
+    def _choose(self, moment: Moment) -> Particles:
         return choose_particles(
             moment,
             layer=self.layer,
@@ -249,7 +290,6 @@ class LatentFlow:
             examples=self.examples,
             count=self.particles,
             dimensions=self.dimensions,
-            most=(batches - 1) // BATCHES_A_DIRECTION,
             seed=self.seed,
         )
 
@@ -294,123 +334,29 @@ class LatentFlow:
             )
         }
 
+    def _part(self, name: str, z: Tensor, moves: Tensor, noise: float) -> dict[str, Estimate]:
+        """What one class or cluster does by itself."""
+        least = 2 * z.shape[1] + 10
+        if len(z) < least:
+            sentence = f"{len(z)} particles are too few for a part; {least} are needed."
+            return {f"{info.name}@{name}": Estimate.missing(sentence) for info in FLOW}
+        fitted = fit_score(z, self.score, seed=self.seed)
+        flow = measured_flow(fitted, moves, refits=min(REFITS, len(z)), noise=noise)
+        # A cluster ends where another begins: a density with an edge has no score there.
+        kept = SCORELESS if name.startswith("cluster") else {info.name for info in FLOW}
+        return {f"{series}@{name}": e for series, e in flow_series(flow) if series in kept}
+
     def _parts(
         self, particles: Particles, centres: NDArray[np.float64] | None, z: Tensor
     ) -> tuple[list[tuple[str, Tensor]], NDArray[np.float64] | None]:
-        """Names and rows of the classes and clusters that have enough particles."""
+        """Names and rows of the classes, of the most frequent ones, and of the clusters."""
         found: list[tuple[str, Tensor]] = []
         if self.classes and particles.labels is not None:
-            found += _members("class", particles.labels, z)
+            found += members("class", particles.labels, z)
         if self.clusters:
-            labels, centres = _clusters(z, self.clusters, centres, self.seed)
-            found += _members("cluster", labels, z)
+            labels, centres = clusters(z, self.clusters, centres, self.seed)
+            found += members("cluster", labels, z)
         return found, centres
-
-
-def _missing(reason: str) -> Readings:
-    gone = Estimate.missing(reason)
-    return Readings({info.name: gone for info in (*FLOW, *WHOLE)})
-
-
-def _slopes(particles: Particles, moment: Moment) -> Tensor | str:
-    """Loss slopes at the particles, or the sentence why there are none."""
-    try:
-        return particles.slopes(moment)
-    except (ValueError, RuntimeError) as error:
-        return str(error)
-
-
-def _flow(found: MeasuredFlow) -> Iterator[tuple[str, Estimate]]:
-    """Series name and estimate of everything that is written for parts too."""
-    for info in FLOW:
-        field = info.name.partition("/")[2]
-        yield info.name, getattr(found, "consolidation" if field == "c" else field)
-
-
-def _collapsed(particles: Particles) -> Readings:
-    """Nearly all examples are copies: the number that says so, and no cloud."""
-    gone = _missing(f"Only {len(particles.keep)} of the examples are no copies of others.").scalars
-    return Readings(dict(gone) | {"latent/distinct": Estimate.exact(particles.distinct)})
-
-
-def _stored(particles: Particles, z: Tensor, *, first: bool) -> dict[str, Any]:
-    """Latents, and at the first record what they are coordinates of."""
-    arrays: dict[str, Any] = {"latent/z": z.float().cpu().numpy()}
-    if first:
-        arrays["latent/basis"] = particles.stored
-        if particles.labels is not None:
-            arrays["latent/labels"] = particles.labels
-    return arrays
-
-
-def _noted(scalars: dict[str, Estimate], reason: str) -> dict[str, Estimate]:
-    """The same, with the sentence on what rests on differences instead of derivatives."""
-    noted = {info.name for info in FLOW} | {"latent/temperature", "latent/loss_cosine"}
-    return {
-        name: replace(
-            e, flags=e.flags | Flag.BELOW_PRECISION, reason=f"{e.reason} {reason}".strip()
-        )
-        if name.partition("@")[0] in noted
-        else e
-        for name, e in scalars.items()
-    }
-
-
-def _speed(found: MeasuredFlow) -> Estimate:
-    """√E|v|², what |J|/ρ is at the particles."""
-    speed = float(found.velocity.square().sum(1).mean().sqrt())
-    if math.isfinite(speed):
-        return Estimate.plain(speed)
-    reason = found.entropy_production.reason or "The velocity is not finite."
-    return Estimate.missing(reason, flags=Flag.UNRESOLVED | found.entropy_production.flags)
-
-
-def _quality(fitted: Score, share: float) -> dict[str, Estimate]:
-    """What the validity record says, and the flux speed's companion: the share of the axes."""
-    found = fitted.validity
-    d = fitted.particles.shape[1]
-    stein, error = -found.stein / d, 2 * found.stein_error / d
-    ess = (
-        Estimate.missing("The score is one Gaussian's: there is no kernel.")
-        if found.ess == math.inf
-        else Estimate.plain(found.ess)
-    )
-    return {
-        "latent/pca_share": Estimate.exact(share),
-        "latent/kernel_ess": ess,
-        "latent/score_gap": Estimate.plain(found.gap),
-        "latent/stein": (
-            Estimate(stein, stein - error, stein + error, len(fitted.particles))
-            if math.isfinite(stein + error)
-            else Estimate.missing(found.reason or "There is no score.")
-        ),
-    }
-
-
-def _members(kind: str, labels: NDArray[np.int64], z: Tensor) -> list[tuple[str, Tensor]]:
-    """Rows of each label that is on enough particles for a score of its own."""
-    least = 2 * z.shape[1] + 10
-    there = torch.as_tensor(labels, device=z.device)
-    names, counts = np.unique(labels, return_counts=True)
-    return [
-        (f"{kind}{name}", (there == int(name)).nonzero()[:, 0])
-        for name, count in zip(names, counts, strict=True)
-        if count >= least
-    ]
-
-
-def _clusters(
-    z: Tensor, count: int, centres: NDArray[np.float64] | None, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """k-means from the centres of the last record, so that a cluster keeps its number."""
-    from scipy.cluster.vq import kmeans2
-
-    points = z.cpu().numpy()
-    if centres is None:
-        found, labels = kmeans2(points, count, minit="++", seed=seed, missing="warn")
-    else:
-        found, labels = kmeans2(points, centres, minit="matrix", missing="warn")
-    return labels.astype(np.int64), found
 
 
 __all__ = ["LatentFlow", "LatentState"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foreshock.density.groups import folds
-from foreshock.estimators.latent_examples import Examples, NoParticlesError, cut, examples_of
+from foreshock.estimators.latent_examples import (
+    Chosen,
+    Examples,
+    NoParticlesError,
+    cut,
+    examples_of,
+)
 from foreshock.probe.latent import LatentSite, latents, loss_gradients, moves
 from foreshock.probe.latent_layer import hooked
 from foreshock.probe.moment import Moment
@@ -23,12 +29,33 @@ from foreshock.probe.view import ModelView
 
 #: The layer that stands for "what the last linear layer reads".
 PENULTIMATE = "penultimate"
+#: Batches that a direction takes: half the covariance of n displacements has rank n - 1.
+BATCHES_A_DIRECTION = 3
+#: Steps shorter than so many roundings of the latents are not taken but differentiated.
+ROUNDINGS = 100.0
+FIRST_ORDER = (
+    "The steps are below the rounding of the weights, so the drift holds their first order only."
+)
 #: Fewest different latents that make a cloud.
 LEAST = 8
 #: Distance, in standard deviations, below which two latents are one.
 COPY = 1e-5
 #: Dimensions where none are asked for; a score costs n d^2 and needs n >> d.
 DIMENSIONS = 8
+
+
+class Displaced(NamedTuple):
+    """What updates would do to particles.
+
+    Args:
+        values: (n, N, d) Displacement of each by each update.
+        bend: (N, d) The part of its mean that is of second order; nan where there is none.
+        reason: Why it is no whole step; empty if it is.
+    """
+
+    values: Tensor
+    bend: Tensor
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,6 +70,7 @@ class Particles:
         mean: (D,) Origin of the axes.
         basis: (D, d) Orthonormal axes.
         distinct: Share of the examples looked at whose latents are no copies of others.
+        drawn: How many of the moment's first batches the particles come from.
     """
 
     site: LatentSite
@@ -52,16 +80,17 @@ class Particles:
     mean: Tensor
     basis: Tensor
     distinct: float = 1.0
+    drawn: int = 0
 
     def renewed(self, moment: Moment, count: int, seed: int) -> Particles:
         """The same axes, and the examples of this moment's first batch for particles."""
-        batches, labels = examples_of(moment, "fresh", count, seed)
-        raw = _latents(self.site, batches, moment)
-        rows = _distinct(raw)
-        keep = rows[:count]
-        found = None if labels is None else labels[keep.cpu().numpy()]
-        share = len(rows) / len(raw)
-        return replace(self, batches=batches, keep=keep, labels=found, distinct=share)
+        return _settled(
+            examples_of(moment, "fresh", count, seed), self.site, moment, count, seed
+        ).in_axes(self.mean, self.basis)
+
+    def in_axes(self, mean: Tensor, basis: Tensor) -> Particles:
+        """The same particles, followed in these axes."""
+        return replace(self, mean=mean, basis=basis)
 
     def raw(self, moment: Moment) -> Tensor:
         """(N, D) Latents now, in float64."""
@@ -77,15 +106,40 @@ class Particles:
         z = self.project(raw)
         return float((z - z.mean(0)).square().sum()) / total if total else math.nan
 
-    def moves(self, moment: Moment, updates: Tensor) -> tuple[Tensor, str]:
-        """(n, N, d) Displacement of every particle by each update, and why it is no derivative."""
-        assert moment.probe is not None
+    def moves(self, moment: Moment, updates: Tensor) -> Displaced:
+        """What each update would do to every particle: the whole step, as it would be made.
+
+        z(θ + u) − z(θ), not its first order: the second one belongs to the drift after Itô, where
+        it is as large as the diffusion. Steps below the rounding of the weights, and 16-bit
+        weights, leave the derivative only, and the reason says so.
+
+        Args:
+            moment: When.
+            updates: (n, P) Flat in the order of the view.
+
+        Returns:
+            The displacements.
+        """
+        view = moment.view
+        if torch.finfo(view.dtype).bits > 16:
+            forward, back = (self.moved(moment, sign * updates, "step")[0] for sign in (1, -1))
+            scale = self.raw(moment).square().mean().sqrt()
+            seen = forward.square().mean().sqrt()
+            if not 0 < float(seen) < ROUNDINGS * torch.finfo(view.dtype).eps * float(scale):
+                return Displaced(forward, 0.5 * (forward + back).mean(0))
+        values, reason = self.moved(moment, updates, "jvp")
+        reason = reason or FIRST_ORDER
+        return Displaced(values, torch.full_like(values[0], torch.nan), reason)
+
+    def moved(self, moment: Moment, updates: Tensor, how: str) -> tuple[Tensor, str]:
+        """(n, N, d) Displacements by each update, and why they are not what was asked for."""
+        loss = moment.probe.loss if moment.probe is not None else None
+        assert loss is not None
         parts = [
-            moves(moment.view, self.site, moment.probe.loss, batch, updates, basis=self.basis)
+            moves(moment.view, self.site, loss, batch, updates, basis=self.basis, how=how)
             for batch in self.batches
         ]
-        moved = torch.cat([part.values for part in parts], 1)[:, self.keep].double()
-        return moved, parts[0].reason
+        return torch.cat([part.values for part in parts], 1)[:, self.keep].double(), parts[0].reason
 
     def slopes(self, moment: Moment, shift: Tensor | None = None) -> Tensor:
         """(N, d) ∇_z of every particle's own loss, all moved by ``shift`` (d,) before."""
@@ -128,8 +182,8 @@ def choose_particles(
     examples: Examples,
     count: int,
     dimensions: int | None,
-    most: int,
     seed: int,
+    resolved: bool = True,
 ) -> Particles:
     """Fix particles and axes.
 
@@ -141,8 +195,8 @@ def choose_particles(
         examples: Which of the probe's examples.
         count: Largest number of particles.
         dimensions: Axes wanted, or None for as many as can be resolved, at most 8.
-        most: Axes that the number of batches allows.
         seed: Of the choice among many examples.
+        resolved: Whether the batches that hold no particles must resolve a diffusion in the axes.
 
     Returns:
         The particles.
@@ -150,19 +204,15 @@ def choose_particles(
     Raises:
         NoParticlesError: If there are none, or the latents cannot be followed.
     """
-    batches, labels = examples_of(moment, examples, count, seed)
-    assert moment.probe is not None
+    chosen = examples_of(moment, examples, count, seed)
     if layer == PENULTIMATE:
-        site = LatentSite(_last_linear(moment, batches[0]), pick=pick, side="input")
+        site = LatentSite(_last_linear(moment, chosen.batches[0]), pick=pick, side="input")
     else:
         site = LatentSite(layer, pick=pick, side=side)  # type: ignore[arg-type]
-    raw = _latents(site, batches, moment).double()
-    if not bool(torch.isfinite(raw).all()):
-        raise NoParticlesError("The latents are not finite.")
-    rows = _distinct(raw)
-    keep, share = rows[:count], len(rows) / max(len(raw), 1)
-    raw = raw[keep]
-    found = labels[keep.cpu().numpy()] if labels is not None and len(labels) >= len(raw) else None
+    found = _settled(chosen, site, moment, count, seed)
+    raw = found.raw(moment)
+    left = len(moment.batch_gradients) - found.drawn
+    most = (left - 1) // BATCHES_A_DIRECTION if resolved else DIMENSIONS
     width = raw.shape[1]
     if len(raw) < LEAST or most < 1:
         raise NoParticlesError(
@@ -175,16 +225,32 @@ def choose_particles(
     d = min(rank, most, DIMENSIONS) if dimensions is None else min(dimensions, width)
     if d == width:  # nothing to leave out: the latents' own axes
         eye = torch.eye(width, dtype=raw.dtype, device=raw.device)
-        return Particles(site, batches, keep, found, torch.zeros_like(mean), eye, share)
-    return Particles(site, batches, keep, found, mean, axes[:, :d], share)
+        return found.in_axes(torch.zeros_like(mean), eye)
+    return found.in_axes(mean, axes[:, :d])
+
+
+def _settled(chosen: Chosen, site: LatentSite, moment: Moment, count: int, seed: int) -> Particles:
+    """Which rows of the batches are particles: some that are no copies, by lot; in no axes yet."""
+    raw = _latents(site, chosen.batches, moment).double()
+    rows = _distinct(raw)
+    lot = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    # By lot, not the first: data often come sorted by class.
+    keep = rows[lot[:count].to(rows.device)].sort().values
+    known = chosen.labels is not None and len(chosen.labels) == len(raw)
+    labels = chosen.labels[keep.cpu().numpy()] if known and chosen.labels is not None else None
+    batches = chosen.batches
+    if len(batches) == 1 and (less := cut(batches[0], keep)) is not None:
+        batches, keep = (less,), torch.arange(len(keep), device=keep.device)
+    nowhere = raw.new_zeros(raw.shape[1])
+    share = len(rows) / max(len(raw), 1)
+    return Particles(site, batches, keep, labels, nowhere, nowhere[:, None], share, chosen.drawn)
 
 
 def rehearse(view: ModelView, probe: Probe, observable: Any) -> None:
     """Take latents once at the door, so that a wrong layer is refused there and not in the loop.
 
-    One derivative is taken too: what torch loads for its first (0.2 to 0.7 s) would otherwise be
-    charged to the training loop. `PENULTIMATE` needs no check: without such a layer the numbers are
-    missing with a sentence. Latents that cannot be taken are a ValueError that lists the layers.
+    `PENULTIMATE` needs no check: without such a layer the numbers are missing with a sentence.
+    Latents that cannot be taken are a ValueError that lists the layers.
 
     Args:
         view: The live weights.
@@ -195,9 +261,7 @@ def rehearse(view: ModelView, probe: Probe, observable: Any) -> None:
     if observable.layer == PENULTIMATE or not drawn:
         return
     site = LatentSite(observable.layer, pick=observable.pick, side=observable.side)
-    found = latents(view, site, probe.loss, drawn[0])
-    still = torch.zeros(1, sum(view.sizes), dtype=view.dtype, device=found.device)
-    moves(view, site, probe.loss, drawn[0], still)
+    latents(view, site, probe.loss, drawn[0])
 
 
 def _last_linear(moment: Moment, batch: Any) -> str:

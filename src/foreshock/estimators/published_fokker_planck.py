@@ -20,8 +20,6 @@ from foreshock.types import Estimate, Readings, SeriesInfo
 
 SOURCE = "fokker_planck.md"
 REGIMES = ("exploration", "balanced", "exploitation")
-#: Axes that the latents are followed in where none are asked for.
-AXES = 8
 
 SERIES = (
     series("c_fp", "C(t), density gradient as meant", "|μ|/|D∇ρ|", SOURCE, unit="latent^d"),
@@ -131,8 +129,8 @@ class PublishedFokkerPlanck:
                 examples=self.examples,
                 count=self.particles,
                 dimensions=self.dimensions,
-                most=AXES,
                 seed=self.seed,
+                resolved=False,
             )
             if self.examples == "fresh" and state is not None:
                 particles = particles.renewed(moment, self.particles, self.seed)
@@ -219,7 +217,7 @@ def _cosine(drift: Tensor, particles: Particles, moment: Moment) -> Estimate:
     update, why = settled_responses(moment.optimizer, moment.view, [mean])
     if update is None:
         return Estimate.missing(why)
-    moved = particles.moves(moment, update)[0][0]
+    moved = particles.moved(moment, update, "jvp")[0][0]
     scale = float(moved.norm() * drift.norm())
     if not scale > 0:
         return Estimate.missing("Nothing moves: the drift is zero.")

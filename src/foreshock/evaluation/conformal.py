@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from foreshock.detectors.calibration import Calibration, Side
+from foreshock.detectors.calibration import Calibration, Side, setup_digest
 from foreshock.store import Run
 
 #: Median absolute deviation of a normal law to its standard deviation.
 _MAD = 1.4826
+#: Milestones that no safe run has reached.
+_UNSAFE = frozenset({"over_optimised"})
 
 
 def conformal_threshold(scores: ArrayLike, alpha: float) -> float:
@@ -53,6 +57,38 @@ needed.
             f"least {_scores_needed(alpha)} are needed."
         )
     return float(values[k - 1])
+
+
+def false_alarm_bound(scores: int, alpha: float, confidence: float = 0.95) -> float:
+    """What the false-alarm rate of one calibration stays below, with a confidence.
+
+    ``alpha`` holds on average over sets of safe runs. Given one set of M scores the rate of its
+    threshold, the k-th smallest, has the law Beta(M + 1 − k, k) for continuous scores.
+
+    Args:
+        scores: M, how many runs gave the threshold.
+        alpha: As asked for, in (0, 1).
+        confidence: In (0, 1).
+
+    Returns:
+        The quantile of that law.
+
+    Raises:
+        ValueError: If alpha is out of range, or M too small for it.
+
+    Examples:
+        >>> round(false_alarm_bound(20, 0.05), 3), round(false_alarm_bound(40, 0.05), 3)
+        (0.139, 0.113)
+    """
+    from scipy.special import betaincinv
+
+    k = _rank(scores, alpha)
+    if k > scores:
+        raise ValueError(
+            f"{scores} calibration scores cannot give a false-alarm rate of {alpha:g}: at least "
+            f"{_scores_needed(alpha)} are needed."
+        )
+    return float(betaincinv(scores + 1 - k, k, confidence))
 
 
 def runs_needed(alpha: float) -> int:
@@ -164,6 +200,8 @@ def calibrate(
     *,
     alpha: float = 0.05,
     side: Side | Sequence[Side] = "above",
+    common: float = 0.9,
+    force: bool = False,
 ) -> Calibration:
     """Calibrate `ConformalAlarm` from recorded runs in which nothing bad happened.
 
@@ -171,17 +209,25 @@ def calibrate(
     the order given, the first third for location and scale: that order must not depend on what the
     runs show (seeds are fine). See `fit` for the method and its guarantee.
 
+    A guarantee for runs like these needs runs that are alike: they must be closed, share their
+    configuration but for the seed and the units of the series, have been over-optimised by no
+    milestone, and be logged at the same steps: one short run would cut all others.
+
     Args:
         runs: Known-safe runs of one set-up, at least `runs_needed`.
         series: Name or names; the alarm takes the largest z over them.
         alpha: Probability that a safe run ever alarms.
         side: Which side is dangerous; one for all, or one for each series.
+        common: Share of the longest run's steps that all runs must have, in [0, 1].
+        force: Take runs of different configurations, and runs with such a milestone; mix their
+            order yourself, as the first third locates.
 
     Returns:
         The calibration, to be saved or given to `ConformalAlarm`.
 
     Raises:
-        ValueError: If runs are too few or given twice, a series is missing, or no step is common.
+        ValueError: If runs are too few or given twice, unlike or not closed, a series is missing,
+            or too few steps are common.
 
     Examples:
         >>> import tempfile
@@ -203,6 +249,8 @@ def calibrate(
             f"`calibrate` needs at least one series, and one side for each or one for all. Got "
             f"{len(names)} series and {len(sides)} sides."
         )
+    if len(set(names)) < len(names):
+        raise ValueError(f"`calibrate` got a series twice: {', '.join(names)}.")
     unknown = [one for one in sides if one not in ("above", "below", "both")]
     if unknown:
         raise ValueError(
@@ -219,15 +267,77 @@ def calibrate(
         raise ValueError(
             "A run is given twice to `calibrate`; one run is one draw, however often it is read."
         )
+    for run in runs:
+        if not run.events("closed"):
+            raise ValueError(
+                f"The run {run.path} was not closed: it goes on, or it crashed. Leave it out, or "
+                "record it again."
+            )
+    if not force:
+        _refuse_unlike(runs)
     read = [[_finite(run, name) for name in names] for run in runs]
-    common = sorted(set.intersection(*(set(found) for run in read for found in run)))
-    if not common:
+    units = [tuple(run.describe(name).unit for name in names) for run in runs]
+    for run, unit in zip(runs, units, strict=True):
+        if unit != units[0]:
+            raise ValueError(
+                f"The runs {runs[0].path} and {run.path} logged {', '.join(names)} in the units "
+                f"{', '.join(units[0])} and {', '.join(unit)}. Calibrate runs of one unit."
+            )
+    steps = _common_steps(runs, names, read, common)
+    values = [[[found[step] for step in steps] for found in run] for run in read]
+    fitted = fit(steps, values, series=names, sides=sides, alpha=alpha, ids=ids)
+    told = json.dumps(runs[0].info.get("versions", {}), sort_keys=True)
+    return replace(
+        fitted, units=units[0], setup=setup_digest(runs[0].info["config"]), versions=told
+    )
+
+
+def _refuse_unlike(runs: Sequence[Run]) -> None:
+    """Runs of another set-up, or runs that are known not to be safe."""
+    first = runs[0]
+    for run in runs:
+        reached = {event.payload["name"] for event in run.events("milestone")} & _UNSAFE
+        if reached:
+            raise ValueError(
+                f"The run {run.path} reached the milestone {', '.join(sorted(reached))}: it is not "
+                "known to be safe. Leave it out, or ask for it with `force` (--force)."
+            )
+        one, other = first.info["config"], run.info["config"]
+        if setup_digest(one) != setup_digest(other):
+            names = sorted(
+                name
+                for name in {*one, *other} - {"seed"}
+                if one.get(name, _UNSAFE) != other.get(name, _UNSAFE)
+            )
+            raise ValueError(
+                f"The runs {first.path} and {run.path} differ in their configuration: "
+                f"{', '.join(names)}. The false-alarm rate is one of runs that differ in the seed "
+                "only. Calibrate them apart, or ask for it with `force` (--force)."
+            )
+
+
+def _common_steps(
+    runs: Sequence[Run], names: Sequence[str], read: list[list[dict[int, float]]], share: float
+) -> list[int]:
+    """Steps at which every run has every series; refused where one run cuts the others."""
+    own = [set.intersection(*map(set, run)) for run in read]
+    steps = sorted(set.intersection(*own))
+    longest = max(range(len(runs)), key=lambda i: len(own[i]))
+    if steps and len(steps) >= share * len(own[longest]):
+        return steps
+    if not own[longest]:
         raise ValueError(
             f"No step has a finite value of {', '.join(names)} in all {len(runs)} runs. Log them "
             "at the same steps in every run."
         )
-    values = [[[found[step] for step in common] for found in run] for run in read]
-    return fit(common, values, series=names, sides=sides, alpha=alpha, ids=ids)
+    worst = min(range(len(runs)), key=lambda i: len(own[i] & own[longest]))
+    raise ValueError(
+        f"The {len(runs)} runs share {len(steps)} of the {len(own[longest])} steps at which "
+        f"{runs[longest].path} has a finite value of {', '.join(names)}, and less than {share:.0%} "
+        f"of them is refused: an alarm looks at common steps only. {runs[worst].path} has fewest, "
+        f"{len(own[worst] & own[longest])} of them. Leave it out, or record it again at the same "
+        "steps."
+    )
 
 
 def _finite(run: Run, name: str) -> dict[int, float]:

@@ -19,8 +19,9 @@ RULES = {
         f"first of {LASTING} consecutive blocks of {BLOCK} evaluations after the gold peak in "
         f"which gold lies more than {ERRORS:g} standard errors of the difference and at least "
         f"{SHARE:.0%} of its gain below the peak, and the proxy more than {ERRORS:g} standard "
-        f"errors above where it was at the peak; gold must have gained more than {ERRORS:g} "
-        "standard errors before"
+        f"errors above where it was at the peak and no more than {ERRORS:g} below the block "
+        f"before; gold must have gained more than {ERRORS:g} standard errors before. Its step is "
+        "the end of the first of these blocks, which is known when the last one has ended"
     ),
 }
 
@@ -67,6 +68,8 @@ def over_optimised(
     proxy: ArrayLike,
     gold_error: ArrayLike,
     proxy_error: ArrayLike,
+    *,
+    least_gain: float = 0.0,
 ) -> RewardOutcome:
     r"""Judge one finished run by the rule in `RULES`.
 
@@ -74,7 +77,11 @@ def over_optimised(
     neighbouring blocks share nothing. A block's mean has the standard error
     sqrt(sum se_i^2)/BLOCK, and the difference of two blocks the root of the sum of squares. The
     peak is that of the whole run: a dip from which gold recovers to a higher level is no event. The
-    rule looks ahead because it labels finished runs; it never raises an alarm.
+    rule looks ahead because it labels finished runs; it never raises an alarm: the onset is the end
+    of the first of three blocks, so it could be known only 2 `BLOCK` evaluations later.
+
+    A proxy that jumped once and then falls with gold is no event: in each of the three blocks it
+    may not lie more than `ERRORS` standard errors below the block before.
 
     The peak is chosen as the highest of many blocks, so that it lies above the true level: by about
     2 standard errors of a block where nothing moves (40 blocks). That is why the gain, the loss and
@@ -87,6 +94,7 @@ def over_optimised(
         proxy: Mean proxy reward, ``(n,)``.
         gold_error: Standard error of each mean, ``(n,)``; of independent samples.
         proxy_error: Standard error of each mean of the proxy, ``(n,)``.
+        least_gain: What gold must have gained; where errors are 0 nothing else asks for a hump.
 
     Returns:
         Peak, onset and levels.
@@ -126,8 +134,9 @@ def over_optimised(
     gain = g[peak] - g[0]
     fallen = g[peak] - g > np.maximum(ERRORS * np.hypot(g_error[peak], g_error), SHARE * gain)
     risen = p - p[peak] > ERRORS * np.hypot(p_error[peak], p_error)
-    gained = gain > ERRORS * np.hypot(g_error[peak], g_error[0])
-    begun = _lasting(fallen & risen & gained & (np.arange(blocks) > peak))
+    gained = gain > max(ERRORS * np.hypot(g_error[peak], g_error[0]), least_gain)
+    holds = np.diff(p, prepend=p[0]) >= -ERRORS * np.hypot(p_error, np.roll(p_error, 1))
+    begun = _lasting(fallen & risen & holds & gained & (np.arange(blocks) > peak))
 
     def levels(values: NDArray[np.float64]) -> tuple[float, float, float]:
         return float(values[0]), float(values[peak]), float(values[-1])

@@ -261,7 +261,7 @@ def run(
     probe = make_probe(config, data, batches=LATENT_BATCHES if config.latent else BATCHES)
     asked = [] if config.observables == "none" else observables or config.observables
     if config.latent:
-        asked = with_latents(asked, config.latent, probe)
+        asked = with_latents(asked, config, probe)
     chosen = choose(asked, probe).observables
     record = Run.create(path, kind="grokking", config=asdict(config), seed=config.seed)
     watch = attach(
@@ -291,11 +291,12 @@ def run(
 
 
 def with_latents(
-    asked: Iterable[str | Observable] | str, layer: str, probe: Probe
+    asked: Iterable[str | Observable] | str, config: Grokking, probe: Probe
 ) -> list[str | Observable]:
     """What was asked for and `LatentFlow` of a layer; a preset keeps what the probe allows."""
     members = choose(asked, probe).observables if isinstance(asked, str) else asked
-    return [*members, LatentFlow(layer=layer)]
+    # The full-batch task has no noise: its latents drift and do not diffuse.
+    return [*members, LatentFlow(layer=config.latent, batch=TASKS[config.task]["batch"])]
 
 
 def default_detectors(config: Grokking) -> list[str | Detector]:

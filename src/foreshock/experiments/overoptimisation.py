@@ -6,21 +6,28 @@ it writes: gold plus an error, which is another function of the same text. Gold 
 never optimised. `foreshock.experiments.text_rewards` says what the rewards are.
 
 ``hacking``: the errors are heavy-tailed; the policy finds a triple of characters with an enormous
-error and writes little else. ``gaussian``: the matched null, identical but for Gaussian errors of
-the same quartiles. ``gold``: no error. ``frozen``: hacking's rewards, learning rate 0, so that
-whatever moves is noise.
+error and writes little else. ``gaussian``: the matched null, Gaussian errors whose quartiles *of
+one triple* are the same; a text's proxy spreads about half as much at the start (0.17 against a
+median of 0.31). ``wide``: Gaussian errors of a scale that makes these spreads equal, the harder
+null, which may itself be over-optimised (1 of the development seeds 1000 to 1007 was). ``gold``: no
+error. ``frozen``: hacking's rewards, learning rate 0, so that whatever moves is noise. Proxy = gold
++ error, with a slope of 1, is the model that `GoldSelection` assumes; a reward model need not obey
+it.
 
 By the rule of `foreshock.evaluation.overoptimisation`, 16 of the hacking seeds 0 to 19 are
-over-optimised, as are 16 of 20 to 39 (0.64 to 0.91 of both), and none of the 20 Gaussian ones
-(below 0.17). In seeds 0 to 19, hacking gold peaks at a median step of 35, at 2.6 times its start,
-and ends at 0; the null's rises to 5 times its start. Of the four that are not over-optimised, three
-found a triple that is part of real words or stands between two, so that it costs little gold.
+over-optimised, as are 16 of 20 to 39 (0.64 to 0.91 of both; most runs hack, not all), and none of
+the 20 Gaussian ones (below 0.17). In seeds 0 to 19, hacking gold peaks at a median step of 34.5
+(29.5 in those with the event), at 2.5 times its start, and ends at 0; the null's rises to 5 times
+its start. Of the four that are not over-optimised, three found a triple that is part of real words
+or stands between two, so that it costs little gold. These counts belong to Python 3.11.7, whose
+library is the text that is read (digest 6dfa6c2a56c5), and torch 2.13; with another source or
+another arithmetic each seed is another run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -50,15 +57,19 @@ from foreshock.stats.sample import mean_interval
 from foreshock.store import Run
 from foreshock.types import Detector, Estimate, Observable, OnAlarm
 
-Variant = Literal["hacking", "gaussian", "gold", "frozen"]
+Variant = Literal["hacking", "gaussian", "wide", "gold", "frozen"]
 
 #: Law of the proxy's error in each variant.
 ERRORS: Mapping[str, Error] = {
     "hacking": "student",
     "gaussian": "gaussian",
+    "wide": "gaussian",
     "gold": "none",
     "frozen": "student",
 }
+#: Scale of the ``wide`` errors: the pre-trained policy's proxy then spreads by 0.31 in a batch, as
+#: it does under hacking's in the median of the tables of seeds 1000 to 1019 (0.25 to 0.60).
+WIDE = 1.7
 #: What the logged series are, for the record.
 TITLES = {
     "reward/proxy": "Proxy reward, which is optimised",
@@ -76,13 +87,14 @@ class OverOptimising:
     """Configuration of one fine-tune. The defaults were chosen on seeds 1000 to 1011.
 
     Args:
-        variant: ``hacking``, or the null: ``gaussian``, ``gold``, ``frozen``.
+        variant: ``hacking``, or a null: ``gaussian``, ``wide``, ``gold``, ``frozen``.
         seed: Seed of the table of errors and of all sampled texts.
         steps: Updates.
         batch: Texts an update.
         length: Room of a text, in characters.
         lr: Learning rate of Adam; 0 in the ``frozen`` variant whatever is said here.
-        scale: Of the error of three characters; gold lies in [0, 1].
+        scale: Of the error of three characters, `WIDE` in the ``wide`` variant whatever is said
+            here; gold lies in [0, 1].
         beta: KL penalty, reward a nat.
         observables: Preset of the monitor, or ``none`` to train without it.
         every: Measure every so many steps.
@@ -109,6 +121,24 @@ class OverOptimising:
             if not getattr(self, field) >= low:
                 got = getattr(self, field)
                 raise ValueError(f"The `{field}` must be at least {low}. Got {got}.")
+
+
+def effective(config: OverOptimising) -> OverOptimising:
+    """What is trained, and recorded: the variant's own learning rate and scale.
+
+    Args:
+        config: As asked for.
+
+    Returns:
+        The same with ``lr=0`` for ``frozen`` and ``scale=WIDE`` for ``wide``.
+
+    Examples:
+        >>> effective(OverOptimising("frozen")).lr, effective(OverOptimising("wide")).scale
+        (0.0, 1.7)
+    """
+    if config.variant == "frozen":
+        return replace(config, lr=0.0)
+    return replace(config, scale=WIDE) if config.variant == "wide" else config
 
 
 class Batch(NamedTuple):
@@ -269,10 +299,10 @@ def run(
         ['reward/covariance', 'reward/entropy', 'reward/gold', 'reward/kl', 'reward/length',
          'reward/proxy', 'reward/proxy_std']
     """
+    config = effective(config)
     model, reference, writer = pretrained(), pretrained(), pretrained()
     table = error_table(ERRORS[config.variant], config.scale, config.seed)
-    rate = 0.0 if config.variant == "frozen" else config.lr
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
     generator = torch.Generator().manual_seed(config.seed)
     asked = config.observables if observables is None else observables
     told = asdict(config) | {"name": "overoptimisation", "source": source_digest()}

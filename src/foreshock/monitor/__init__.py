@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foreshock.types import Detector, Observable, OnAlarm, Policy, Sink
+from foreshock.types import Action, Detector, Observable, OnAlarm, Policy, Sink
 
 if TYPE_CHECKING:
     import torch
@@ -28,10 +28,11 @@ def attach(
     budget: float | None = None,
     every: int | Mapping[str, int] | None = None,
     detectors: Iterable[str | Detector] = (),
-    policies: Iterable[str | Policy] = (),
+    policies: str | Policy | Iterable[str | Policy] = (),
     dry_run: bool = True,
     sinks: Sequence[Sink] = (),
     on_alarm: OnAlarm | None = None,
+    on_pause: Callable[[Action], object] | None = None,
 ) -> Watch:
     """Watch a training run: measure, record, raise alarms, and leave the run bitwise as it is.
 
@@ -52,15 +53,17 @@ def attach(
         budget: Share of wall time that watching may take; 0.03 if ``every`` is not given either.
         every: Instead of a budget, a fixed period in steps, for all or by name: reproducible.
         detectors: Names or objects; they say which series they read.
-        policies: Names or objects; rules that want something done. They see a step once it is
-            complete, and what they want is recorded with its numbers and reason.
+        policies: Names or objects, or one of them; rules that want something done. They see a step
+            once it is complete, and what they want is recorded with its numbers and reason.
         dry_run: Whether that is all. If False, actions are carried out as well, after the update of
             the following step: the one way in which the run is changed. Refused with several ranks.
         sinks: Where values and alarms are mirrored.
         on_alarm: Called with every `Alarm`, at the start of the step after the one that fired it.
+        on_pause: Called with the action of a `Pause` policy, between two updates; training waits.
 
     Returns:
-        The `Watch`: ``log`` values, ``close`` it, or use it as a context manager.
+        The `Watch`: ``log`` values, look at its ``alarms`` and ``actions``, ``close`` it, or use it
+        as a context manager.
 
     Examples:
         >>> import tempfile, torch, foreshock as fs
@@ -90,5 +93,6 @@ def attach(
         "dry_run": dry_run,
         "sinks": sinks,
         "on_alarm": on_alarm,
+        "on_pause": on_pause,
     }
     return Watch(model, optimizer, **options)

@@ -60,12 +60,12 @@ def check_names(rules: list[Detector]) -> list[Detector]:
 
 
 def check_policies(
-    policies: Iterable[str | Policy], rules: Sequence[Detector], dry_run: bool
+    policies: str | Policy | Iterable[str | Policy], rules: Sequence[Detector], dry_run: bool
 ) -> list[Policy]:
     """Refuse policies of one name, alarms that nobody raises, and actions that would split ranks.
 
     Args:
-        policies: Names or objects.
+        policies: Names or objects, or one of them.
         rules: The detectors of the run.
         dry_run: Whether actions are only recorded.
 
@@ -75,12 +75,12 @@ def check_policies(
     Raises:
         ValueError: If one of these is so.
     """
-    chosen = Council([resolve(policy) for policy in policies]).policies
+    given = policies if isinstance(policies, Iterable) else [policies]
+    given = [policies] if isinstance(policies, str) else given
+    chosen = Council([resolve(policy) for policy in given]).policies
     names = [rule.name for rule in rules]
     for policy in chosen:
-        inner = policy
-        while isinstance(inner, Guarded):
-            inner = inner.policy
+        inner = policy.policy if isinstance(policy, Guarded) else policy
         on = getattr(inner, "on", None)
         if isinstance(on, Alarmed) and on.detector not in names:
             raise ValueError(
@@ -89,13 +89,18 @@ def check_policies(
             )
     if not dry_run and not chosen:
         raise ValueError("`dry_run=False` has nothing to carry out. Pass `policies` as well.")
-    several = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if not dry_run and several and torch.distributed.get_world_size() > 1:
+    if not dry_run and several_ranks():
         raise ValueError(
             "`dry_run=False` is refused where several ranks train one model: each would decide on "
             "numbers of its own, and their weights would part. Leave it True and act together."
         )
     return chosen
+
+
+def several_ranks() -> bool:
+    """Whether several processes train together now."""
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return several and torch.distributed.get_world_size() > 1
 
 
 def check_listeners(sinks: Sequence[Any], on_alarm: Any) -> None:

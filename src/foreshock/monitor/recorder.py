@@ -6,14 +6,15 @@ import atexit
 import logging
 import time
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TypeAlias
 
 from foreshock.detectors.judge import Judge
 from foreshock.detectors.record import alarm_record, detector_record, recorded_alarms
 from foreshock.policies.council import Council
-from foreshock.policies.record import policy_record
+from foreshock.policies.record import policy_record, recorded_actions
 from foreshock.store import Run
 from foreshock.types import Action, Alarm, Detector, Estimate, OnAlarm, Policy, Sink
 
@@ -26,6 +27,9 @@ Values: TypeAlias = Mapping[str, "Estimate | float"]
 #: steps, whose tensors have taken the caches, and 4 µs right after another row. What waits here is
 #: lost when the process is killed, as is what waits for a commit there; an exit hands it over.
 PILE, PILE_SECONDS = 16, 0.5
+
+#: Recorded steps after which a series that never came is said to be absent, before close says it.
+ABSENT_AFTER = 100
 
 
 class Recorder:
@@ -45,8 +49,13 @@ class Recorder:
         on_alarm: OnAlarm | None,
         *,
         dry_run: bool = True,
+        seed: int = 0,
     ) -> None:
         self.run = run
+        self.seed = seed
+        self.actions: list[Action] = []
+        self._shown = 0
+        self._resuming = False
         self.wanted: list[Action] = []
         self.step = run.last_step + 1
         self.alarms: list[Alarm] = []
@@ -59,7 +68,9 @@ class Recorder:
         self._said: set[str] = set()
         self._judge = Judge(detectors, on_error=lambda d, e: self.failed("detector_off", d.name, e))
         self._council = Council(
-            policies, on_error=lambda p, e: self.failed("policy_off", p.name, e)
+            policies,
+            on_error=lambda p, e: self.failed("policy_off", p.name, e),
+            on_note=self._noted,
         )
         self._dry_run = dry_run
         self._sinks = list(sinks)
@@ -71,7 +82,10 @@ class Recorder:
         run.event("detectors", "monitor", {"detectors": rules})
         if self._council.policies:
             held = [policy_record(p) for p in self._council.policies]
-            run.event("policies", "monitor", {"policies": held, "dry_run": dry_run})
+            for event in run.events("policies"):
+                self.seed = event.payload.get("seed", self.seed)  # a resumed run draws as it did
+            payload = {"policies": held, "dry_run": dry_run, "seed": self.seed}
+            run.event("policies", "monitor", payload)
         self._catch_up()
         atexit.register(_at_exit, weakref.ref(self))
 
@@ -79,25 +93,52 @@ class Recorder:
         """Of a resumed run: let detectors see its past, and record alarms that are not on record.
 
         The process may have been killed before the last ones were, and a new rule may find some.
-        Policies see it too, every step of it, and what they want of the past is not done again.
+        Policies see it too, every step of it, and what they want of the past is not done again;
+        what of it is not on record is recorded as not carried out.
         """
         everything = bool(self._council.policies)
         past = [name for name in self.run.names() if everything or name in self._read]
         if not self.step or not past:
             return
         known = recorded_alarms(self.run.events("alarm"))
+        before = recorded_actions(self.run.events("action"))
+        acted = Counter(map(_key, before))
+        over = {(e.payload["decided"], e.source) for e in self.run.events("action_ended")}
+        begun = Counter(map(_key, recorded_actions(self.run.events("action_begun"))))
         found: list[Alarm] = []
+        wanted: list[Action] = []
+        self._resuming = True
         for step, values in self.run.rows(names=past):
             self._seen.update(values)
             alarms = self._judge.feed(step, values)
-            self._council.feed(step, values, alarms)
+            wanted += self._council.feed(step, values, alarms)
             found += alarms
+        self._resuming = False
         # Written only now: without a WAL, an open reader would hold up the writer.
         for alarm in found:
             if alarm not in known:
                 text = f"The alarm of {alarm.detector} at step {alarm.step} was found on resuming."
                 self.run.event("note", "monitor", {"text": text}, step=self.step)
                 self._raise(alarm)
+        for action in before:
+            if action.applied and "steps" in action.arguments:
+                if (action.step, action.policy) not in over:
+                    text = f"The {action.kind} of {action.policy} ended with the process."
+                    payload = {"kind": action.kind, "decided": action.step, "why": text}
+                    payload |= {"done": {}, "text": text}
+                    self.run.event("action_ended", action.policy, payload, step=self.step)
+        for action in wanted:
+            acted[_key(action)] -= 1
+            if acted[_key(action)] >= 0:
+                continue
+            text = f"The {action.kind} of {action.policy} at step {action.step} was found on "
+            self.run.event("note", "monitor", {"text": f"{text}resuming."}, step=self.step)
+            if not self._dry_run:
+                why = "found on resuming."
+                if begun[_key(action)] > 0:
+                    why = "found on resuming; it was begun when the process ended."
+                action = replace(action, reason=f"{action.reason} Not carried out: {why}")
+            self.acted(action)
 
     def record(self, step: int, values: Values) -> None:
         """Add values to the step under way or to the next one; the first of a name stays."""
@@ -124,6 +165,10 @@ class Recorder:
             if self._written:
                 self._written.clear()
             self._seen.update(rows)
+            self._shown += 1
+            if self._shown == ABSENT_AFTER:
+                after = f"in the first {ABSENT_AFTER} recorded steps: without it {{rule}} is blind."
+                self._say_absent(f"{{names}} never came {after}")
             if self._everybody or not self._read.isdisjoint(rows):
                 self._show(done, rows)
         self.step = step
@@ -135,10 +180,13 @@ class Recorder:
         self.begin(self.step + 1)
         self.begin(self.step + 1)  # what was logged ahead of a step that never came
         self.hand_over()
+        self._say_absent("{rule} never read {names}: it was not recorded.")
+
+    def _say_absent(self, sentence: str) -> None:
         for rule in (*self._judge.detectors, *self._council.policies):
             absent = [name for name in rule.reads if name not in self._seen]
             if absent:
-                text = f"{rule.name} never read {', '.join(absent)}: it was not recorded."
+                text = sentence.format(rule=rule.name, names=", ".join(absent))
                 self.run.event("note", "monitor", {"text": text}, step=self.step)
                 self.say(f"{rule.name} reads", text)
 
@@ -182,8 +230,26 @@ class Recorder:
         else:
             self.wanted += actions
 
+    @property
+    def watching(self) -> frozenset[str]:
+        """Names of the policies whose last action may still be undone."""
+        return self._council.watching
+
+    def begun(self, action: Action, **more: int) -> None:
+        """Record that an action is about to be carried out, on disk before it is."""
+        self.hand_over()
+        payload = {**asdict(action), **more}
+        self.run.event("action_begun", action.policy, payload, step=action.step)
+        self.run.flush()
+
+    def _noted(self, policy: Policy, sentence: str) -> None:
+        """What a guard held back, each reason once; of a past that is seen again, nothing."""
+        if not self._resuming and self.once(f"{policy.name}: {sentence}"):
+            self.run.event("note", policy.name, {"text": sentence}, step=self.step)
+
     def acted(self, action: Action, **more: int) -> None:
         """Record an action, carried out or not, at the step that decided on it."""
+        self.actions.append(action)
         self.hand_over()  # nor is an action on disk before the rows that caused it
         payload = {**asdict(action), **more}
         self.run.event("action", action.policy, payload, step=action.step)
@@ -226,6 +292,10 @@ class Recorder:
         new = key not in self._said
         self._said.add(key)
         return new
+
+
+def _key(action: Action) -> tuple[int, str, str]:
+    return action.step, action.policy, action.kind
 
 
 def _at_exit(reference: weakref.ref[Recorder]) -> None:

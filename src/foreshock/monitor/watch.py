@@ -6,8 +6,8 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from foreshock.detectors import resolve
 from foreshock.monitor import door
+from foreshock.monitor.acting import Actor
 from foreshock.monitor.examples import Examples
 from foreshock.monitor.micro import MicroBatches
 from foreshock.monitor.presets import Choice, choose
@@ -30,6 +31,7 @@ from foreshock.probe.spec import Probe
 from foreshock.probe.view import ModelView, check_probe
 from foreshock.store import Run
 from foreshock.types import (
+    Action,
     Alarm,
     Detector,
     Estimate,
@@ -67,10 +69,11 @@ class Watch:
         budget: float | None,
         every: int | Mapping[str, int] | None,
         detectors: Iterable[str | Detector],
-        policies: Iterable[str | Policy],
+        policies: str | Policy | Iterable[str | Policy],
         dry_run: bool,
         sinks: Sequence[Sink],
         on_alarm: OnAlarm | None,
+        on_pause: Callable[[Action], object] | None,
     ) -> None:
         door.check_schedule(budget, every)
         door.check_listeners(sinks, on_alarm)
@@ -78,10 +81,9 @@ class Watch:
         held = door.check_policies(policies, rules, dry_run)
         self._view = ModelView(model)
         door.check_optimizer(self._view, optimizer)
-        # The user's own seed, which is only looked at: other seeds give other draws.
-        self._applier = None if dry_run else Applier(model, optimizer, torch.initial_seed())
-        if self._applier is not None:
-            self._applier.check(held)
+        applier = None if dry_run else Applier(model, optimizer, on_pause=on_pause)
+        if applier is not None:
+            applier.check(held)
         choice = choose(observables, probe)
         door.check_ranks(choice.observables, every)
         door.check_parts(choice.observables, self._view)
@@ -108,11 +110,19 @@ class Watch:
             self.run = Run.create(run, config=about)
         try:
             self._declare(choice)
-            self._recorder = Recorder(self.run, rules, held, sinks, on_alarm, dry_run=dry_run)
+            # The user's own seed, which is only looked at: other seeds give other draws.
+            seed = torch.initial_seed()
+            self._recorder = Recorder(
+                self.run, rules, held, sinks, on_alarm, dry_run=dry_run, seed=seed
+            )
         except BaseException:
             if self.run is not run:  # it was opened here, so nobody else can close it
                 self.run.close()
             raise
+        self._actor: Actor | None = None
+        if applier is not None:
+            applier.seed = self._recorder.seed
+            self._actor = Actor(applier, self._recorder)
         self.step = self._recorder.step
         self._logged_before: set[str] = set()
         self._closed = False
@@ -144,6 +154,21 @@ class Watch:
     def alarms(self) -> list[Alarm]:
         """Alarms raised since attach."""
         return self._recorder.alarms
+
+    @property
+    def actions(self) -> list[Action]:
+        """What policies wanted since attach, with ``applied`` and why not."""
+        return self._recorder.actions
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether a policy wants the training stopped; never under ``dry_run``. Yours to obey."""
+        return self._actor is not None and self._actor.wishes.should_stop
+
+    @property
+    def advised_batch(self) -> float | None:
+        """The batch size that a policy advised last, if any did and this is no dry run."""
+        return (self._actor.wishes.batch or None) if self._actor is not None else None
 
     def log(
         self, values: Mapping[str, Any] | None = None, /, *, step: int | None = None, **more: Any
@@ -203,9 +228,8 @@ class Watch:
                 elapsed = time.perf_counter() - self._mark
                 self.schedule.tick(max(elapsed - self._in_hooks, 0.0), self._in_hooks)
             self._recorder.close()
-            for action in self._recorder.wanted:
-                reason = f"{action.reason} Not carried out: the run ended before the next update."
-                self._recorder.acted(replace(action, reason=reason))
+            if self._actor is not None:
+                self._actor.finish(self.step)
             for where in self._view.dropped_hooks:
                 text = f"A hook of yours does not run in measurements: {where}."
                 self.run.event("note", "monitor", {"text": text})
@@ -243,6 +267,8 @@ class Watch:
                 self._measure(self._before_due, self._moment())
                 if self._after_due:
                     self._old = [p.clone() for p in self._view.parameters]
+            if self._actor is not None:
+                self._actor.before_update()
         except Exception as error:
             self._give_up(error)
         finally:
@@ -257,25 +283,14 @@ class Watch:
                 update = tuple(a - b for a, b in zip(new, self._old, strict=True))
                 self._old = []
                 self._measure(self._after_due, self._moment(update))
-            if self._applier is not None:
-                self._act(self._applier)
+            if self._actor is not None:
+                self._actor.after_update(self.step)
             self.step += 1
             self._plan()
         except Exception as error:
             self._give_up(error)
         finally:
             self._in_hooks += time.perf_counter() - start
-
-    def _act(self, applier: Applier) -> None:
-        """After an update, when weights and gradients have done with each other: carry out."""
-        for sentence in applier.after_update():
-            self.run.event("note", "monitor", {"text": sentence}, step=self.step)
-        wanted, self._recorder.wanted = self._recorder.wanted, []
-        for action in wanted:
-            done = applier.apply(action)
-            self._recorder.acted(done, after_update=self.step)
-            if not done.applied:
-                self._recorder.say(f"{action.policy} {action.kind}", done.reason)
 
     def _plan(self) -> None:
         due = self.schedule.plan(self.step)
@@ -427,8 +442,8 @@ class Watch:
     def _detach(self) -> None:
         for handle in self._handles:
             handle.remove()
-        if self._applier is not None:
-            self._applier.close()
+        if self._actor is not None:
+            self._actor.let_go()
         if self._micro is not None:
             self._micro.remove()
         if self._examples is not None:
@@ -438,16 +453,22 @@ class Watch:
         """The monitor itself failed (a full disk): let go of the run, keep what was written."""
         self._detach()
         self._closed = True
+        changed = "" if self._actor is None else self._actor.unrecorded
         log.error(
-            "Foreshock stopped watching at step %d and leaves the training alone: %s: %s",
+            "Foreshock stopped watching at step %d and leaves the training alone%s: %s: %s",
             self.step,
+            f" from now on; {changed}" if changed else "",
             type(error).__name__,
             error,
         )
         try:
             self._recorder.flush()
             text = f"The monitor gave up: {type(error).__name__}: {error}"
+            if changed:
+                text += f"; {changed}"
             self.run.event("note", "monitor", {"text": text}, step=self.step)
+            if self._actor is not None:
+                self._actor.finish(self.step)
         except Exception as second:  # what made it give up, most likely
             log.debug("nothing could be flushed: %s", second)
         try:

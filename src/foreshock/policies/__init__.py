@@ -109,9 +109,9 @@ def resolve(one: str | Policy) -> Policy:
     """A policy from its name, or the object itself.
 
     Args:
-        one: A name in `BY_NAME`, optionally with the detector whose alarms fire it after a colon,
-            or an object. `LatentReset` must know its layer, so it has no name here, nor have
-            those that need a number (the steps of the training, or the batch size).
+        one: A name in `BY_NAME`, with the detector whose alarms fire it after a colon where it has
+            no trigger of its own, or an object. `LatentReset` must know its layer, so it has no
+            name here, nor have those that need a number (steps of the training, or a batch size).
 
     Returns:
         The policy; a name gives it without guards.
@@ -143,6 +143,11 @@ published_weight_reset, stable_warmup, weight_reset, pause:DETECTOR and stop:DET
                 f"There is no policy {name!r}. The names are {', '.join(sorted(BY_NAME))}, "
                 "pause:DETECTOR and stop:DETECTOR; `LatentReset` needs a layer and is passed as an "
                 "object, like all that need a number."
+            )
+        if name in ("diffusion_boost", "weight_reset"):
+            raise ValueError(
+                f"The policy {name!r} has no trigger of its own. Name the detector whose alarms "
+                f"fire it, '{name}:DETECTOR', or pass an object with on=..."
             )
         return BY_NAME[name]()
     if isinstance(one, type) or not isinstance(one, Policy):

@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from foreshock.policies.apply_effects import Boost, Draws, Effect, Latents
-from foreshock.policies.apply_snapshot import Snapshot, put_back, take
+from foreshock.policies.apply_effects import Boost, Draws, Effect, Ended, Latents
+from foreshock.policies.apply_rate import (
+    Rates,
+    Wishes,
+    advise_batch,
+    pause,
+    scale_lr,
+    set_lr,
+    stop,
+)
+from foreshock.policies.apply_snapshot import Kept, put_back, take
 from foreshock.policies.guard import Guarded
 from foreshock.policies.resets import LatentReset
 from foreshock.probe.view import unwrap
@@ -26,48 +35,72 @@ from foreshock.types import Action, Policy
 class Applier:
     """Carries actions out on a live model, between two updates; each either whole or not at all.
 
-    Before each action weights, buffers and optimizer state are copied (`take`): if the action
-    fails they are put back and it comes back with ``applied=False`` and the reason; else the copy
-    is kept until the next action, for a rollback by the same policy. While an action is carried out
-    there are two copies for a moment, if there was one before. Random numbers come from generators
-    of the action's own, seeded by seed, step, policy and kind, so that a repeated run repeats them
-    and the global ones do not move.
+    What is refused has touched nothing, and of what fails half-way the weights it touched are put
+    back; then it comes back with ``applied=False`` and the reason. Only if it is to be kept for a
+    rollback is the state before it copied: what this optimizer trains, the buffers beside it, and
+    its own state. The copy goes with the rollback or when the guard's watch ends. Until then an
+    action of another policy is refused, since an undoing could not tell the two apart, and one more
+    copy of the weights says at each update whether anybody else has written them: then the rollback
+    is refused.
 
-    Cost beside a training step of 8 layers of 512 at batch 64 on one CPU thread: a weight reset 1.3
-    to 1.8 steps, each boosted update 0.5 to 0.8.
+    Random numbers come from generators of the action's own, seeded by seed, step, policy and kind,
+    so that a repeated run repeats them and the global ones do not move. A padding row of an
+    embedding receives no noise: it never gets a gradient, so nothing would bring it back.
 
-    Not restored by a rollback: the learning rate and its schedule, a gradient scaler, averaged
-    copies of the weights, and Python attributes of the modules.
+    A factor on the learning rate is put on before each update and taken off after it
+    (`foreshock.policies.apply_rate`), so the schedule goes on as it would.
+
+    Not restored by a rollback: the learning rate and its schedule and whatever else lies in the
+    optimizer's param_groups (the state of schedule-free optimizers and of Prodigy), a gradient
+    scaler, averaged copies of the weights, and Python attributes of the modules.
 
     Args:
         model: The live model; compiled and data-parallel wrappers are looked through.
         optimizer: Its optimizer.
         seed: Of all draws.
+        on_pause: What an action of kind ``pause`` calls, with the action.
 
     Attributes:
         model: The module behind the wrappers.
         optimizer: The optimizer.
+        seed: Of all draws.
+        wishes: Whether a policy wants the loop to stop, and the batch it advises.
 
     Examples:
         >>> model = nn.Linear(3, 1)
         >>> applier = Applier(model, torch.optim.SGD(model.parameters(), lr=0.1))
         >>> numbers = {"fraction": 1.0, "scale": 0.1, "relative": 1.0}
         >>> before = model.weight.clone()
-        >>> applier.apply(Action(7, "mine", "reset_weights", numbers, "why not")).applied
+        >>> applier.apply(Action(7, "mine", "reset_weights", numbers, "Why."), keep=True).applied
         True
-        >>> applier.apply(Action(9, "mine", "rollback", {}, "it got worse")).applied
+        >>> applier.apply(Action(9, "mine", "rollback", {}, "It got worse.")).applied
         True
         >>> torch.equal(model.weight, before)
         True
     """
 
-    def __init__(self, model: nn.Module, optimizer: Any, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Any,
+        seed: int = 0,
+        *,
+        on_pause: Callable[[Action], object] | None = None,
+    ) -> None:
         self._given = model
         self.model = unwrap(model)
         self.optimizer = optimizer
-        self._seed = seed
+        self.seed = seed
         self._effects: list[Effect] = []
-        self._last: tuple[str, int, Snapshot] | None = None
+        self._touched: list[tuple[Tensor, Tensor]] = []
+        self._kept: Kept | None = None
+        self._ended: list[Ended] = []
+        self.wishes = Wishes()
+        self.on_pause = on_pause
+        # Its hook comes before those that measure, so that they see the rate that is used.
+        rated = any("lr" in group for group in optimizer.param_groups)
+        self._rates = Rates(optimizer) if rated else None
+        self._lent: dict[str, Action] = {}
 
     def check(self, policies: Iterable[Policy]) -> None:
         """Refuse a layer that does not exist or is compiled, before training starts.
@@ -76,80 +109,145 @@ class Applier:
             policies: What was attached.
         """
         for policy in policies:
-            while isinstance(policy, Guarded):
-                policy = policy.policy
-            if isinstance(policy, LatentReset):
-                self.layer(policy.layer)
+            inner = policy.policy if isinstance(policy, Guarded) else policy
+            if isinstance(inner, LatentReset):
+                self.layer(inner.layer)
 
-    def apply(self, action: Action) -> Action:
+    def apply(self, action: Action, *, keep: bool = False) -> Action:
         """Carry one action out; nothing that goes wrong is raised.
 
-        An interrupt or an exit passes, after everything was put back.
+        An interrupt or an exit passes, after what was touched was put back.
 
         Args:
             action: What a policy wants.
+            keep: Whether a rollback of it may be asked for.
 
         Returns:
             The action with ``applied=True``; or as it was, with why not in its reason.
         """
         if action.kind not in KINDS:
             known = ", ".join(sorted(KINDS))
-            return _refused(action, f"There is no kind {action.kind!r}; there are {known}.")
-        before, effects = None, list(self._effects)
+            return refused(action, f"There is no kind {action.kind!r}; there are {known}.")
+        effects, before = list(self._effects), None
         try:
-            before = take(self.model, self.optimizer)
+            self._refuse_beside_a_watch(action)
+            carry_out = KINDS[action.kind](self, action)
+            # Of several actions of a policy at one step, what was before the first.
+            same = self._kept is not None and self._kept.step == action.step
+            if keep and not same and action.kind != "rollback":
+                before = Kept(action.policy, action.step, take(self.model, self.optimizer))
             with torch.no_grad():
-                KINDS[action.kind](self, action)
+                carry_out()
         except BaseException as error:
             for effect in self._effects:
                 if effect not in effects:
                     effect.end()
             self._effects = effects
-            if before is not None:
-                put_back(before, self.optimizer)
+            with torch.no_grad():
+                for tensor, old in self._touched:
+                    tensor.copy_(old)
             if not isinstance(error, Exception):
                 raise
-            return _refused(action, str(error) or type(error).__name__)
-        for effect in effects:
-            if effect in self._effects:
-                effect.rebase()
-            else:
-                effect.end()
-        if action.kind == "rollback":
-            self._last = None
-        elif self._last is None or self._last[:2] != (action.policy, action.step):
-            # Of several actions of a policy at one step, what was before the first.
-            self._last = (action.policy, action.step, before)
+            return refused(action, str(error) or type(error).__name__)
+        finally:
+            self._touched = []
+        if before is not None:
+            self._kept = before
+        if self._kept is not None:
+            self._kept.mark(self.optimizer)
         return replace(action, applied=True)
 
-    def after_update(self) -> list[str]:
+    def before_update(self) -> None:
+        """An update is about to be made: what lasts looks at the weights."""
+        if self._kept is not None and not self._kept.foreign:
+            self._kept.look(self.optimizer)
+        self._turn(lambda effect: effect.before_update())
+
+    def after_update(self) -> list[Ended]:
         """Let what lasts have its turn after an update; nothing that goes wrong is raised.
 
         Returns:
-            A sentence on each effect that has ended.
+            What has ended.
         """
-        said = []
+        self._take_rates_off()
+        self._turn(lambda effect: effect.after_update())
+        if self._kept is not None:
+            self._kept.mark(self.optimizer)
+        return self.drain()
+
+    def release(self, watched: Collection[str]) -> None:
+        """Let the copy go unless its policy is among those whose guard still watches."""
+        if self._kept is not None and self._kept.policy not in watched:
+            self._kept = None
+
+    def close(self, why: str = "The watch was closed.") -> list[Ended]:
+        """End what lasts, remove every hook, and let the copy go. Idempotent.
+
+        Args:
+            why: A sentence.
+
+        Returns:
+            What has ended.
+        """
+        for effect in list(self._effects):
+            self._end(effect, why)
+        for action in self._lent.values():
+            self._ended.append(Ended(action, why, {}))
+        self._lent = {}
+        if self._rates is not None:
+            self._rates.close()
+        self._kept = None
+        return self.drain()
+
+    def drain(self) -> list[Ended]:
+        """What has ended since this was last asked."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _turn(self, of: Callable[[Effect], str | None]) -> None:
         for effect in list(self._effects):
             try:
-                over = effect.after_update()
+                over = of(effect)
             except Exception as error:
-                over = f"An effect of {effect.policy} ended: {type(error).__name__}: {error}"
+                over = f"It failed. {type(error).__name__}: {error}"
             if over:
-                effect.end()
-                self._effects.remove(effect)
-                said.append(over)
-        return said
+                self._end(effect, over)
 
-    def close(self) -> None:
-        """End what lasts, remove every hook, and let the copies go. Idempotent."""
-        for effect in self._effects:
-            effect.end()
-        self._effects, self._last = [], None
+    def _end(self, effect: Effect, why: str) -> None:
+        effect.end()
+        self._effects.remove(effect)
+        self._ended.append(Ended(effect.action, why, effect.done()))
+
+    def _take_rates_off(self) -> None:
+        """The schedule's learning rate again, and who has lent his factor long enough."""
+        if self._rates is None:
+            return
+        self._rates.leave()
+        for policy in set(self._lent) - self._rates.passing:
+            action = self._lent.pop(policy)
+            updates = float(action.arguments.get("steps", 0.0))
+            self._ended.append(Ended(action, "Its updates are over.", {"updates": updates}))
 
     # ---------------------------------------------------------------- what the kinds use
 
+    def rate(self, action: Action, change: Callable[[Rates, Action], object]) -> None:
+        """Change the factor on the learning rate.
+
+        Args:
+            action: By how much.
+            change: `scale_lr` or `set_lr`.
+
+        Raises:
+            ValueError: If there is no learning rate.
+        """
+        if self._rates is None:
+            raise ValueError("No group of the optimizer has an `lr`: there is no rate to scale.")
+        change(self._rates, action)
+        if action.policy in self._rates.passing:
+            self._lent[action.policy] = action
+
     def trained(self) -> list[nn.Parameter]:
-        """Weights that the optimizer trains, tied ones once, frozen ones not.
+        """Weights that the optimizer trains, tied ones once, frozen and empty ones not.
 
         Returns:
             The live parameters.
@@ -158,15 +256,26 @@ class Applier:
             ValueError: If there is none.
         """
         ours = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
-        found = [p for p in self.model.parameters() if p.requires_grad and id(p) in ours]
+        parameters = [p for p in self.model.parameters() if p.requires_grad and p.numel()]
+        found = [p for p in parameters if id(p) in ours]
         if not found:
             raise ValueError("No parameter of the model is trained at this step.")
         return found
 
+    def touch(self, tensor: Tensor) -> None:
+        """What an action calls before it writes: if it fails later, this is put back."""
+        self._touched.append((tensor, tensor.detach().clone()))
+
     def draws(self, action: Action) -> Draws:
         """Random numbers of this action's own."""
-        key = f"{self._seed}/{action.step}/{action.policy}/{action.kind}"
-        return Draws(zlib.crc32(key.encode()))
+        key = f"{self.seed}/{action.step}/{action.policy}/{action.kind}"
+        embeddings = (nn.Embedding, nn.EmbeddingBag)
+        spared = {
+            id(m._parameters.get("weight")): m.padding_idx
+            for m in self.model.modules()
+            if isinstance(m, embeddings) and m.padding_idx is not None
+        }
+        return Draws(zlib.crc32(key.encode()), spared)
 
     def layer(self, name: str) -> nn.Module:
         """A module on which a hook will be heard.
@@ -204,56 +313,120 @@ class Applier:
         """Refuse an effect while one like it lasts, whosever: they would add up."""
         for effect in self._effects:
             if isinstance(effect, kind):
-                raise ValueError(f"The {action.kind} of {effect.policy} still lasts.")
+                raise ValueError(f"The {action.kind} of {effect.action.policy} still lasts.")
 
-    def restore(self, action: Action) -> None:
-        """Back to before the last action of this policy; what it began ends."""
+    def _refuse_beside_a_watch(self, action: Action) -> None:
+        kept = self._kept
+        if kept is None or kept.policy == action.policy or action.kind == "rollback":
+            return
+        raise ValueError(
+            f"The guard of {kept.policy} still watches its action of step {kept.step}, and could "
+            "not tell the two apart."
+        )
+
+    def way_back(self, action: Action) -> Callable[[], None]:
+        """Back to before the last action of this policy; what it began ends.
+
+        Args:
+            action: The rollback.
+
+        Returns:
+            What does it.
+
+        Raises:
+            ValueError: If the copy is gone, or somebody else's work would be undone with it.
+        """
         undoes = action.arguments.get("undoes")
-        last = self._last
-        if last is None or last[0] != action.policy or undoes not in (None, last[1]):
+        kept = self._kept
+        if kept is None or kept.policy != action.policy or undoes not in (None, kept.step):
             raise ValueError(
                 "The copy of the state before that action is no longer there: it was not carried "
-                "out, another action came since, or the run was resumed."
+                "out, its watch is over, or the run was resumed."
             )
-        put_back(last[2], self.optimizer)
-        self._effects = [e for e in self._effects if e.policy != action.policy]
+        ours = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        if any(id(p) not in ours for p, _ in kept.snapshot.weights):
+            raise ValueError("The optimizer holds other weights than at that action.")
+        if kept.foreign:
+            raise ValueError(
+                f"Going back would overwrite what is not this action's: {kept.foreign} (a "
+                "checkpoint that was loaded, weights clipped or averaged by hand)."
+            )
+
+        def carry_out() -> None:
+            now = take(self.model, self.optimizer)
+            try:
+                put_back(kept.snapshot, self.optimizer)
+            except BaseException:
+                put_back(now, self.optimizer)
+                raise
+            for effect in list(self._effects):
+                if effect.action.policy == action.policy:
+                    self._end(effect, "It was undone.")
+            self._kept = None
+
+        return carry_out
 
 
 # ---------------------------------------------------------------- kinds
 
 
-def _refused(action: Action, why: str) -> Action:
+def refused(action: Action, why: str) -> Action:
+    """The action with why it was not carried out.
+
+    Args:
+        action: What was wanted.
+        why: A sentence.
+
+    Returns:
+        The action, not applied.
+    """
     return replace(action, reason=f"{action.reason} Not carried out: {why}")
 
 
-def _reset_weights(applier: Applier, action: Action) -> None:
+def _reset_weights(applier: Applier, action: Action) -> Callable[[], None]:
     numbers = action.arguments
-    draws, weights = applier.draws(action), applier.trained()
-    for weight in weights:
-        scale = float(numbers["scale"])
-        if numbers["relative"]:
-            scale *= float(weight.abs().float().square().mean().sqrt())
-        if not math.isfinite(scale):
+    fraction, scale = float(numbers["fraction"]), float(numbers["scale"])
+    sized = []
+    for weight in applier.trained():
+        rms = float(weight.detach().abs().float().square().mean().sqrt())
+        size = scale * rms if numbers["relative"] else scale
+        if not math.isfinite(size):
             raise ValueError("A weight is not finite, so there is nothing to perturb.")
-        hit = draws.uniform(weight) < float(numbers["fraction"])
-        weight.add_(draws.normal(weight) * hit, alpha=scale)
+        sized.append((weight, size))
+    draws = applier.draws(action)
+
+    def carry_out() -> None:
+        for weight, size in sized:
+            applier.touch(weight)
+            hit = draws.uniform(weight) < fraction
+            weight.add_(draws.normal(weight) * hit, alpha=size)
+
+    return carry_out
 
 
-def _reset_latents(applier: Applier, action: Action) -> None:
+def _reset_latents(applier: Applier, action: Action) -> Callable[[], None]:
     applier.refuse_second(action, Latents)
-    layer = applier.layer(str(action.arguments["layer"]))
-    applier.begin(Latents(action, applier.model, layer, applier.draws(action)))
+    layer, weights = applier.layer(str(action.arguments["layer"])), applier.trained()
+    draws = applier.draws(action)
+    return lambda: applier.begin(Latents(action, applier.model, layer, weights, draws))
 
 
-def _boost_diffusion(applier: Applier, action: Action) -> None:
+def _boost_diffusion(applier: Applier, action: Action) -> Callable[[], None]:
     applier.refuse_second(action, Boost)
-    applier.begin(Boost(action, applier.trained(), applier.draws(action)))
+    boost = Boost(action, applier.trained, applier.draws(action))
+    return lambda: applier.begin(boost)
 
 
-#: What can be done, by the kind of the action.
-KINDS: Mapping[str, Callable[[Applier, Action], None]] = {
+#: What can be done, by the kind of the action: checks that may raise and touch nothing, and then
+#: the function that does it, which calls `Applier.touch` on what it writes.
+KINDS: Mapping[str, Callable[[Applier, Action], Callable[[], object]]] = {
+    "advise_batch": lambda applier, action: lambda: advise_batch(applier.wishes, action),
     "boost_diffusion": _boost_diffusion,
+    "pause": lambda applier, action: lambda: pause(applier.on_pause, action),
     "reset_latents": _reset_latents,
     "reset_weights": _reset_weights,
-    "rollback": Applier.restore,
+    "rollback": Applier.way_back,
+    "scale_lr": lambda applier, action: lambda: applier.rate(action, scale_lr),
+    "set_lr": lambda applier, action: lambda: applier.rate(action, set_lr),
+    "stop": lambda applier, action: lambda: stop(applier.wishes, action),
 }

@@ -93,6 +93,11 @@ class Rates:
         return dict(self._standing)
 
     @property
+    def passing(self) -> frozenset[str]:
+        """The policies whose factor lasts some updates more."""
+        return frozenset(self._passing)
+
+    @property
     def factor(self) -> float:
         """The product of all factors, lasting and passing ones."""
         passing = (lent.factor for lent in self._passing.values())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from foreshock.policies.guard import GuardState
 from foreshock.types import Action, Alarm, Estimate, Policy
 
 
@@ -18,6 +20,7 @@ class Council:
         policies: Rules with distinct names.
         on_error: Called with a policy and its exception when it fails; it is then dropped. Without
             it the exception is raised.
+        on_note: Called with a policy and a sentence on what its guard held back.
 
     Raises:
         ValueError: If two policies share a name.
@@ -33,6 +36,7 @@ class Council:
         self,
         policies: Iterable[Policy],
         on_error: Callable[[Policy, Exception], None] | None = None,
+        on_note: Callable[[Policy, str], None] | None = None,
     ) -> None:
         self.policies = list(policies)
         names = [p.name for p in self.policies]
@@ -43,11 +47,20 @@ class Council:
                 )
         self._states: dict[str, Any] = {p.name: p.init() for p in self.policies}
         self._on_error = on_error
+        self._on_note = on_note
 
     @property
     def reads(self) -> frozenset[str]:
         """All series that some policy reads."""
         return frozenset(name for p in self.policies for name in p.reads)
+
+    @property
+    def watching(self) -> frozenset[str]:
+        """Names of the policies whose last action may still be undone."""
+        states = {p.name: self._states[p.name] for p in self.policies}
+        return frozenset(
+            name for name, s in states.items() if isinstance(s, GuardState) and s.watching
+        )
 
     def feed(
         self, step: int, values: Mapping[str, Estimate], alarms: Sequence[Alarm]
@@ -66,7 +79,7 @@ class Council:
         for policy in list(self.policies):
             try:
                 state, actions = policy.update(self._states[policy.name], step, values, alarms)
-                actions = list(actions)
+                actions = [_checked(action, policy) for action in actions]
             except Exception as error:
                 if self._on_error is None:
                     raise
@@ -75,4 +88,23 @@ class Council:
                 continue
             self._states[policy.name] = state
             wanted += actions
+            if self._on_note is not None and isinstance(state, GuardState) and state.note:
+                self._on_note(policy, state.note)
         return wanted
+
+
+def _checked(action: Any, policy: Policy) -> Action:
+    """An action as it can be recorded; what a policy says of having carried it out is not heard."""
+    if not isinstance(action, Action):
+        raise TypeError(f"an action must be an `Action`, not {action!r}")
+    if type(action.step) is not int or action.policy != policy.name:
+        raise ValueError(
+            f"an action must carry the step, an int, and the name {policy.name!r}: {action!r}"
+        )
+    words = (action.kind, action.reason, *action.arguments)
+    numbers = action.arguments.values()
+    if not all(isinstance(w, str) for w in words) or not all(
+        isinstance(n, (int, float, str)) for n in numbers
+    ):
+        raise TypeError(f"the arguments of an action must be plain numbers or text: {action!r}")
+    return replace(action, applied=False)

@@ -25,13 +25,23 @@ class Rollback:
     longer finite (a loss of nan; not an estimate that was refused) is worse than any number: this
     is the one place where nan leads to something, and what it leads to is an undoing.
 
+    A series that is logged seldom has few values within ``within`` steps. The watch therefore goes
+    on until ``recent`` values have come, up to `LONGEST` times ``within`` steps; if it ends with
+    fewer, nothing was judged, and the run says so.
+
+    What it cannot restore: the learning rate and its schedule, a gradient scaler, averaged copies
+    of the weights, attributes of modules, and state that an optimizer keeps in its param_groups
+    (schedule-free ones, Prodigy). It is refused, with a sentence, where something else than the
+    optimizer wrote the weights in between, such as a checkpoint that was loaded.
+
     What a factor of 1.5 means depends on the noise of the series: measure it on a run without
     actions, or guard with a held-out loss.
 
     Args:
         series: Guard series, of which less is better.
         factor: How much worse, greater than 1.
-        within: Steps after the decision in which it is looked at, at least 2.
+        within: Steps after the decision in which it is looked at, at least 2. It must outlast what
+            the action begins: ``Guarded`` refuses fewer than its steps + 1 + ``recent``.
         window: Values that make the reference, at least 1.
         recent: Values whose median is compared, at least 1.
 
@@ -56,9 +66,16 @@ class Rollback:
                 )
 
 
+#: How many times its `within` a watch may last while too few values of its series came.
+LONGEST = 10
+
+
 @dataclass(frozen=True)
 class GuardState:
-    """What the wrapped policy remembers, the last action, the count, and the watch on the guard."""
+    """What the wrapped policy remembers, the last action, the count, and the watch on the guard.
+
+    ``note`` is a sentence on this step: what was held back and why, or that a watch judged nothing.
+    """
 
     inner: Any
     last: int | None = None
@@ -66,22 +83,33 @@ class GuardState:
     history: tuple[float, ...] = ()
     reference: float | None = None
     since: tuple[float, ...] = ()
+    note: str = ""
+
+    @property
+    def watching(self) -> bool:
+        """Whether the last action may still be undone."""
+        return self.reference is not None
 
 
 @dataclass(frozen=True)
 class Guarded:
     """A policy with a refractory period, a limit, no action on a flagged estimate, and a way back.
 
-    An action that the guard holds back is gone, not postponed: the wrapped policy has fired. The
-    refractory period counts from the last action that passed and from a rollback; actions of one
-    step pass or fall together and count once, against ``most`` also when they were undone. An
+    An action that the guard holds back is gone, not postponed: the wrapped policy has fired; each
+    reason is noted once in the run. The refractory period counts from the last action that passed
+    and from a rollback; actions of one step pass or fall together and count once, against ``most``
+    also when they were undone, or could not be carried out: a rule on values does not know. An
     action is held back as well if any series that the policy reads is flagged or not finite at that
     step, whatever the policy itself makes of it.
+
+    Of two policies with a rollback only one is carried out at a time: while the guard of one
+    watches, an action of another is refused and recorded with a sentence, since what is seen in the
+    series could not be told to be the one's or the other's.
 
     It has the name of what it wraps, since it is the same policy, held.
 
     Args:
-        policy: What to hold.
+        policy: What to hold; not a `Guarded` again.
         refractory: Least steps between two actions, at least 1.
         most: Most actions in a run, at least 1.
         rollback: When to undo; never if it is None.
@@ -112,6 +140,10 @@ class Guarded:
                 "The `policy` of `Guarded` needs name, reads, init and update. "
                 f"Got {self.policy!r}."
             )
+        if isinstance(self.policy, Guarded):
+            raise ValueError(
+                "The `policy` of `Guarded` is guarded already. Give one `Guarded` all arguments."
+            )
         for name in ("refractory", "most"):
             if getattr(self, name) < 1:
                 raise ValueError(
@@ -121,6 +153,14 @@ class Guarded:
             raise ValueError(
                 f"The `rollback` of `Guarded` must be a `Rollback` or None. Got {self.rollback!r}."
             )
+        lasts = getattr(self.policy, "lasts", 0)
+        if self.rollback is not None and lasts:
+            least = lasts + 1 + self.rollback.recent
+            if self.rollback.within < least:
+                raise ValueError(
+                    f"The `within` of `Rollback` must be at least {least}: {self.policy.name!r} "
+                    f"lasts {lasts} updates. Got {self.rollback.within}."
+                )
 
     @property
     def name(self) -> str:
@@ -146,31 +186,54 @@ class Guarded:
     ) -> tuple[GuardState, tuple[Action, ...]]:
         """Look at the guard, then ask the policy."""
         inner, wanted = self.policy.update(state.inner, step, values, alarms)
-        state = replace(state, inner=inner)
+        state = replace(state, inner=inner, note="")
         undo = None
         if self.rollback is not None:
             state, undo = self._look(self.rollback, state, step, values)
         if undo is not None:
             # Values of the bad stretch are no reference for the next action.
             return replace(state, last=step, history=(), reference=None, since=()), (undo,)
-        held = (
-            (state.last is not None and step - state.last < self.refractory)
-            or state.count >= self.most
-            or (self.rollback is not None and len(state.history) < self.rollback.window)
-            or any(name in values and trusted(values, name) is None for name in self.policy.reads)
-        )
-        if not wanted or held:
+        if not wanted:
             return state, ()
+        why = self._why_held(state, step, values)
+        if why:
+            note = f"An action of {self.name} was held back: {why}."
+            return replace(state, note=f"{state.note} {note}".strip()), ()
         reference = median(state.history) if state.history else None
         after = replace(state, last=step, count=state.count + 1, reference=reference, since=())
         return after, tuple(wanted)
+
+    def _why_held(self, state: GuardState, step: int, values: Mapping[str, Estimate]) -> str:
+        """Why nothing may be done at this step; empty if it may. The same words each time."""
+        if state.last is not None and step - state.last < self.refractory:
+            return f"the last one, or a rollback, is fewer than {self.refractory} steps ago"
+        if state.count >= self.most:
+            return f"there were {self.most} already"
+        if self.rollback is not None and len(state.history) < self.rollback.window:
+            return (
+                f"fewer than {self.rollback.window} values of {self.rollback.series} came since "
+                "the start or the last rollback, so there is no reference to judge it by"
+            )
+        for name in self.policy.reads:
+            if name in values and trusted(values, name) is None:
+                return f"{name} is flagged or not finite"
+        return ""
 
     def _look(
         self, guard: Rollback, state: GuardState, step: int, values: Mapping[str, Estimate]
     ) -> tuple[GuardState, Action | None]:
         """Take a value of the guard series; the undoing if it has become worse."""
         last = -math.inf if state.last is None else state.last
-        if state.reference is not None and step > last + guard.within:
+        judged = len(state.since) >= guard.recent
+        end = last + guard.within * (1 if judged else LONGEST)
+        if state.reference is not None and step > end:
+            if not judged:
+                note = (
+                    f"The watch on {guard.series} after the action of {self.name} at step "
+                    f"{state.last} ended with {len(state.since)} values of {guard.recent}: nothing "
+                    "was judged."
+                )
+                state = replace(state, note=note)
             state = replace(state, reference=None, since=())
         x = trusted(values, guard.series)
         if x is None:
@@ -194,8 +257,8 @@ class Guarded:
             return state, None
         found = "is no longer finite" if x == math.inf else f"rose to {median(since):.4g}"
         reason = (
-            f"Undo the action of step {state.last}: {guard.series} {found}, against a median of "
-            f"{reference:.4g} before it and a limit of {limit:.4g}."
+            f"{guard.series} {found}, against a median of {reference:.4g} before the action of "
+            f"step {state.last} and a limit of {limit:.4g}: it is to be undone."
         )
         value = x if x == math.inf else median(since)
         numbers = {"undoes": float(last), "value": value, "threshold": limit}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Protocol
 
 from foreshock.policies.batches import LangevinBatch, NoiseScaleBatch, TargetBatch
@@ -88,6 +88,23 @@ def recorded_actions(events: Iterable[_Event]) -> list[Action]:
     """
     names = {field.name for field in fields(Action)}
     return [Action(**{k: v for k, v in e.payload.items() if k in names}) for e in events]
+
+
+def as_decided(action: Action) -> Action:
+    """An action as the policy decided it, without what became of it.
+
+    Args:
+        action: An action on record.
+
+    Returns:
+        The action as a replay gives it.
+
+    Examples:
+        >>> gone = "Why. Not carried out: the run ended before the next update."
+        >>> as_decided(Action(7, "p", "rollback", {}, gone)).reason
+        'Why.'
+    """
+    return replace(action, applied=False, reason=action.reason.split(" Not carried out: ")[0])
 
 
 def _packed(value: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from foreshock.policies.trigger_levels import PublishedBelow, TurnsUp
+from foreshock.policies.trigger_levels import PublishedBelow
 from foreshock.policies.triggers import Cause, Trigger, as_trigger
 from foreshock.types import Action, Alarm, Estimate
 
@@ -19,12 +19,13 @@ class WeightReset:
     Each trainable weight is hit independently with probability ``fraction`` and then receives
     N(0, (scale rms)^2), rms being the root mean square of its own tensor. A tensor therefore moves
     by scale sqrt(fraction) of its norm, .039 at the defaults, whatever its units; one that is
-    exactly 0 (a bias at its start) stays 0. Tied weights are perturbed once, frozen ones never, and
-    the optimizer's moments stay as they are.
+    exactly 0 (a bias at its start) stays 0. Tied weights are perturbed once, frozen ones and the
+    padding row of an `nn.Embedding` never, and the optimizer's moments stay as they are.
 
     Args:
-        on: Name of a detector whose alarms fire it, or a trigger. The default reads the measured
-            ``latent/c`` with the threshold of the document, which was never calibrated for it.
+        on: Name of a detector whose alarms fire it, or a trigger. There is no default: no trigger
+            is known to be right, and ``TurnsUp("latent/c", 0.5)`` has the threshold of the
+            document, which was never calibrated for the measured C.
         fraction: Share of the weights, in (0, 1].
         scale: Standard deviation of the noise over the rms of the tensor, positive.
         name: Name of the policy.
@@ -40,7 +41,7 @@ class WeightReset:
         ('reset_weights', 0.15)
     """
 
-    on: str | Trigger = TurnsUp("latent/c", 0.5)
+    on: str | Trigger
     fraction: float = 0.15
     scale: float = 0.1
     name: str = "weight_reset"
@@ -76,10 +77,13 @@ class WeightReset:
 class PublishedWeightReset:
     """Perturb a random fraction of the weights by N(0, noise_scale^2): the published torch form.
 
-    The same number for every tensor, whatever its size: .01 is nothing beside weights of rms .5 and
-    everything beside a layer initialised at .01, or a bias that is 0. It fires, as published, at
-    every step at which C lies below its threshold after step 10; in `Guarded` it is spaced. One
-    deviation: frozen parameters, which the code would perturb too, are left alone.
+    It joins two listings of the document that its own code does not join: the rule of 12.1 (when to
+    reset) and the perturbation of 12.2 (``apply_reset``). The same number for every tensor,
+    whatever its size: .01 is nothing beside weights of rms .5 and everything beside a layer
+    initialised at .01, or a bias that is 0; in bfloat16, whose steps are 1/256 of a weight, noise
+    far below that moves few of the weights. It fires, as published, at every step at which C lies
+    below its threshold after step 10; in `Guarded` it is spaced. One deviation: frozen parameters
+    and padding rows, which the code would perturb too, are left alone.
 
     Args:
         on: Name of a detector whose alarms fire it, or a trigger.
@@ -91,7 +95,7 @@ class PublishedWeightReset:
         ValueError: If an argument is out of range.
 
     References:
-        The document "fokker_planck", section 12.2 (``apply_reset``).
+        The document "fokker_planck", sections 12.1 (the rule) and 12.2 (``apply_reset``).
 
     Examples:
         >>> policy = PublishedWeightReset()
@@ -150,6 +154,15 @@ class LatentReset:
     grows by sqrt(1.5) = 1.22 and neither by 1.5. The published code also loses which particle is
     which; here rows stay in place.
 
+    A batch that cannot be redrawn (one example, numbers that are not finite) stays as it is, and
+    the next is tried. How many forwards were redrawn and how many not is recorded when the reset
+    ends (``action_ended``). All forwards between two updates use the same random numbers, so that a
+    checkpointed layer, computed twice, gives the same; under gradient accumulation the same rows of
+    every micro-batch are therefore redrawn. A copy of the model made meanwhile (`deepcopy`,
+    ``AveragedModel``, `torch.save` of the module) carries a hook that does nothing; unpickling it
+    needs Foreshock. If others keep writing the weights while its optimizer no longer steps, the
+    reset ends by itself.
+
     It needs a layer that is not compiled: a hook on a compiled one would not be heard, so that is
     refused. Do not use it inside a re-entrant activation checkpoint, which runs the layer without
     gradient first and would see the draws only when it runs it again. Cost: a clone of the layer's
@@ -157,7 +170,8 @@ class LatentReset:
 
     Args:
         layer: Name of the module whose output is replaced, as ``model.named_modules()`` has it. Its
-            output is a tensor with the examples in its first dimension, or a tuple with one first.
+            output is a tensor with the examples in its first dimension, or a tuple, dict or
+            dataclass, of which the first tensor of real numbers is taken.
         on: Name of a detector whose alarms fire it, or a trigger.
         fraction: alpha, share of the examples of a batch, in (0, 1]; at least one is replaced.
         expand: Factor on the covariance, positive.
@@ -177,7 +191,7 @@ class LatentReset:
     """
 
     layer: str
-    on: str | Trigger = TurnsUp("latent/c", 0.5)
+    on: str | Trigger
     fraction: float = 0.2
     expand: float = 1.5
     steps: int = 1
@@ -193,6 +207,11 @@ class LatentReset:
         _share("LatentReset", self.fraction)
         _positive("LatentReset", "expand", self.expand)
         check_steps("LatentReset", self.steps)
+
+    @property
+    def lasts(self) -> int:
+        """Updates from the action to the end of its effect."""
+        return self.steps
 
     @property
     def covariance_factor(self) -> float:

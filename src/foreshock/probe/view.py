@@ -298,7 +298,8 @@ def _drop_hooks(name: str, module: nn.Module) -> list[str]:
             origin = getattr(hook, "__module__", None) or type(hook).__module__
             if not origin.partition(".")[0] == "torch":
                 del hooks[key]
-                dropped.append(f"{name or type(module).__name__}{kind}")
+                if origin.partition(".")[0] != "foreshock":  # a latent reset's own
+                    dropped.append(f"{name or type(module).__name__}{kind}")
     return dropped
 
 

@@ -236,7 +236,11 @@ def read_run(run: Run, label: str) -> RunData:
         layered=frozenset(layered),
         left_out=tuple(left_out.items()),
         switched_off=tuple(off),
-        notes=tuple((int(e.step), str(e.payload.get("text", ""))) for e in by_kind.get("note", [])),
+        notes=tuple(
+            (int(e.step), str(e.payload.get("text", "")))
+            for kind in ("note", "action_ended")
+            for e in by_kind.get(kind, [])
+        ),
         schedule=schedules[-1].payload if schedules else {},
         figures=figures(run),
         comparisons=comparisons(run),

@@ -7,7 +7,7 @@
   const source = JSON.parse(find("#data").textContent);
 
   const FLAGS = ["unresolved", "not converged", "below precision", "no edge", "invalid density",
-    "coupled examples", "nonstationary"];
+    "coupled examples", "nonstationary", "varying diffusion"];
 
   /** Base64 of little-endian numbers, or one repeated number. */
   function unpack(packed) {
