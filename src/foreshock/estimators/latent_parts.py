@@ -58,7 +58,7 @@ def clusters(
     Examples:
         >>> z = torch.tensor([[0.0], [0.1], [9.0], [9.1]])
         >>> labels, centres = clusters(z, 2, None, seed=0)
-        >>> labels[0] == labels[1] != labels[2] == labels[3]
+        >>> bool(labels[0] == labels[1] != labels[2] == labels[3])
         True
     """
     from scipy.cluster.vq import ClusterError, kmeans2
