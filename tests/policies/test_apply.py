@@ -167,7 +167,9 @@ def test_what_cannot_be_done_is_refused_with_a_sentence() -> None:
         assert not done.applied and done.reason.startswith("Why. Not carried out: ")
         return done.reason
 
-    assert "There is no kind 'pray'; there are boost_diffusion," in refused("pray", {})
+    assert "There is no kind 'pray'; there are advise_batch, boost_diffusion," in refused(
+        "pray", {}
+    )
     assert "'scale'" in refused("reset_weights", {"fraction": 1.0})
     latent = {"layer": "nowhere", "fraction": 0.2, "expand": 1.5, "steps": 1.0}
     assert "no layer 'nowhere'. Some that it has: conv" in refused("reset_latents", latent)

@@ -10,6 +10,7 @@ import pytest
 
 from foreshock.policies import (
     BY_NAME,
+    ON_ALARMS,
     Alarmed,
     Below,
     Council,
@@ -71,9 +72,13 @@ def test_actions_come_back_without_what_the_monitor_adds() -> None:
 
 
 def test_names() -> None:
-    assert {resolve(f"{name}:cusum").name for name in BY_NAME} == set(BY_NAME)
+    assert {resolve(f"{name}:cusum").name for name in ON_ALARMS} == set(ON_ALARMS)
+    alone = set(BY_NAME) - {"diffusion_boost", "weight_reset"}
+    assert {resolve(name).name for name in alone} == alone
+    with pytest.raises(ValueError, match="listens to no detector"):
+        resolve("langevin_rate:cusum")
     assert resolve("published_weight_reset") == PublishedWeightReset()
-    for name in sorted(set(BY_NAME) - {"published_weight_reset"}):
+    for name in ("diffusion_boost", "weight_reset"):
         with pytest.raises(ValueError, match=f"{name}' has no trigger of its own.*:DETECTOR"):
             resolve(name)
         with pytest.raises(TypeError, match="on"):
