@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln
 
 from foreshock.detectors.baseline import Baseline
 from foreshock.types import Alarm, Estimate
@@ -55,6 +54,8 @@ def followed_by(
         >>> after.lengths.tolist(), np.exp(after.logs).round(2).tolist()
         ([0.0, 1.0], [0.25, 0.75])
     """
+    from scipy.special import gammaln  # 0.2 s that whoever imports the detectors need not wait
+
     mean, kappa0, alpha0, beta0 = prior
     kappa, alpha = kappa0 + runs.lengths, alpha0 + runs.lengths / 2
     more = kappa * (x - runs.means) ** 2 / (2 * (kappa + 1))
