@@ -405,3 +405,28 @@ def test_a_young_metric_is_told(tmp_path: Path) -> None:
     early, late = series.estimate(1), series.estimate(2)
     assert early.flags & Flag.NONSTATIONARY and "made 20 steps" in early.reason
     assert not late.flags & Flag.NONSTATIONARY
+
+
+def test_a_decoder_of_ones_own_stands_for_the_rest_of_the_network() -> None:
+    """A function as layer, its decoder written out: the same as the named layer with its hooks."""
+    n, d = 100, 2
+    model, probe = Cloud(n, d, seed=1), cloud_probe(n, d)
+    at = moment_of(model, probe, torch.optim.SGD(model.parameters(), lr=RATE * n))
+
+    def rest(m: Any, batch: tuple[Tensor, Tensor], z: Tensor) -> Tensor:
+        return (z - batch[1]).square().sum(1).mean() / 2
+
+    def layer(m: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return m(batch[0])
+
+    for kind, name in (
+        (LatentFlow, "latent/loss_cosine"),
+        (PublishedFokkerPlanck, "published/c_fp"),
+    ):
+        named = measure(kind("latent", particles=n), at).scalars[name]
+        own = measure(kind(layer, decoder=rest, particles=n), at).scalars[name]
+        assert own.value == pytest.approx(named.value, rel=1e-9)
+        none = measure(kind(layer, particles=n), at).scalars[name]
+        assert math.isnan(none.value) and "`layer`" in none.reason
+        broken = measure(kind(layer, decoder=lambda m, b, z: z, particles=n), at).scalars[name]
+        assert "must return the mean loss" in broken.reason

@@ -88,6 +88,9 @@ class LatentFlow:
             D)``; or ``"penultimate"``, what the last linear layer reads.
         pick: Which part of an output with more axes, as in `LatentSite`.
         side: Whether the layer's ``"output"`` or ``"input"`` is taken.
+        decoder: ``decoder(model, batch, z)``, the mean loss of a batch whose latents are z (N, D);
+            without it the rest of the network is found by hooks, which a function as ``layer``
+            leaves unknown.
         dimensions: Axes; None for as many as batches and particles allow, at most 8.
         particles: Largest number of examples; copies are left out.
         examples: ``"train"`` or ``"heldout"`` of the probe, ``"batch"`` for its batches at the
@@ -128,6 +131,7 @@ class LatentFlow:
     layer: str | Callable[[Any, Any], Tensor] = PENULTIMATE
     pick: Any = "auto"
     side: Literal["output", "input"] = "output"
+    decoder: Callable[[Any, Any, Tensor], Tensor] | None = None
     dimensions: int | None = None
     particles: int = 256
     examples: Examples = "auto"
@@ -291,6 +295,7 @@ class LatentFlow:
             count=self.particles,
             dimensions=self.dimensions,
             seed=self.seed,
+            decoder=self.decoder,
         )
 
     def _energy(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -44,6 +45,10 @@ COPY = 1e-5
 DIMENSIONS = 8
 
 
+#: ``decoder(model, batch, z)``: mean loss of a batch whose latents are z (N, D).
+Decoder = Callable[[Any, Any, Tensor], Tensor]
+
+
 class Displaced(NamedTuple):
     """What updates would do to particles.
 
@@ -71,6 +76,7 @@ class Particles:
         basis: (D, d) Orthonormal axes.
         distinct: Share of the examples looked at whose latents are no copies of others.
         drawn: How many of the moment's first batches the particles come from.
+        decoder: The loss from the latents on, where it is not the rest of the network.
     """
 
     site: LatentSite
@@ -81,16 +87,12 @@ class Particles:
     basis: Tensor
     distinct: float = 1.0
     drawn: int = 0
+    decoder: Decoder | None = None
 
     def renewed(self, moment: Moment, count: int, seed: int) -> Particles:
         """The same axes, and the examples of this moment's first batch for particles."""
-        return _settled(
-            examples_of(moment, "fresh", count, seed), self.site, moment, count, seed
-        ).in_axes(self.mean, self.basis)
-
-    def in_axes(self, mean: Tensor, basis: Tensor) -> Particles:
-        """The same particles, followed in these axes."""
-        return replace(self, mean=mean, basis=basis)
+        found = _settled(examples_of(moment, "fresh", count, seed), self.site, moment, count, seed)
+        return replace(found, mean=self.mean, basis=self.basis, decoder=self.decoder)
 
     def raw(self, moment: Moment) -> Tensor:
         """(N, D) Latents now, in float64."""
@@ -148,9 +150,28 @@ class Particles:
         by = None if shift is None else (self.basis @ shift).to(moment.view.dtype)
         parts = [
             loss_gradients(moment.view, self.site, loss, batch, shift=by)[1]
+            if self.decoder is None
+            else self._decoded(moment, self.decoder, batch, by)
             for batch in self.batches
         ]
         return torch.cat(parts)[self.keep].double() @ self.basis
+
+    def _decoded(
+        self, moment: Moment, decoder: Decoder, batch: Any, shift: Tensor | None
+    ) -> Tensor:
+        """(N, D) Gradient of each example's loss by a decoder of the user's."""
+        assert moment.probe is not None
+        view = moment.view
+        z = latents(view, self.site, moment.probe.loss, batch)
+        leaf = (z if shift is None else z + shift).requires_grad_()
+        with quiet(view.seed):
+            value = view.call(view.parameters, decoder, batch, leaf)
+            if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+                raise ValueError(
+                    "The `decoder` must return the mean loss of the batch as one number that "
+                    "depends on the latents it is given: decoder(model, batch, z)."
+                )
+            return torch.autograd.grad(value.reshape(()), leaf)[0] * len(leaf)
 
     def energies(self, moment: Moment, groups: int) -> Tensor | None:
         """(N,) Mean loss of the jackknife group of every particle; None if it cannot be cut."""
@@ -184,6 +205,7 @@ def choose_particles(
     dimensions: int | None,
     seed: int,
     resolved: bool = True,
+    decoder: Decoder | None = None,
 ) -> Particles:
     """Fix particles and axes.
 
@@ -197,6 +219,7 @@ def choose_particles(
         dimensions: Axes wanted, or None for as many as can be resolved, at most 8.
         seed: Of the choice among many examples.
         resolved: Whether the batches that hold no particles must resolve a diffusion in the axes.
+        decoder: The loss from the latents on; None for the rest of the network.
 
     Returns:
         The particles.
@@ -225,8 +248,8 @@ def choose_particles(
     d = min(rank, most, DIMENSIONS) if dimensions is None else min(dimensions, width)
     if d == width:  # nothing to leave out: the latents' own axes
         eye = torch.eye(width, dtype=raw.dtype, device=raw.device)
-        return found.in_axes(torch.zeros_like(mean), eye)
-    return found.in_axes(mean, axes[:, :d])
+        return replace(found, mean=torch.zeros_like(mean), basis=eye, decoder=decoder)
+    return replace(found, mean=mean, basis=axes[:, :d], decoder=decoder)
 
 
 def _settled(chosen: Chosen, site: LatentSite, moment: Moment, count: int, seed: int) -> Particles:

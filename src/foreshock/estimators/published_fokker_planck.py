@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,9 +59,10 @@ class PublishedFokkerPlanck:
     drift is from what the probe's mean gradient does to the latents.
 
     Args:
-        layer: As in `LatentFlow`, but no function: the rest of the network must be found.
+        layer: As in `LatentFlow`; a function needs a ``decoder``.
         pick: As in `LatentFlow`.
         side: As in `LatentFlow`.
+        decoder: As in `LatentFlow`.
         dimensions: Axes, at most 8 if not given.
         particles: Largest number of examples.
         examples: As in `LatentFlow`.
@@ -81,9 +83,10 @@ class PublishedFokkerPlanck:
         'published_fokker_planck'
     """
 
-    layer: str = PENULTIMATE
+    layer: str | Callable[[Any, Any], Tensor] = PENULTIMATE
     pick: Any = "auto"
     side: Literal["output", "input"] = "output"
+    decoder: Callable[[Any, Any, Tensor], Tensor] | None = None
     dimensions: int | None = None
     particles: int = 256
     examples: Examples = "auto"
@@ -131,6 +134,7 @@ class PublishedFokkerPlanck:
                 dimensions=self.dimensions,
                 seed=self.seed,
                 resolved=False,
+                decoder=self.decoder,
             )
             if self.examples == "fresh" and state is not None:
                 particles = particles.renewed(moment, self.particles, self.seed)
