@@ -61,10 +61,11 @@ class LatentFlow:
     r"""Latents of a layer as particles: drift, diffusion, density, and what follows from them.
 
     **What flows.** z_i is the layer's output for example i, the same examples all run. Each of the
-    n batch gradients g_b of the probe would move it by δz_ib = J_i δθ_b, J_i the derivative of the
-    latent (one forward-mode product a batch) and δθ_b what the optimizer makes of g_b. Their mean
-    over batches is the drift μ_i and half their covariance D_i, in units of one training step: no
-    constant is free. With the score s = ∇log ρ of the cloud, dz = μ dt + √(2D) dW has the velocity
+    n batch gradients g_b of the probe would move it by δz_ib = z_i(θ + δθ_b) − z_i(θ), δθ_b what the
+    optimizer makes of g_b: the whole step, since its second order belongs to the drift after Itô
+    (`second_order` is its size). Their mean over batches is the drift μ_i and half their covariance
+    D_i, in units of one training step. No constant is free but the batch: noise falls with its
+    size, so `batch` says what training takes. With the score s = ∇log ρ of the cloud, dz = μ dt + √(2D) dW has the velocity
     v = μ − Ds, C² = E[μ·D⁻¹μ]/E[s·Ds] and the entropy production E[v·D⁻¹v].
 
     **Read with it.** C = 1 alone is nothing; C = 1 with v = 0 (cosine 1, irreversibility 0) is
@@ -73,15 +74,16 @@ class LatentFlow:
     particles share the noise of θ, where the equation for one particle has each its own: its share
     is `common_noise`, 0 where the equation holds. Whether the score can be believed is said by
     flags, and by `kernel_ess`, `score_gap` and `stein`. Learning is no diffusion unless these say
-    so, and nothing here foretells anything.
+    so, and nothing here foretells anything. Gradients are those of evaluation mode, which batch
+    normalisation and dropout set apart from those of training.
 
     **Dimension.** D has rank n − 1 at most, so n batches give (n − 1)/3 axes: the leading principal
     axes of the first record, kept all run, 8 at most if `dimensions` is not given. More that are
     asked for are refused, as are clouds too small for a score. At 8 batches that is 2 axes; give
-    the probe 25 for 8.
+    the probe 25 for 8. A batch that particles come from gives no displacement.
 
-    **Cost.** One backward pass (shared with other observables) and one forward product a batch, a
-    forward pass, a backward pass for the loss, and a score fitted about 25 times to N points.
+    **Cost.** One backward pass (shared with other observables) and two forward passes of the N
+    particles a batch, a backward pass for the loss, and a score fitted about 25 times to N points.
 
     Args:
         layer: Name of a module, or a pattern that matches one; a function ``(model, batch) -> (N,
@@ -105,9 +107,10 @@ class LatentFlow:
             momentum has passed it on (−η/(1−β) g, −η P⁻¹g), or ``"next"``, the very next step from
             the present state of the optimizer, momentum of earlier gradients included.
         score: ``"residual"``, ``"gaussian"``, ``"mixture"`` or ``"kde"``, as in `fit_score`.
-        classes: Write ``latent/c@class3`` and the like for every class of labels with enough
-            particles (2d + 10).
-        clusters: The same for so many clusters (k-means, started from the last record's centres).
+        classes: Write ``latent/c@class3`` and the like for the 16 most frequent labels; with fewer
+            than 2d + 10 particles they say so.
+        clusters: What needs no score, for so many clusters (k-means, started from the last record's
+            centres): a cluster has an edge, where a density has no score.
         plane: Grid lines a side of the stored flux field on the first two axes; 0 for none.
         keep: Whether the latents themselves are stored.
         seed: Of particles, clusters and random directions.
@@ -229,6 +232,11 @@ class LatentFlow:
             moved = particles.moves(moment, updates)
         except ValueError as error:  # no particles, or latents that cannot be taken now
             return state, missing(str(error))
+        if self.batch and taken[0].size is None:
+            return state, missing(
+                "The size of the probe's batches cannot be read off them, so `batch` says nothing. "
+                "Leave it out, or give the probe batches of tensors."
+            )
         noise = self._noise(taken[0].size)
         scalars, arrays, state = self._measure(state, particles, raw, moved, noise, moment)
         for flag, reason in (
@@ -240,9 +248,10 @@ class LatentFlow:
 
     def _noise(self, size: int | None) -> float:
         """Variance of the gradient in training over that of the probe's batches."""
-        if self.batch is None or size is None:
-            return 1.0
-        return size / self.batch if self.batch else 0.0
+        if not self.batch:
+            return 1.0 if self.batch is None else 0.0
+        assert size is not None
+        return size / self.batch
 
     def _measure(
         self,
