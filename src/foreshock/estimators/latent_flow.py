@@ -61,12 +61,13 @@ class LatentFlow:
     r"""Latents of a layer as particles: drift, diffusion, density, and what follows from them.
 
     **What flows.** z_i is the layer's output for example i, the same examples all run. Each of the
-    n batch gradients g_b of the probe would move it by δz_ib = z_i(θ + δθ_b) − z_i(θ), δθ_b what the
-    optimizer makes of g_b: the whole step, since its second order belongs to the drift after Itô
-    (`second_order` is its size). Their mean over batches is the drift μ_i and half their covariance
-    D_i, in units of one training step. No constant is free but the batch: noise falls with its
-    size, so `batch` says what training takes. With the score s = ∇log ρ of the cloud, dz = μ dt + √(2D) dW has the velocity
-    v = μ − Ds, C² = E[μ·D⁻¹μ]/E[s·Ds] and the entropy production E[v·D⁻¹v].
+    n batch gradients g_b of the probe would move it by δz_ib = z_i(θ + δθ_b) − z_i(θ), δθ_b what
+    the optimizer makes of g_b: the whole step, since its second order belongs to the drift after
+    Itô (`second_order` is its size). Their mean over batches is the drift μ_i and half their
+    covariance D_i, in units of one training step. No constant is free but the batch: noise falls
+    with its size, so `batch` says what training takes. With the score s = ∇log ρ of the cloud,
+    dz = μ dt + √(2D) dW has the velocity v = μ − Ds, C² = E[μ·D⁻¹μ]/E[s·Ds] and the entropy
+    production E[v·D⁻¹v].
 
     **Read with it.** C = 1 alone is nothing; C = 1 with v = 0 (cosine 1, irreversibility 0) is
     equilibrium. C and the entropy production do not change under z → Az. D is pooled over
