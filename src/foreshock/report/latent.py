@@ -136,8 +136,8 @@ def _lead(run: RunData) -> str:
     where = f" Taken at: {taken}." if taken else ""
     return (
         "How the outputs of a layer move between two optimizer steps, as a cloud of particles: "
-        "drift μ and diffusion D are measured, no constant is chosen, and time is counted in "
-        f"optimizer steps.{where}"
+        "drift μ and diffusion D are measured, no constant is chosen but the batch, and time is "
+        f"counted in optimizer steps.{where}"
     )
 
 
