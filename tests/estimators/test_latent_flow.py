@@ -430,3 +430,18 @@ def test_a_decoder_of_ones_own_stands_for_the_rest_of_the_network() -> None:
         assert math.isnan(none.value) and "`layer`" in none.reason
         broken = measure(kind(layer, decoder=lambda m, b, z: z, particles=n), at).scalars[name]
         assert "must return the mean loss" in broken.reason
+
+
+def test_steps_that_rounding_hides_are_differentiated() -> None:
+    """At a rate of 1e-9 in float32 no weight moves; the drift is there to first order, flagged."""
+    n, d = 100, 2
+    model, probe = Cloud(n, d, seed=1).float(), cloud_probe(n, d)
+    rate = 1e-9
+    found = {}
+    for lr in (rate, 0.0):
+        at = moment_of(model, probe, torch.optim.SGD(model.parameters(), lr=lr * n))
+        found[lr] = measure(LatentFlow("latent", particles=n, plane=0), at).scalars["latent/drift"]
+    exact = rate * float(model.theta.detach().square().sum(1).mean().sqrt())
+    assert found[rate].low < exact < found[rate].high
+    assert found[rate].flags & Flag.BELOW_PRECISION and "first order only" in found[rate].reason
+    assert found[0.0].value == 0.0 and "Nothing moves" in found[0.0].reason

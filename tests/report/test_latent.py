@@ -222,7 +222,14 @@ def test_clouds_that_cannot_be_drawn_leave_the_page_whole(
     with make_run() as run:
         for step in range(3):
             run.append_array(step, "latent/z", cloud)
-    Page(write_report(tmp_path / "run", tmp_path / "r.html").read_text(encoding="utf-8"))
+    text = write_report(tmp_path / "run", tmp_path / "r.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert text.rstrip().endswith("</html>")
+    # The sections that follow are there, and there is no drawing of what cannot be drawn.
+    assert {a.get("id") for _tag, a in page.elements} >= {"cost", "provenance"}
+    assert "NaN" not in section(text, "provenance") and "nan" not in "".join(
+        a.get("d", "") + a.get("cx", "") for _tag, a in page.elements
+    )
 
 
 def test_actions_are_listed_and_marked_and_what_was_carried_out_is_said(

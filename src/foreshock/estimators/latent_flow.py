@@ -230,7 +230,7 @@ class LatentFlow:
                     "4 are left for a drift. Give the probe more, or `train` or `heldout` examples."
                 )
             raw = particles.raw(moment)
-            moved = particles.moves(moment, updates)
+            moved = particles.moves(moment, updates, raw)
         except ValueError as error:  # no particles, or latents that cannot be taken now
             return state, missing(str(error))
         if self.batch and taken[0].size is None:

@@ -108,7 +108,7 @@ class Particles:
         z = self.project(raw)
         return float((z - z.mean(0)).square().sum()) / total if total else math.nan
 
-    def moves(self, moment: Moment, updates: Tensor) -> Displaced:
+    def moves(self, moment: Moment, updates: Tensor, raw: Tensor) -> Displaced:
         """What each update would do to every particle: the whole step, as it would be made.
 
         z(θ + u) − z(θ), not its first order: the second one belongs to the drift after Itô, where
@@ -118,6 +118,7 @@ class Particles:
         Args:
             moment: When.
             updates: (n, P) Flat in the order of the view.
+            raw: (N, D) Latents now; their size says what rounding hides.
 
         Returns:
             The displacements.
@@ -125,9 +126,10 @@ class Particles:
         view = moment.view
         if torch.finfo(view.dtype).bits > 16:
             forward, back = (self.moved(moment, sign * updates, "step")[0] for sign in (1, -1))
-            scale = self.raw(moment).square().mean().sqrt()
+            rounding = torch.finfo(view.dtype).eps * raw.square().mean().sqrt()
             seen = forward.square().mean().sqrt()
-            if not 0 < float(seen) < ROUNDINGS * torch.finfo(view.dtype).eps * float(scale):
+            # A step that vanishes in the rounding is not one that is not made.
+            if not bool(updates.any()) or bool(seen >= ROUNDINGS * rounding):
                 return Displaced(forward, 0.5 * (forward + back).mean(0))
         values, reason = self.moved(moment, updates, "jvp")
         reason = reason or FIRST_ORDER

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from foreshock.policies.batches import ends
-from foreshock.policies.rate_rules import Bounds, RateState, want_change
+from foreshock.policies.rate_rules import Bounds, RateState, lasting_change
 from foreshock.policies.triggers import Cause, trusted
 from foreshock.types import Action, Alarm, Estimate
 
@@ -106,13 +106,9 @@ class DescentMargin:
             return state, ()
         edge = below if high < below else above
         ratio = min(max(best, 1 / self.most), self.most)
-        factor = bounds.within(state.factor * ratio)
-        if math.isclose(factor, state.factor, rel_tol=1e-12):
-            return state, ()
         reason = (
             f"the next step descends most at {best:.4g} ({low:.4g} to {high:.4g}) times the rate, "
             f"beyond {edge:.4g}, where it keeps {self.share:.0%} of that descent."
         )
         cause = Cause(self.series, best, edge, reason)
-        change = want_change(step, self.name, bounds, cause, factor=factor / state.factor)
-        return replace(state, factor=factor, last=step), (change,)
+        return lasting_change(state, step, self.name, bounds, cause, ratio)

@@ -8,7 +8,7 @@ undone. ``set_lr`` puts the standing factor to a value, ``scale_lr`` multiplies 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from foreshock.policies.resets import act
 from foreshock.policies.triggers import Cause
@@ -150,3 +150,26 @@ def want_change(
         "steps": float(steps),
     }
     return act(step, policy, "scale_lr", numbers, what, cause)
+
+
+def lasting_change(
+    state: RateState, step: int, policy: str, bounds: Bounds, cause: Cause, ratio: float
+) -> tuple[RateState, tuple[Action, ...]]:
+    """A change of the standing factor for good, as much of it as the bounds leave.
+
+    Args:
+        state: With the factor as the rule knows it.
+        step: Optimizer step.
+        policy: Name of the policy.
+        bounds: The standing factor is kept within them.
+        cause: Why.
+        ratio: By how much.
+
+    Returns:
+        The next state, and the action of kind ``scale_lr``, or none if a bound was reached before.
+    """
+    factor = bounds.within(state.factor * ratio)
+    if math.isclose(factor, state.factor, rel_tol=1e-12):
+        return state, ()
+    action = want_change(step, policy, bounds, cause, factor=factor / state.factor)
+    return replace(state, factor=factor, last=step), (action,)

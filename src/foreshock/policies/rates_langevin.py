@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from foreshock.policies.rate_rules import Bounds, RateState, at_least, want_change
+from foreshock.policies.rate_rules import (
+    Bounds,
+    RateState,
+    at_least,
+    lasting_change,
+    want_change,
+)
 from foreshock.policies.triggers import Cause, trusted
 from foreshock.stats.published import adaptive_lr_langevin, alert_langevin
 from foreshock.types import Action, Alarm, Estimate
@@ -76,7 +81,7 @@ class LangevinRate:
         side = "below" if ratio > 1 else "above"
         reason = f"{self.series} is {c:.4g}, {side} {edge:g}."
         cause = Cause(self.series, c, edge, reason)
-        return _step_by(state, step, self.name, self._bounds(), cause, ratio)
+        return lasting_change(state, step, self.name, self._bounds(), cause, ratio)
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ class LangevinReduce:
         if c is None or c >= 1 or self._bounds().resting(state.last, step):
             return state, ()
         cause = Cause(self.series, c, 1.0, f"{self.series} is {c:.4g}, below 1.")
-        return _step_by(state, step, self.name, self._bounds(), cause, self.factor)
+        return lasting_change(state, step, self.name, self._bounds(), cause, self.factor)
 
 
 @dataclass(frozen=True)
@@ -226,14 +231,3 @@ class LangevinBoost:
         cause = Cause(self.series, c, 2.0, reason)
         action = want_change(step, self.name, bounds, cause, factor=self.factor, steps=self.steps)
         return replace(state, last=step), (action,)
-
-
-def _step_by(
-    state: RateState, step: int, policy: str, bounds: Bounds, cause: Cause, ratio: float
-) -> tuple[RateState, tuple[Action, ...]]:
-    """A lasting change, as much of it as the bounds leave."""
-    factor = bounds.within(state.factor * ratio)
-    if math.isclose(factor, state.factor, rel_tol=1e-12):
-        return state, ()
-    action = want_change(step, policy, bounds, cause, factor=factor / state.factor)
-    return replace(state, factor=factor, last=step), (action,)
