@@ -125,8 +125,8 @@ def test_ornstein_uhlenbeck_latents_read_their_closed_forms(tmp_path: Path, d: i
             half = max(found.high - found.value, found.value - found.low)
             assert abs(found.value - exact) <= 2 * half, (name, step, found, exact)
             assert not found.flags, (name, step, found)
-    # They are not independent (the same cloud, four times): 95 % within a wide binomial margin.
-    assert held >= 0.8 * asked, (held, asked)
+    # They are not independent (the same cloud, four times), so the margin is wider than binomial.
+    assert held >= 0.9 * asked, (held, asked)
     bound = recorded.series("latent/entropy_production_bound")
     for i, step in enumerate(bound.step.tolist()):
         assert bound.low[i] <= closed_forms(step, d)["latent/entropy_production"]
