@@ -1,105 +1,71 @@
 """Policies on real training: each against constant, cosine and tuned rates, at one budget.
 
 ``foreshock bench policies --jobs 2`` trains a perceptron on scikit-learn's digits and a character
-model on source text. Every arm has the same budget in *units*: one update at the base batch is one
-unit, an update at another batch its share of examples, and a measurement the ``price`` of its
-observables, so that what a policy measures is taken from what it may train.
+model on source text, every arm through `attach(policies=..., dry_run=False)`, with the same budget
+in *units*: one update at the base batch is one unit, an update at another batch its share of
+examples, and a measurement the nominal ``price`` of its observable in training steps (what it
+costs of a large model; of these small ones it takes more time, see the column of seconds).
 
 1. Development seeds: every arm at each of 9 rates, a log grid over two decades; each arm keeps the
-   rate with the least mean held-out loss. Policies take their base rate from the same grid.
+   rate with the least mean validation loss. Policies take their base rate from the same grid.
 2. Test seeds, never used in 1, and examples that 1 never looked at: every arm at its own rate, and
    constant and cosine at the middle of the grid, where nobody has tuned. Differences are paired by
-   seed (initial weights, order of the batches), with Student's interval.
+   seed (initial weights, order of the batches), with Student's interval and Holm's p over the arms
+   of a column. They speak of other seeds, not of other test examples.
 
-Results go to a file of JSON lines as they come, keyed by everything that makes them: run it again
-to go on. A run that diverges has twice the loss of a uniform guess. The table is printed as
-it falls out. A batch is only ever advised; here the loop follows.
+A placebo measures, pays, and does nothing: the column beside it is what *acting* did. "As written"
+is a rule on published numbers without flags; the same rule without these words sees the flags of
+the signal and the noise and does nothing on a flagged one.
+
+Results go to a file of JSON lines as they come, keyed by everything that makes them, the code of
+arms and policies included: run it again to go on. A run that diverges has twice the loss of a
+uniform guess. The table is printed as it falls out. A batch is only ever advised; here the loop
+follows.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import multiprocessing
 import statistics
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from scipy.stats import ttest_rel
+from torch import Tensor
 from torch.nn import functional
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the parts, where this file is run by its path
+
+import foreshock.policies
+from benchmarks.policies_parts.arms import ARMS, BATCH, PROBES, Paid, Purse, observable
+from benchmarks.policies_parts.tasks import TASKS, TEST_SEEDS, data, loss_of
 from foreshock import Probe, attach
-from foreshock.estimators import Descent, GradientNoise
-from foreshock.policies import (
-    Council,
-    DescentMargin,
-    Guarded,
-    LangevinRate,
-    LangevinReduce,
-    NoiseScaleBatch,
-    PhaseRate,
-    PoissonRate,
-    PublishedEarlyStop,
-    TargetBatch,
-    TurnsUp,
-    WeightReset,
-)
-from foreshock.policies.apply import Applier
-from foreshock.policies.apply_rate import Rates, scale_lr, set_lr
-from foreshock.stats.published import c_langevin, c_signal, i_signal, p_signal
 from foreshock.stats.sample import mean_interval
-from foreshock.types import Alarm, Estimate, Observable, Policy
 
-BATCH = 64
-PROBES = 8
 POINTS = 9
-TASKS = ("digits", "characters")
-#: Optimizer and the middle of the grid of each task.
-SETTINGS = {"digits": ("sgd", 0.5), "characters": ("adamw", 3e-3)}
-#: What a policy reads by name, and from which observable it is made.
-NOISE, MARGIN = "noise", "descent"
-VERSION = 2
-#: Seeds below it choose rates by the validation examples; from it on the test examples judge.
-TEST_SEEDS = 100
 
 
-@dataclass(frozen=True)
-class Arm:
-    """A way to train: a schedule, or a policy on a constant rate, and what it has to measure."""
-
-    name: str
-    policy: Callable[[], Policy] | None = None
-    measures: tuple[str, ...] = ()
-    cosine: bool = False
-
-
-ARMS = {
-    arm.name: arm
-    for arm in (
-        Arm("constant"),
-        Arm("cosine", cosine=True),
-        Arm("phase_rate", PhaseRate, (NOISE,)),
-        Arm("langevin_rate", LangevinRate, (NOISE,)),
-        Arm("langevin_reduce", LangevinReduce, (NOISE,)),
-        Arm("descent_margin", DescentMargin, (MARGIN,)),
-        Arm("published_early_stop", PublishedEarlyStop, (NOISE,)),
-        Arm(
-            "reset_when_c_turns",
-            lambda: Guarded(WeightReset(on=TurnsUp("published/c_signal", 0.5)), most=5),
-            (NOISE,),
-        ),
-        Arm("reset_poisson", lambda: Guarded(WeightReset(on=PoissonRate(0.003)), most=5)),
-        Arm("target_batch", lambda: TargetBatch(BATCH, most=1024), (NOISE,)),
-        Arm("noise_scale_batch", lambda: NoiseScaleBatch(BATCH, most=1024), (NOISE,)),
-    )
-}
+@cache
+def code() -> str:
+    """Digest of what makes a result beside the numbers of its job."""
+    here = Path(__file__)
+    parts = [here, *here.with_name("policies_parts").glob("*.py")]
+    parts += Path(foreshock.policies.__file__).parent.glob("*.py")
+    return sha256(b"".join(part.read_bytes() for part in sorted(parts))).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -112,121 +78,27 @@ class Job:
     seed: int
     units: int
     every: int
+    code: str
 
     @property
     def key(self) -> str:
         """The name under which its result is kept."""
-        return json.dumps([VERSION, *asdict(self).values()])
-
-
-class Tap:
-    """A sink that keeps the values of the last complete steps until they are fetched."""
-
-    def __init__(self) -> None:
-        self._rows: list[tuple[int, dict[str, Estimate]]] = []
-
-    def write(self, step: int, values: Mapping[str, Estimate]) -> None:
-        """Keep a step."""
-        self._rows.append((step, dict(values)))
-
-    def alarm(self, alarm: Alarm) -> None:
-        """No detector is attached."""
-
-    def take(self) -> list[tuple[int, dict[str, Estimate]]]:
-        """What has come since."""
-        rows, self._rows = self._rows, []
-        return rows
-
-
-# ---------------------------------------------------------------- tasks
-
-
-@dataclass(frozen=True)
-class Data:
-    """Training and judging examples, a fresh model, and the number of classes."""
-
-    x: Tensor
-    y: Tensor
-    judge: tuple[Tensor, Tensor]
-    model: nn.Module
-    classes: int
-
-
-def data(task: str, seed: int) -> Data:
-    """A task at a seed: the split in three is fixed, the weights are the seed's."""
-    last = seed >= TEST_SEEDS
-    if task == "digits":
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        x = torch.tensor(digits.data / 16.0, dtype=torch.float32)
-        y = torch.tensor(digits.target)
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-        x, y = x[order], y[order]
-        torch.manual_seed(seed)
-        model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-        held = slice(1500, None) if last else slice(1200, 1500)
-        return Data(x[:1200], y[:1200], (x[held], y[held]), model, 10)
-    from foreshock.experiments.character_policy import (
-        CHARACTERS,
-        CONTEXT,
-        CharacterPolicy,
-        encode,
-        source_lines,
-    )
-
-    windows = encode("\n" * CONTEXT + "".join(source_lines()[:4000])).unfold(0, CONTEXT + 1, 1)
-    # Whole stretches of text: a window of one part shares no character with another part.
-    cut = int(0.9 * len(windows))
-    held = windows[cut + CONTEXT :][4000 + CONTEXT if last else 0 :][:4000]
-    torch.manual_seed(seed)
-    return Data(
-        windows[:cut, :-1],
-        windows[:cut, -1],
-        (held[:, :-1], held[:, -1]),
-        CharacterPolicy(),
-        len(CHARACTERS),
-    )
-
-
-def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Cross-entropy of a batch."""
-    return functional.cross_entropy(model(batch[0]), batch[1])
+        return json.dumps([*asdict(self).values()])
 
 
 # ---------------------------------------------------------------- one run
 
 
-def published(values: dict[str, Estimate], dimension: int) -> dict[str, Estimate]:
-    """What the documents compute, from the unbiased signal and the noise of the same gradients.
-
-    |m|^2 = U + V/n is their plug-in signal; D of "langevin" is V/(2 d).
-    """
-    signal, noise = values.get("grad/signal"), values.get("grad/noise")
-    if signal is None or noise is None or not math.isfinite(signal.value + noise.value):
-        return values
-    square, v = signal.value + noise.value / PROBES, noise.value
-    # Two gradients in one dimension with this mean and variance, for the listing itself.
-    pair = [[math.sqrt(square) - math.sqrt(v / 2)], [math.sqrt(square) + math.sqrt(v / 2)]]
-    c = c_signal(np.array(pair))
-    found = {
-        "published/c_signal": c,
-        "published/p_signal": p_signal(c),
-        "published/i_placeholder_signal": i_signal(p_signal(c)),
-        "published/c_langevin": c_langevin(square, v / 2 / dimension, dimension),
-    }
-    return values | {name: Estimate.plain(x) for name, x in found.items()}
-
-
 def trial(job: Job) -> dict[str, Any]:
     """Train once; nothing of it depends on anything but the job."""
     torch.set_num_threads(1)
+    # A run whose monitor gave up, or switched something off, is no result: the log says it.
+    failed: list[str] = []
+    logging.getLogger("foreshock").addFilter(lambda told: failed.append(told.getMessage()) or True)
+    began = time.process_time()
     arm, task = ARMS[job.arm], data(job.task, job.seed)
-    model, kind = task.model, SETTINGS[job.task][0]
-    make = torch.optim.SGD if kind == "sgd" else torch.optim.AdamW
-    optimizer = make(model.parameters(), lr=job.lr)
-    rates, applier = Rates(optimizer, alone=True), Applier(model, optimizer, job.seed)
-    council = Council([] if arm.policy is None else [arm.policy()])
+    model = task.model
+    optimizer = TASKS[job.task].optimizer(model.parameters(), lr=job.lr)
     draw = torch.Generator().manual_seed(1000 + job.seed)
     looks = torch.Generator().manual_seed(2000 + job.seed)
 
@@ -234,62 +106,53 @@ def trial(job: Job) -> dict[str, Any]:
         rows = torch.randint(len(task.x), (size,), generator=generator)
         return task.x[rows], task.y[rows]
 
-    chosen: list[Observable] = []
-    chosen += [GradientNoise()] if NOISE in arm.measures else []
-    chosen += [Descent(window=16)] if MARGIN in arm.measures else []
-    prices = sum(one.price for one in chosen)
-    tap, watch = Tap(), None
+    purse, size, step = Purse(float(job.units)), BATCH, 0
+    measured = observable(arm.measures, sum(p.numel() for p in model.parameters()))
     probe = Probe(loss=loss_of, batches=lambda _: [batch(BATCH, looks) for _ in range(PROBES)])
-    dimension = sum(p.numel() for p in model.parameters())
-    size, spent, step, acted, stopped = BATCH, 0.0, 0, 0, False
-    with tempfile.TemporaryDirectory() as folder:
-        if chosen:
-            watch = attach(model, optimizer, run=Path(folder) / "r", probe=probe,
-                           observables=chosen, every=job.every, sinks=[tap])  # fmt: skip
-        while spent < job.units and not stopped:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        attach(
+            model,
+            optimizer,
+            run=Path(folder) / "run",
+            probe=probe,
+            observables=[] if measured is None else [Paid(measured, purse)],
+            every=job.every,
+            policies=[] if arm.policy is None else [arm.policy(job.seed)],
+            dry_run=arm.policy is None,
+        ) as watch,
+    ):
+        while purse.left > 0 and not watch.should_stop:
             if arm.cosine:
-                share = spent / job.units
+                share = 1 - purse.left / job.units
                 optimizer.param_groups[0]["lr"] = job.lr * (1 + math.cos(math.pi * share)) / 2
-            price = prices if watch is not None and step % job.every == 0 else 0.0
-            if watch is not None and spent + price + size / BATCH > job.units:
-                watch.close()  # what is left of the budget pays no measurement
-                watch, price = None, 0.0
             optimizer.zero_grad()
-            value = loss_of(model, batch(size, draw))
-            value.backward()
+            loss = loss_of(model, batch(size, draw))
+            loss.backward()
             optimizer.step()
-            spent += size / BATCH + price
-            rows = tap.take() if chosen else [(step, {})]
-            for at, values in rows:
-                for action in council.feed(at, published(values, dimension), []):
-                    acted += 1
-                    if action.kind == "scale_lr":
-                        scale_lr(rates, action)
-                    elif action.kind == "set_lr":
-                        set_lr(rates, action)
-                    elif action.kind == "advise_batch":
-                        size = int(float(action.arguments["batch"]))
-                    elif action.kind == "stop":
-                        stopped = True
-                    elif not applier.apply(action).applied:
-                        raise RuntimeError(f"{job.key}: {action}")
+            watch.log(loss=loss)
+            purse.left -= size / BATCH
+            size = int(watch.advised_batch or size)
             step += 1
-        if watch is not None:
-            watch.close()
-    with torch.no_grad():
-        logits = model.eval()(task.judge[0])
+        with torch.no_grad():
+            logits = model(task.judge[0])
+        stopped = watch.should_stop
     held = float(functional.cross_entropy(logits, task.judge[1]))
     worst = 2 * math.log(task.classes)
+    if any("failed" in text or "stopped watching" in text for text in failed):
+        raise RuntimeError(f"{job.key}: {failed}")
+    done = [action for action in watch.actions if action.applied]
     return {
         "key": job.key,
         "loss": min(held, worst) if math.isfinite(held) else worst,
         "accuracy": float((logits.argmax(1) == task.judge[1]).float().mean()),
         "steps": step,
-        "spent": spent,
-        "actions": acted,
-        "factor": rates.factor,
+        "spent": job.units - purse.left,
+        "actions": len(done),
+        "refused": len(watch.actions) - len(done),
         "batch": size,
         "stopped": stopped,
+        "seconds": time.process_time() - began,
     }
 
 
@@ -324,43 +187,74 @@ def tuned(task: str, arm: str, options: argparse.Namespace, kept: dict[str, Any]
     """The rate of the least mean loss on the development seeds."""
     means = {
         lr: statistics.mean(
-            kept[Job(task, arm, lr, seed, options.units, options.every).key]["loss"]
+            kept[job(task, arm, lr, seed, options).key]["loss"]
             for seed in range(options.development)
         )
-        for lr in grid(SETTINGS[task][1], options.points)
+        for lr in grid(TASKS[task].middle, options.points)
     }
     return min(means, key=lambda lr: means[lr])
 
 
-def paired(ours: list[float], theirs: list[float]) -> str:
-    """Mean difference by seed with its interval."""
-    found = mean_interval([a - b for a, b in zip(ours, theirs, strict=True)])
-    return f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+def job(task: str, arm: str, lr: float, seed: int, options: argparse.Namespace) -> Job:
+    """A run at the budget of its task."""
+    units = max(50, int(TASKS[task].units * options.share))
+    return Job(task, arm, lr, seed, units, TASKS[task].every, code())
 
 
-def table(task: str, rows: dict[str, tuple[float, list[dict[str, Any]]]]) -> None:
-    """One task; negative differences are for the arm."""
-    print(f"\n{task}: held-out loss at one budget, and paired differences (negative is better)")
-    names = ("tuned constant", "tuned cosine", "untuned cosine")
-    print(f"  {'arm':24}{'rate':>9}{'loss':>8}{'steps':>7}{'spent':>7}{'acts':>6}{'at edge':>9}  "
-          + "  ".join(f"- {name:26}" for name in names))  # fmt: skip
-    against = {
-        "tuned constant": rows["constant"][1],
-        "tuned cosine": rows["cosine"][1],
-        "untuned cosine": rows["untuned cosine"][1],
+def holm(p: list[float]) -> list[float]:
+    """Holm's adjusted p values; nan stays nan and is not counted."""
+    order = [int(i) for i in np.argsort(p) if not math.isnan(p[int(i)])]
+    adjusted, highest = [math.nan] * len(p), 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p[i]))
+        adjusted[i] = highest
+    return adjusted
+
+
+Rows = dict[str, tuple[float, list[dict[str, Any]]]]
+
+
+def column(rows: Rows, against: dict[str, str]) -> dict[str, str]:
+    """Paired differences of every row from another, with intervals and Holm's p."""
+    names = [name for name in rows if against.get(name) and against[name] != name]
+    pairs = {
+        name: [[one["loss"] for one in rows[row][1]] for row in (name, against[name])]
+        for name in names
     }
-    middle = SETTINGS[task][1]
+    same = {name for name, (ours, theirs) in pairs.items() if ours == theirs}
+    p = holm([math.nan if n in same else float(ttest_rel(*pairs[n]).pvalue) for n in names])
+    told = {}
+    for name, one in zip(names, p, strict=True):
+        if name in same:
+            told[name] = "the same runs"
+            continue
+        found = mean_interval(np.subtract(*pairs[name]))
+        told[name] = f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}] p {one:.2g}"
+    return told
+
+
+def table(task: str, rows: Rows) -> None:
+    """One task; negative differences are for the arm."""
+    placebo = {name: ARMS[name].placebo if name in ARMS else "" for name in rows}
+    columns = {
+        "- tuned constant": column(rows, dict.fromkeys(rows, "constant")),
+        "- tuned cosine": column(rows, dict.fromkeys(rows, "cosine")),
+        "- same measurement, no action": column(rows, placebo),
+    }
+    print(f"\n{task}: test loss at one budget; paired differences, negative is better")
+    print(f"  {'arm':28}{'rate':>8}{'at edge':>8}{'loss':>8}{'steps':>6}{'acts':>6}{'CPU s':>7}  "
+          + "  ".join(f"{name:36}" for name in columns))  # fmt: skip
     for name, (lr, found) in rows.items():
-        losses = [one["loss"] for one in found]
         mean = {
-            key: statistics.mean(one[key] for one in found) for key in ("steps", "spent", "actions")
+            key: statistics.mean(one[key] for one in found)
+            for key in ("loss", "steps", "actions", "seconds")
         }
-        edge = "yes" if abs(math.log10(lr / middle)) > 0.999 else ""
-        text = "  ".join(
-            f"{paired(losses, [one['loss'] for one in other]):28}" for other in against.values()
-        )
-        numbers = f"{mean['steps']:7.0f}{mean['spent']:7.0f}{mean['actions']:6.1f}{edge:>9}"
-        print(f"  {name:24}{lr:9.3g}{statistics.mean(losses):8.4f}{numbers}  {text}", flush=True)
+        edge = "yes" if abs(math.log10(lr / TASKS[task].middle)) > 0.999 else ""
+        acts = f"{mean['actions']:.1f}" if name in ARMS and ARMS[name].policy else ""
+        print(f"  {name:28}{lr:8.3g}{edge:>8}{mean['loss']:8.4f}{mean['steps']:6.0f}{acts:>6}"
+              f"{mean['seconds']:7.2f}  "
+              + "  ".join(f"{told.get(name, ''):36}" for told in columns.values()),
+              flush=True)  # fmt: skip
 
 
 def main() -> None:
@@ -370,47 +264,43 @@ def main() -> None:
     )
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--arms", default=",".join(ARMS))
-    parser.add_argument("--units", type=int, default=1500, help="budget of a run")
-    parser.add_argument("--every", type=int, default=50, help="steps between measurements")
+    parser.add_argument("--share", type=float, default=1.0, help="of each task's budget")
     parser.add_argument("--points", type=int, default=POINTS, help="of the grid of rates")
     parser.add_argument("--development", type=int, default=3, help="seeds 0, 1, ...")
-    parser.add_argument("--seeds", type=int, default=10, help="test seeds 100, 101, ...")
+    parser.add_argument("--seeds", type=int, default=20, help="test seeds 100, 101, ...")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("policies.jsonl"))
     parser.add_argument("--quick", action="store_true", help="a few minutes, says nothing")
     options = parser.parse_args()
     if options.quick:
-        options.units, options.points, options.development, options.seeds = 300, 3, 1, 2
+        options.share, options.points, options.development, options.seeds = 0.2, 3, 1, 2
     kept: dict[str, Any] = {}
     if options.out.exists():
         for line in options.out.read_text(encoding="utf-8").splitlines():
             result = json.loads(line)
             kept[result["key"]] = result
-    arms = list(dict.fromkeys(["constant", "cosine", *options.arms.split(",")]))
+    basic = ["constant", "cosine", "placebo_noise", "placebo_descent"]
+    arms = list(dict.fromkeys([*basic, *options.arms.split(",")]))
     tasks = options.tasks.split(",")
-
-    def job(task: str, arm: str, lr: float, seed: int) -> Job:
-        return Job(task, arm, lr, seed, options.units, options.every)
-
     develop = [
-        job(task, arm, lr, seed)
+        job(task, arm, lr, seed, options)
         for task in tasks
         for arm in arms
-        for lr in grid(SETTINGS[task][1], options.points)
+        for lr in grid(TASKS[task].middle, options.points)
         for seed in range(options.development)
     ]
     carry_out(develop, kept, options.out, options.jobs)
     ways = {
         task: {arm: (arm, tuned(task, arm, options, kept)) for arm in arms}
-        | {f"untuned {arm}": (arm, SETTINGS[task][1]) for arm in ("constant", "cosine")}
+        | {f"untuned {arm}": (arm, TASKS[task].middle) for arm in ("constant", "cosine")}
         for task in tasks
     }
     seeds = range(TEST_SEEDS, TEST_SEEDS + options.seeds)
-    final = [job(t, *way, s) for t in tasks for way in ways[t].values() for s in seeds]
+    final = [job(t, *way, s, options) for t in tasks for way in ways[t].values() for s in seeds]
     carry_out(final, kept, options.out, options.jobs)
     for task in tasks:
         rows = {
-            name: (way[1], [kept[job(task, *way, seed).key] for seed in seeds])
+            name: (way[1], [kept[job(task, *way, seed, options).key] for seed in seeds])
             for name, way in ways[task].items()
         }
         table(task, rows)

@@ -1,0 +1,1 @@
+"""Tasks and arms of ``foreshock bench policies``."""
