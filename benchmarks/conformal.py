@@ -81,9 +81,10 @@ def main() -> None:
             z = -z if side == "below" else z
             rates.append(float((z.max(1) > one.threshold).mean()))
         scores = options.calibration - options.calibration // 3
+        least, low, high = options.alpha - 1 / (scores + 1), *np.quantile(rates, [0.05, 0.95])
         print(f"{'':26} over {options.splits} random splits: mean {np.mean(rates):.4f} (theorem: "
-              f"{options.alpha - 1 / (scores + 1):.4f} to {options.alpha:.4f}), 5 to 95 % of splits "
-              f"{np.quantile(rates, 0.05):.3f} to {np.quantile(rates, 0.95):.3f}")  # fmt: skip
+              f"{least:.4f} to {options.alpha:.4f}), 5 to 95 % of them {low:.3f} to {high:.3f}",
+              flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
