@@ -69,6 +69,24 @@ def digits(kind: str, seed: int, steps: int = 1500) -> Array:
     return losses
 
 
+def small_batches(batch: int, rate: float, seed: int, steps: int = 5000) -> Array:
+    """The MLP of `digits` on one digit or a few at a time, far into what it knows by heart."""
+    torch.manual_seed(seed)
+    images, labels = digits_data()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    generator = torch.Generator().manual_seed(seed)
+    losses = np.empty(steps)
+    for step in range(steps):
+        chosen = torch.randint(len(images), (batch,), generator=generator)
+        loss = functional.cross_entropy(model(images[chosen]), labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses[step] = loss.item()
+    return losses
+
+
 def characters(seed: int, steps: int = 1500) -> Array:
     """The character model of `foreshock.experiments.character_policy`, trained anew."""
     torch.manual_seed(seed)
@@ -98,6 +116,8 @@ REAL: dict[str, tuple[Callable[[int], Array], int]] = {
     "p59 null:decay": (lambda seed: grokked("p59", "decay", seed), 4),
     "digits MLP": (lambda seed: digits("mlp", seed), 8),
     "digits CNN": (lambda seed: digits("cnn", seed), 5),
+    "digits MLP, batch 16": (lambda seed: small_batches(16, 5e-3, seed), 8),
+    "digits MLP, batch 1": (lambda seed: small_batches(1, 1e-3, seed), 8),
     "characters": (characters, 8),
 }
 UNSEEN = ("characters",)
@@ -120,7 +140,7 @@ def planted_in(losses: Array) -> dict[str, tuple[Array, int]]:
     at = 6 * len(losses) // 10
     since = np.arange(len(losses)) - at
     held = (since >= 0) & (since < 30)
-    logs = np.log(losses)
+    logs = np.log(np.maximum(losses, 1e-12))  # one digit that is known may cost nothing at all
     level = median_filter(logs, 21)
     grown = logs - level + level[at] + since / 100
     return {

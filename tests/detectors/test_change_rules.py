@@ -218,3 +218,26 @@ def test_slowing_finds_growing_fluctuations_and_not_shrinking_ones() -> None:
 def test_bad_arguments_are_refused_with_a_sentence(rule, words) -> None:
     with pytest.raises(ValueError, match=words):
         rule()
+
+
+@pytest.mark.parametrize(
+    ("rule", "wild"),
+    # The mean of EWMA forgets by a tenth a value: 1e20 in 450, 1e160 not within this series.
+    [(EWMA, 1e20), *((r, w) for r in (CUSUM, PageHinkley, ChangePoint) for w in (1e20, 1e160))],
+)
+def test_one_wild_value_does_not_blind(rule: type, wild: float) -> None:
+    # On the side that is harmless to the rule; a fall by eight deviations comes a thousand later.
+    x = np.random.default_rng(0).standard_normal(3000)
+    x[1500:] -= 8
+    x[500] = wild
+    found = [alarm.step for alarm in run(rule("loss", "down"), x.tolist())]
+    assert any(1500 <= step < 1600 for step in found)
+
+
+@pytest.mark.parametrize("rule", [CUSUM(), EWMA(), PageHinkley(), ChangePoint(), CriticalSlowing()])
+def test_rounding_is_no_noise(rule: Detector) -> None:
+    # A loss of 1 in float32 whose last bit flickers, for a while always.
+    bits = np.random.default_rng(1).integers(0, 2, 3000)
+    if not isinstance(rule, ChangePoint):  # it learns the flicker and sees its end
+        bits[2000:] = 2
+    assert run(rule, (1 + 2.0**-23 * bits).tolist()) == []

@@ -60,6 +60,15 @@ def test_it_fires_once_names_the_series_and_is_silent_outside() -> None:
     assert [a.step for a in again] == [40]
 
 
+def test_infinity_is_beyond_every_threshold_on_the_side_that_counts() -> None:
+    rule = ConformalAlarm(SAFE)
+    (alarm,) = run(rule, [(10, {"reward/kl": math.inf})])
+    assert alarm.value == math.inf and "reward/kl is inf" in alarm.reason
+    assert run(rule, [(10, {"reward/kl": -math.inf, "reward/entropy": math.inf})]) == []
+    (alarm,) = run(rule, [(10, {"reward/kl": math.nan, "reward/entropy": -math.inf})])
+    assert alarm.series == "reward/entropy"
+
+
 def test_more_looks_than_were_calibrated_are_no_more_false_alarms() -> None:
     # Calibrated at 10 of 100 steps, logged at all: 1 - 38/40 = 1/20 of fresh runs, as on the grid.
     # 30 repeats of 20 fresh runs share a threshold, which spreads their rate by Beta(2, 38)'s .034:
@@ -91,7 +100,7 @@ def test_it_sees_what_the_calibration_saw() -> None:
 def test_a_file_is_read_back_bit_by_bit_and_resolves(tmp_path: Path) -> None:
     path = tmp_path / "safe.json"
     odd = Calibration(("x",), ("both",), (0, 7), ((0.1, 1 / 3),), ((1e-300, 2.0),), 0.1, 0.05,
-                      ("a",), ("b", "c"), ("nats",), "0f" * 6, "{}")  # fmt: skip
+                      ("a",), ("b", "c"), ("nats",), "0f" * 6, "{}", ("Odd.",))  # fmt: skip
     odd.save(path)
     assert Calibration.load(path) == odd
     assert resolve(f"conformal:{path}") == ConformalAlarm(odd) == ConformalAlarm.load(path)

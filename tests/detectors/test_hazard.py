@@ -111,14 +111,15 @@ def test_small_probabilities_are_not_rounded_to_0() -> None:
 
 def test_the_file(tmp_path: Path) -> None:
     path = tmp_path / "f.json"
-    clock = Hazard("onset", 40, TERMS[:2], (0.1, 1 / 3, -2e-17), runs=("a", "b"), basis="why")
+    clock = Hazard("onset", 40, TERMS[:2], (0.1, 1 / 3, -2e-17), runs=("a", "b"),
+                   setups=("0f",), versions="{}", basis="why")  # fmt: skip
     save_forecasters(path, {"forecast": RULE, "clock": clock})
     assert load_forecasters(path) == {"forecast": RULE, "clock": clock}  # every bit
     assert Hazard.load(path) == RULE
     assert resolve(f"forecast:{path}") == ForecastAlarm(RULE)
     content = json.loads(path.read_text())
     for change, sentence in (
-        ({"version": 2}, "has version 2 of the format"),
+        ({"version": 1}, "has version 1 of the format"),
         ({"format": "else"}, "is no forecaster"),
         ({"forecasters": {"clock": {}}}, "is damaged"),
         ({"forecasters": {"forecast": {"event": "onset"}}}, "is damaged"),
@@ -140,11 +141,60 @@ def test_the_alarm_needs_two_in_a_row_and_fires_once() -> None:
     for t, x in enumerate([2, 0, 2, math.nan, 2, 2, 0, 2, 2]):
         state, alarm = rule.update(state, t, {"x": Estimate.exact(float(x))})
         fired += [alarm] if alarm else []
-    # A nan is carried forward: the probability at step 3 is that of step 2, the second in a row.
+    # A nan is no reading: the one of step 2 counts once, and the second in a row is that of step 4.
     (one,) = fired
-    assert (one.step, one.series) == (3, "P(onset within 100)")
+    assert (one.step, one.series) == (4, "P(onset within 100)")
     assert one.value == pytest.approx(logistic(2.0), rel=1e-12)
     assert "within 100 steps is 0.88, above 0.8 at 2 updates in a row" in one.reason
+
+
+def test_one_reading_counts_once() -> None:
+    # Another series, the clock or a value that is missing brings no news of x.
+    terms = (Term("step", location=10.0), Term("x"), Term("loss"))
+    rule = ForecastAlarm(Hazard("onset", 100, terms, (0.0, 0.1, 1.0, 0.0)))
+    state, fired = rule.init(), []
+    rows = [{"x": 3.0, "loss": 1.0}, {"x": math.nan, "loss": 1.0}, {"loss": 1.0}, {"x": 3.0}]
+    for t, row in enumerate(rows):
+        state, alarm = rule.update(state, t, {n: Estimate.exact(v) for n, v in row.items()})
+        fired += [alarm] if alarm else []
+    assert [alarm.step for alarm in fired] == [3]
+
+
+def test_more_readings_than_the_fit_had_change_nothing() -> None:
+    # A slope of readings ten steps apart; the same path logged at every step, beside noise between.
+    terms = (Term("x"), Term("x", "slope", scale=0.01))
+    rule = Hazard("onset", 50, terms, (-2.0, 1.0, 1.0), cadence=(10,))
+    rng = np.random.default_rng(1)
+    x = np.cumsum(rng.standard_normal(200)) / 10
+    often, rarely = rule.init(), rule.init()
+    for t in range(200):
+        often, p = rule.update(often, t, {"x": Estimate(x[t])})
+        if t % 10 == 0:
+            rarely, q = rule.update(rarely, t, {"x": Estimate(x[t])})
+            assert p == q and math.isfinite(p.value)
+    # A slope of five readings in a row is another number.
+    naive, apart = Hazard("onset", 50, terms, (-2.0, 1.0, 1.0)), 0.0
+    state, often = naive.init(), rule.init()
+    for t in range(200):
+        state, p = naive.update(state, t, {"x": Estimate(x[t])})
+        often, q = rule.update(often, t, {"x": Estimate(x[t])})
+        apart = max(apart, abs(p.value - q.value))
+    assert apart > 0.5
+    # Readings that are more than twice as rare are refused, in words.
+    state = rule.init()
+    for t in range(0, 200, 25):
+        state, p = rule.update(state, t, {"x": Estimate(0.0)})
+    assert math.isnan(p.value)
+    assert p.basis == "x comes every 25 steps; the forecaster was fitted on one every 10."
+
+
+def test_a_step_that_does_not_grow_is_no_reading() -> None:
+    rule = Hazard("e", 50, (Term("x"), Term("x", "slope"), TERMS[0]), (0.0, 1.0, 1.0, 0.0))
+    state = rule.init()
+    for t in (10, 10, 10, 9, -1):
+        state, p = rule.update(state, t, {"x": Estimate(1.0)})
+        assert p.value == pytest.approx(logistic(1.0), rel=1e-12)
+    assert len(state.readings[0]) == 1
 
 
 def test_published_numbers_as_probabilities() -> None:
@@ -168,6 +218,7 @@ def test_published_numbers_as_probabilities() -> None:
         (lambda: Hazard("e", 10, TERMS, (0.0,)), "of 8 terms needs 9 coefficients"),
         (lambda: Hazard("e", 10, (), (0.0,), ((1.0, 2.0),)), "needs 1 coefficients"),
         (lambda: Hazard("e", 10, (), (math.nan,)), "must be finite"),
+        (lambda: Hazard("e", 9, (), (0.0,), cadence=(1,)), "one for each of 0 series, or none"),
         (lambda: Hazard("e", 0, (), (0.0,)), "`within` of `Hazard` must be at least 1. Got 0"),
         (lambda: Term("x", "mean"), "must be one of last, slope, square, missing. Got 'mean'"),  # type: ignore[arg-type]
         (lambda: Term("x", scale=0.0), "positive `scale`. Got 0.0 and 0.0"),

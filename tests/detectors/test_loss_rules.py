@@ -107,9 +107,111 @@ def test_units_do_not_matter_and_what_is_no_loss_is_passed_over(rule: type) -> N
     assert steps
     assert [alarm.step for alarm in run(rule(), x + math.log(1e-6))] == steps
     state = rule().init()
-    for bad in (0.0, -1.0, math.inf):
+    for bad in (0.0, math.nan, math.inf):
         assert rule().update(state, 0, {"loss": Estimate.exact(bad)}) == (state, None)
     with pytest.raises(ValueError, match="`factor`"):
         rule(factor=1.0)
     with pytest.raises(ValueError, match="at least"):
-        rule(warmup=1)
+        rule(span=1)
+
+
+# ---------------------------------------------------------------- early, and no number any more
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.9])
+@pytest.mark.parametrize("onset", [0, 100, 200, 400])
+def test_a_loss_that_blows_up_early_is_found(phi: float, onset: int) -> None:
+    # A rise of e^3 in 300 steps, found before it is over, wherever in the start it begins.
+    for seed in range(5):
+        found = run(Divergence(), noise(seed, phi) + np.clip(T - onset, 0, 300) / 100)
+        assert onset < found[0].step < onset + 300
+
+
+def test_a_loss_that_falls_and_returns_to_chance_within_the_start_is_found() -> None:
+    for turn in (100, 150):  # a shorter one passes for noise of that size: 669 and later
+        fall = -1.5 * np.interp(T, [0, turn, 2 * turn], [0, 1, 0])
+        for seed in range(5):
+            assert run(Divergence(), noise(seed, 0.0) + fall)[0].step < 500
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_early_spike_is_found(seed: int) -> None:
+    found = run(LossSpike(), noise(seed) - T / 300 + math.log(3) * held(50, 30))
+    assert found[0].step == 52
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("huge", [0, 1, 2])
+def test_a_loss_that_is_no_number_any_more_alarms_once_at_its_fifth_value(
+    bad: float, huge: int
+) -> None:
+    x = noise(5)
+    x[1000 : 1000 + huge] += 3.0
+    x[1000 + huge :] = bad
+    found = run(Divergence(), x)
+    assert [alarm.step for alarm in found] == [1004 + huge]
+    assert found[0].value == 5 and "no number" in found[0].reason
+    # A scaler that skips some steps, and a run of four, are no end of the run.
+    x = noise(5)
+    x[::3] = bad
+    x[501:505] = bad
+    assert run(Divergence(), x) == [] == run(LossSpike(), x)
+
+
+# ---------------------------------------------------------------- the noise they are judged by
+
+
+def test_a_fixed_threshold_would_alarm_where_the_rules_do_not() -> None:
+    # Noise of .3 to 1, stationary or grown within a fall: its own size must be the scale.
+    control = {LossSpike: 0, Divergence: 0}
+    for seed in range(4):
+        done = np.clip((T - 1500) / (100, 400)[seed % 2], 0, 1)
+        streams = [noise(seed, phi, size) for phi in (0.0, 0.9) for size in (0.3, 1.0)]
+        streams.append(noise(seed, 0.5, 1.0) * (0.03 + 0.47 * done) - math.log(10) * done)
+        for x in streams:
+            for rule in control:
+                assert run(rule(), x) == []
+                control[rule] += len(run(rule(height=1e-9), x))
+    assert min(control.values()) > 20
+
+
+def test_slow_noise_is_judged_by_what_it_does_in_the_long_run() -> None:
+    # The medians' steps see a third of noise with a memory of a hundred values.
+    assert sum(len(run(Divergence(), noise(seed, 0.99, 0.3))) for seed in range(6)) == 0
+
+
+def test_noise_that_begins_on_a_steep_way_down_is_judged_by_the_window() -> None:
+    # On the way down nothing lies above the median, so the scale is nearly nothing.
+    for seed in range(6):
+        x = -np.clip(T, 0, 600) / 40 + noise(seed, 0.0, 0.5) * (T >= 600)
+        assert run(LossSpike(), x) == []
+
+
+def test_a_wild_value_does_not_blind_for_the_spike_after_it() -> None:
+    x = noise(6) + 20.0 * held(900, 1) + math.log(3) * held(950, 30)
+    assert [alarm.step for alarm in run(LossSpike(), x)] == [952]
+
+
+def test_values_that_come_often_enough_are_no_outliers() -> None:
+    # Two of three values are high: the window learns it, and three in a row are nothing new.
+    high = ((T >= 500) & (T % 3 != 0)).astype(float)
+    high[800:810] = 1.0
+    assert run(LossSpike(), noise(7, 0.0, 0.02) + math.log(3) * high) == []
+
+
+def test_the_lowest_level_is_forgotten() -> None:
+    # e-fold 10,000: 2 e-folds in all, of which a memory of 2,000 values keeps .2 < log 1.5.
+    x = 0.02 * np.random.default_rng(0).standard_normal(20_000) + np.arange(20_000) / 10_000
+    assert run(Divergence(), x) == []
+
+
+@pytest.mark.parametrize("rule", [LossSpike(), Divergence()])
+def test_a_negative_loss_is_said_to_be_unreadable(rule: Detector) -> None:
+    state = rule.init()
+    for step in range(300):  # touching zero from below is passed over
+        value = -1e-3 if step % 5 else 1.0
+        state, alarm = rule.update(state, step, {"loss": Estimate.exact(value)})
+        assert alarm is None
+    with pytest.raises(ValueError, match=r"last 20 values .* negative, the newest -2"):
+        for step in range(20):
+            state, _ = rule.update(state, step, {"loss": Estimate.exact(-2.0)})

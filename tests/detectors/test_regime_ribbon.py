@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from foreshock.detectors import Judge, RegimeRibbon, resolve
@@ -73,7 +75,7 @@ def test_only_changes_alarm_and_nan_is_no_regime() -> None:
     gap = {rule.series: Estimate.missing("No gradient.")}
     found = run(rule, [rows[0], gap, rows[1], gap, rows[2], rows[3]])
     assert [(a.step, a.label) for a in found] == [(0, "failing"), (4, "strong")]
-    assert [a.threshold for a in found] == [0.4, 0.75]
+    assert [a.threshold for a in found] == [0.4, 0.4]
 
 
 def test_a_new_regime_can_be_asked_to_stand() -> None:
@@ -116,3 +118,18 @@ def test_a_label_survives_the_record_and_others_have_none() -> None:
             self.step, self.source, self.payload = alarm.step, alarm.detector, alarm_record(alarm)
 
     assert recorded_alarms([Event(alarm), Event(plain)]) == [alarm, plain]
+
+
+def test_an_alarm_names_the_edge_that_was_crossed_first() -> None:
+    # Strong is above .75 and learning above .6; a first regime has the nearest edge.
+    found = single(RegimeRibbon("signal_p"), [0.9, 0.61, 0.9, 0.3, 0.55])
+    assert [a.threshold for a in found] == [0.75, 0.75, 0.75, 0.75, 0.40]
+    # "About 1" has no edge of its own: the nearest.
+    assert [a.threshold for a in single(RegimeRibbon("langevin"), [3.0, 1.1])] == [1.0, 1.0]
+    # C stays where it is, and the other two decide.
+    rule = RegimeRibbon("levy")
+    rows = [dict(zip(rule.reads, map(Estimate.plain, (c, 0.0, 0.9)), strict=True)) for c in (1, 5)]
+    rows += [dict(zip(rule.reads, map(Estimate.plain, (5, 2.0, 0.9)), strict=True))]
+    first, second, third = run(rule, rows)
+    assert second.threshold == 1.2 and math.isnan(third.threshold)
+    assert first.label != second.label != third.label

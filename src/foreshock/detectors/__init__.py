@@ -14,6 +14,8 @@ from foreshock.detectors.c_window import CWindow as CWindow
 from foreshock.detectors.c_window import PublishedCWindow as PublishedCWindow
 from foreshock.detectors.calibration import Calibration as Calibration
 from foreshock.detectors.calibration import setup_digest as setup_digest
+from foreshock.detectors.caveats import caveats as caveats
+from foreshock.detectors.caveats import setup_caveats as setup_caveats
 from foreshock.detectors.change_point import ChangePoint as ChangePoint
 from foreshock.detectors.conformal_alarm import ConformalAlarm as ConformalAlarm
 from foreshock.detectors.critical_slowing import CriticalSlowing as CriticalSlowing
@@ -106,9 +108,11 @@ __all__ = [
     "Turnover",
     "blind_spots",
     "canonical",
+    "caveats",
     "load_forecasters",
     "resolve",
     "save_forecasters",
+    "setup_caveats",
     "setup_digest",
     "unread",
     "within_groups",

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+#: Least standard deviation, as a share of the mean; most that enters, in standard deviations.
+FLICKER, WILD = 1e-6, 10.0
+
 
 class Baseline(NamedTuple):
     """Mean and variance of ``count`` values, the last ones counting most.
@@ -42,6 +45,23 @@ class Baseline(NamedTuple):
             self.count + 1,
         )
 
+    @property
+    def deviation(self) -> float:
+        """Standard deviation, at least a millionth of the mean: less is rounding, not noise."""
+        return max(math.sqrt(self.variance), FLICKER * abs(self.mean))
+
     def residual(self, x: float) -> float:
-        """(x − mean)/standard deviation; the variance must be positive."""
-        return (x - self.mean) / math.sqrt(self.variance)
+        """(x − mean)/standard deviation, which must be positive."""
+        return (x - self.mean) / self.deviation
+
+    def usual(self, x: float) -> float:
+        """The value, drawn in to ten standard deviations: one wild number must not blind a rule.
+
+        Args:
+            x: What would enter the baseline.
+
+        Returns:
+            What enters; a level that stays so far away is still learnt, the deviation growing.
+        """
+        reach = WILD * self.deviation
+        return min(max(x, self.mean - reach), self.mean + reach)

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 Side = Literal["above", "below", "both"]
 
 _FORMAT = "foreshock-calibration"
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Calibration:
         units: Of the series, as the runs declared them.
         setup: `setup_digest` of the runs' common configuration.
         versions: Of Foreshock, Python and libraries in the first run, as text.
+        notes: What weakens it, in sentences: steps without a spread, a step that sets the threshold
+            alone.
 
     Raises:
         ValueError: If the parts do not fit together.
@@ -53,6 +55,7 @@ class Calibration:
     units: tuple[str, ...] = ()
     setup: str = ""
     versions: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = [side for side in self.sides if side not in get_args(Side)]
@@ -104,7 +107,8 @@ class Calibration:
             value: What the run shows.
 
         Returns:
-            The distance in scales; nan at other steps than those of the grid, and for nan.
+            The distance in scales, infinite for an infinite value; nan at other steps than those of
+            the grid, and for nan.
         """
         at = bisect_left(self.grid, step)
         if at == len(self.grid) or self.grid[at] != step or math.isnan(value):

@@ -16,6 +16,10 @@ from foreshock.types import Alarm, Estimate
 Array = NDArray[np.float64]
 
 
+#: Most that a value can differ from the first ones, in their standard deviations.
+FARTHEST = 1e6
+
+
 class RunLengths(NamedTuple):
     """Posterior of the run length: (k,) lengths, log probabilities, and what each run has seen.
 
@@ -181,17 +185,22 @@ class ChangePoint:
     def update(
         self, state: ChangePointState, step: int, values: Mapping[str, Estimate]
     ) -> tuple[ChangePointState, Alarm | None]:
-        """Take one value; values that are not finite are passed over."""
-        x = values[self.series].value
-        if not math.isfinite(x):
+        """Take one value; what is not resolved is passed over."""
+        one = values[self.series]
+        if not one.resolved:
             return state, None
+        x = one.value
         if not state.runs:
             baseline = state.baseline.followed_by(x, math.inf)
-            if baseline.count < self.warmup or not baseline.variance > 0:
+            if baseline.count < self.warmup or not baseline.deviation > 0:
                 return state._replace(baseline=baseline), None
-            prior = (baseline.mean, 0.01, 1.0, baseline.variance)
-            first = np.array([[0.0], [0.0], [baseline.mean], [baseline.variance]])
+            variance = baseline.deviation**2
+            prior = (baseline.mean, 0.01, 1.0, variance)
+            first = np.array([[0.0], [0.0], [baseline.mean], [variance]])
             return ChangePointState(baseline, first.tobytes(), prior, False, baseline.mean), None
+        # A number beyond all bounds is a change, but its square must not overflow.
+        reach = FARTHEST * math.sqrt(state.prior[3])
+        x = min(max(x, state.prior[0] - reach), state.prior[0] + reach)
         before = RunLengths(*np.frombuffer(state.runs).reshape(4, -1))
         runs = followed_by(before, x, state.prior, 1 / self.every, self.keep)
         fresh = runs.lengths < self.recent

@@ -33,13 +33,19 @@ class ConformalAlarm:
     Gammerman & Shafer, 2005; Lei et al., 2018). Measured on AR(1) series of 200 steps, with a
     coefficient of 0, .9 or .99 and alpha = .05: false alarms in 4.5 to 4.9 % of fresh runs (1/21 is
     exact for 30 safe runs, 2/41 for 60);
-    a bump of 4 standard deviations for 10 steps was seen in 66 % at .9 with 60 safe runs, in 40 %
-    with 30, whose ten runs for location and scale are few: the threshold pays for that.
+    a bump of 4 standard deviations for 10 steps was seen in 64 % at .9 with 60 safe runs, in 40 %
+    with 30, whose ten runs for location and scale are few: the threshold pays for that. On 200
+    fresh runs of p23 with random labels and a calibration on 60 others (``foreshock bench
+    conformal``): 14 false alarms (held-out signal), 7 (loss) and 10 (validation loss), alarms in
+    40, 35 and 40 of 40 runs that grok.
+
+    A value that is infinite on the side that counts is beyond every threshold; one that is nan is
+    not looked at, and `foreshock.detectors.caveats` counts the calibrated steps lost to it.
 
     It looks at the calibrated steps only and is silent at all others, as more looks would have more
-    false alarms: a run that is logged at other steps is not watched, and ``foreshock replay`` says
-    how many of the steps it saw. It says "other than the safe runs", not "hacking": any
-    change of the set-up alarms as well.
+    false alarms: a run that is logged at other steps is not watched, and ``foreshock replay`` and a
+    note of the live run say how many of the steps it saw. It says "other than the safe runs", not
+    "hacking": any change of the set-up alarms as well.
 
     Args:
         calibration: Of `foreshock.evaluation.calibrate` or ``foreshock calibrate``.
@@ -90,14 +96,11 @@ class ConformalAlarm:
     def update(
         self, state: ConformalAlarmState, step: int, values: Mapping[str, Estimate]
     ) -> tuple[ConformalAlarmState, Alarm | None]:
-        """Take the values of one step; series that are missing or not finite are passed over."""
-        finite = {
-            name: values[name].value
-            for name in self.reads
-            if name in values and math.isfinite(values[name].value)
-        }
-        scores = {name: self.calibration.z(name, step, value) for name, value in finite.items()}
-        if not scores or math.isnan(next(iter(scores.values()))):  # no step of the grid
+        """Take the values of one step; series that are missing or nan are passed over."""
+        seen = {name: values[name].value for name in self.reads if name in values}
+        every = {name: self.calibration.z(name, step, value) for name, value in seen.items()}
+        scores = {name: z for name, z in every.items() if not math.isnan(z)}
+        if not scores:  # no step of the grid, or no number
             return state, None
         series = max(scores, key=lambda name: scores[name])
         score, threshold = scores[series], self.calibration.threshold
@@ -108,7 +111,7 @@ class ConformalAlarm:
         side = self.calibration.sides[self.reads.index(series)]
         where = {"above": "above", "below": "below", "both": "away from"}[side]
         sentence = (
-            f"{series} is {finite[series]:.3g}, {score:.1f} scales {where} the known-safe runs at "
+            f"{series} is {seen[series]:.3g}, {score:.1f} scales {where} the known-safe runs at "
             f"this step; such runs exceed {threshold:.1f} with probability "
             f"{self.calibration.alpha:.3g} at most."
         )

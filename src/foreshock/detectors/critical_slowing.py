@@ -215,16 +215,16 @@ class CriticalSlowing:
     def update(
         self, state: CriticalSlowingState, step: int, values: Mapping[str, Estimate]
     ) -> tuple[CriticalSlowingState, Alarm | None]:
-        """Take one value; values that are not finite are passed over."""
-        x = values[self.series].value
-        if not math.isfinite(x):
+        """Take one value; what is not resolved is passed over."""
+        one = values[self.series]
+        if not one.resolved:
             return state, None
-        recent = (state.values + _PACK(x))[-8 * self.window :]
+        recent = (state.values + _PACK(one.value))[-8 * self.window :]
         since = state.since + 1
         if len(recent) < 8 * self.window or since < self.every:
             return CriticalSlowingState(recent, since, state.standing), None
         window = np.frombuffer(recent)
-        if float(np.ptp(window)) <= 1e-12 * float(np.abs(window).max()):
+        if float(np.ptp(window)) <= 1e-6 * float(np.abs(window).max()):
             return CriticalSlowingState(recent, 0, False), None
         trend, p = self.chance(window)
         standing = p <= self.level

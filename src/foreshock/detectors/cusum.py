@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -96,12 +95,13 @@ class CUSUM:
     def update(
         self, state: CUSUMState, step: int, values: Mapping[str, Estimate]
     ) -> tuple[CUSUMState, Alarm | None]:
-        """Take one value; values that are not finite are passed over."""
-        x = values[self.series].value
-        if not math.isfinite(x):
+        """Take one value; what is not resolved is passed over."""
+        one = values[self.series]
+        if not one.resolved:
             return state, None
+        x = one.value
         total, baseline = 0.0, state.baseline
-        if baseline.count >= self.warmup and baseline.variance > 0:
+        if baseline.count >= self.warmup and baseline.deviation > 0:
             residual = baseline.residual(x)
             signed = residual if self.direction == "up" else -residual
             total = max(0.0, state.total + signed - self.drift)
@@ -113,4 +113,5 @@ class CUSUM:
                 )
                 alarm = Alarm(step, self.name, self.series, total, self.threshold, sentence)
                 return CUSUMState(), alarm
+            x = baseline.usual(x)
         return CUSUMState(baseline.followed_by(x, self.span), total), None

@@ -97,12 +97,13 @@ class EWMA:
     def update(
         self, state: EWMAState, step: int, values: Mapping[str, Estimate]
     ) -> tuple[EWMAState, Alarm | None]:
-        """Take one value; values that are not finite are passed over."""
-        x = values[self.series].value
-        if not math.isfinite(x):
+        """Take one value; what is not resolved is passed over."""
+        one = values[self.series]
+        if not one.resolved:
             return state, None
+        x = one.value
         baseline, level, count = state.baseline, state.level, state.count
-        if baseline.count >= self.warmup and baseline.variance > 0:
+        if baseline.count >= self.warmup and baseline.deviation > 0:
             residual = baseline.residual(x)
             signed = residual if self.direction == "up" else -residual
             level, count = (1 - self.weight) * level + self.weight * signed, count + 1
@@ -116,4 +117,5 @@ class EWMA:
                 )
                 alarm = Alarm(step, self.name, self.series, level, limit, sentence)
                 return EWMAState(), alarm
+            x = baseline.usual(x)
         return EWMAState(baseline.followed_by(x, self.span), level, count), None

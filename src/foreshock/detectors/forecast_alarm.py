@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from foreshock.detectors.hazard import Hazard, HazardState
@@ -12,9 +13,13 @@ from foreshock.types import Alarm, Estimate
 
 @dataclass(frozen=True)
 class ForecastAlarmState:
-    """What the forecaster read, probabilities above the threshold in a row, and done."""
+    """What the forecaster read, probabilities above the threshold in a row, and done.
+
+    ``counted`` holds the steps of the readings that the last of them rested on.
+    """
 
     hazard: HazardState
+    counted: tuple[int, ...] = ()
     above: int = 0
     fired: bool = False
 
@@ -23,7 +28,9 @@ class ForecastAlarmState:
 class ForecastAlarm:
     """Alarm once, when P(event within h) exceeds a threshold at two updates in a row.
 
-    A probability that is nan neither counts nor interrupts. The direction is the event's: a
+    An update counts when every series that is not stale has been read anew since the last one that
+    counted, so that no reading counts twice: a step that brings nothing, or nan, changes nothing. A
+    probability that is nan neither counts nor interrupts. The direction is the event's: a
     `Hazard` of an onset announces an improvement.
 
     How often it is wrong is the forecaster's affair: if that is calibrated, an alarm at threshold q
@@ -97,19 +104,27 @@ class ForecastAlarm:
     def update(
         self, state: ForecastAlarmState, step: int, values: Mapping[str, Estimate]
     ) -> tuple[ForecastAlarmState, Alarm | None]:
-        """Take the values of one step; a probability that is nan is passed over."""
+        """Take the values of one step; what brings no reading, and a nan, is passed over."""
         read, p = self.hazard.update(state.hazard, step, values)
-        if p.value != p.value:
-            return ForecastAlarmState(read, state.above, state.fired), None
-        above = min(state.above + 1, self.sustained) if p.value > self.threshold else 0
+        passed = replace(state, hazard=read)
+        if read == state.hazard or math.isnan(p.value):
+            return passed, None
+        latest = self.hazard.latest(read, step)
+        before = state.counted or (-1,) * len(latest)
+        if p.value <= self.threshold:
+            return replace(passed, counted=latest, above=0), None
+        if not all(now == -1 or now > then for now, then in zip(latest, before, strict=True)):
+            return passed, None
+        above = min(state.above + 1, self.sustained)
         fires = above >= self.sustained and not state.fired
-        after = ForecastAlarmState(read, above, state.fired or fires)
+        after = ForecastAlarmState(read, latest, above, state.fired or fires)
         if not fires:
             return after, None
         # Of an interval that is not claimed nothing is said.
-        interval = f" [{p.low:.2g}, {p.high:.2g}]" if p.low == p.low else ""
+        interval = "" if math.isnan(p.low) else f" [{p.low:.2g}, {p.high:.2g}]"
+        value = "above 0.99" if p.value > 0.99 else f"{p.value:.2g}"
         sentence = (
-            f"The probability of {p.event} within {p.within:,} steps is {p.value:.2g}{interval}, "
+            f"The probability of {p.event} within {p.within:,} steps is {value}{interval}, "
             f"above {self.threshold:g} at {self.sustained} updates in a row"
             f"{'; ' + p.basis if p.basis else ''}."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,7 +14,7 @@ from foreshock.detectors.hazard_terms import STEP, Readings, Term
 from foreshock.types import NAN, Estimate, Probability
 
 _FORMAT = "foreshock-forecast"
-_VERSION = 1
+_VERSION = 2
 _Z95 = 1.959963984540054
 
 #: The name of the forecaster proper in a file; its baselines stand beside it.
@@ -43,9 +44,18 @@ class Hazard:
     A clock is not extrapolated either: a forecaster of the validation loss and the clock that was
     fitted at steps up to 1,000 alarmed at step 1,170 to 1,200 in five of six random-label runs.
 
+    Nor is another cadence: a slope over five readings is another number when these are one step
+    apart instead of ten (fitted on every tenth step and shown every one, an alarm fired in 8 of 8
+    runs without the event). A reading that comes sooner than ``cadence`` steps after the last one
+    that was kept is passed over, so that a run that is logged more often gives the probabilities of
+    the fit; of readings more than twice as rare the probability is nan, and ``basis`` says so.
+
     The interval is of the fitted probability, not of the event: the delta method on the logit with
-    the covariance over runs. It held the truth in 93 % of 250 cases with 100 runs, in 91 % with 30,
-    and does not cover a wrong model nor another set-up.
+    the covariance over runs. It is claimed where the fit had no penalty to speak of: there it held
+    the truth in 93 % of 250 cases with 100 runs, in 91 % with 30. A penalty biases towards 0 and
+    the covariance does not know (at the chosen one the same interval held the truth in 68 % with 12
+    runs, 79 % with 30 and 85 % with 100), so no interval is given then. It covers neither a wrong
+    model nor another set-up.
 
     Args:
         event: Name of the event.
@@ -57,6 +67,11 @@ class Hazard:
         stale: Age in steps beyond which a reading is not used; 0 for ``within``.
         until: Last step it was fitted at; the probability after it is nan. 0 for no end.
         runs: Identities of the runs it was fitted on; scoring it on one of them is refused.
+        cadence: Steps between readings that the fit had, one for each of ``reads``; empty if none
+            is known.
+        units: Of ``reads``, as the runs declared them; empty if none is known.
+        setups: `setup_digest` of the configurations of the runs; empty if none is known.
+        versions: Of Foreshock, Python and libraries in the first run, as text.
         basis: What it rests on, in a sentence.
 
     Raises:
@@ -81,6 +96,10 @@ class Hazard:
     stale: int = 0
     until: int = 0
     runs: tuple[str, ...] = ()
+    cadence: tuple[int, ...] = ()
+    units: tuple[str, ...] = ()
+    setups: tuple[str, ...] = ()
+    versions: str = ""
     basis: str = ""
 
     def __post_init__(self) -> None:
@@ -95,6 +114,13 @@ class Hazard:
         numbers = [*self.coefficients, *(x for row in self.covariance for x in row)]
         if not all(map(math.isfinite, numbers)):
             raise ValueError("The coefficients and covariances of a `Hazard` must be finite.")
+        for name in ("cadence", "units"):
+            told = getattr(self, name)
+            if len(told) not in (0, len(self.reads)):
+                raise ValueError(
+                    f"The `{name}` of a `Hazard` must be one for each of {len(self.reads)} series, "
+                    f"or none. Got {len(told)}."
+                )
         for name, least in (("within", 1), ("window", 1), ("stale", 0), ("until", 0)):
             if getattr(self, name) < least:
                 raise ValueError(
@@ -111,14 +137,40 @@ class Hazard:
         return HazardState(((),) * len(self.reads))
 
     def take(self, state: HazardState, step: int, values: Mapping[str, Estimate]) -> HazardState:
-        """The next state: every finite reading is kept, the oldest beyond the window dropped."""
+        """The next state: finite readings a cadence apart, the oldest beyond the window dropped."""
         kept = []
-        for name, readings in zip(self.reads, state.readings, strict=True):
+        cadence = self.cadence or (1,) * len(self.reads)
+        for name, readings, apart in zip(self.reads, state.readings, cadence, strict=True):
             value = values[name].value if name in values else NAN
-            kept.append(
-                (*readings, (step, value))[-self.window :] if math.isfinite(value) else readings
-            )
+            new = math.isfinite(value) and (not readings or step - readings[-1][0] >= apart)
+            kept.append((*readings, (step, value))[-self.window :] if new else readings)
         return HazardState(tuple(kept))
+
+    def latest(self, state: HazardState, step: int) -> tuple[int, ...]:
+        """Steps of the last readings in the order of ``reads``, -1 where it is none or stale.
+
+        Args:
+            state: What was read.
+            step: Now.
+
+        Returns:
+            One step for each series.
+        """
+        stale = self.stale or self.within
+        return tuple(r[-1][0] if r and step - r[-1][0] <= stale else -1 for r in state.readings)
+
+    def _rarer(self, state: HazardState) -> str:
+        """A sentence, if a series comes more than twice as rarely as in the fit."""
+        for name, readings, apart in zip(
+            self.reads, state.readings, self.cadence or (0,) * len(self.reads), strict=True
+        ):
+            gaps = [b[0] - a[0] for a, b in zip(readings, readings[1:], strict=False)]
+            if apart and len(gaps) > 1 and (comes := statistics.median(gaps)) > 2 * apart:
+                return (
+                    f"{name} comes every {comes:g} steps; the forecaster was fitted on one every "
+                    f"{apart}."
+                )
+        return ""
 
     def raw(self, state: HazardState, step: int) -> tuple[float, ...]:
         """The terms before they are standardised, nan where missing."""
@@ -131,6 +183,8 @@ class Hazard:
         if self.until and step > self.until:
             sentence = f"The forecaster was fitted at steps up to {self.until}; this is later."
             return Probability(self.event, self.within, NAN, basis=sentence)
+        if rarer := self._rarer(state):
+            return Probability(self.event, self.within, NAN, basis=rarer)
         raw = self.raw(state, step)
         told = {t.series for t in self.terms if t.kind == "missing"}
         for term, x in zip(self.terms, raw, strict=True):
@@ -182,7 +236,7 @@ class Hazard:
             content = {f.name: record[f.name] for f in fields(cls)}
             content["terms"] = tuple(Term(**term) for term in content["terms"])
             content["covariance"] = tuple(map(tuple, content["covariance"]))
-            for name in ("coefficients", "runs"):
+            for name in ("coefficients", "runs", "cadence", "units", "setups"):
                 content[name] = tuple(content[name])
             return cls(**content)
         except (KeyError, TypeError, AttributeError) as error:

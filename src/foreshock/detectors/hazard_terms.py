@@ -88,7 +88,7 @@ class Term:
             nan
         """
         if self.series == STEP:
-            return math.log1p(step) if self.log else float(step)
+            return math.log1p(max(step, 0)) if self.log else float(step)
         known = [(t, _log(x) if self.log else x) for t, x in readings]
         known = [(t, x) for t, x in known if math.isfinite(x)]
         fresh = bool(known) and step - known[-1][0] <= stale

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from foreshock.types import Alarm, Detector, Estimate
@@ -15,6 +16,9 @@ class Judge:
         detectors: Rules with distinct names.
         on_error: Called with a detector and its exception when it fails; it is then dropped.
             Without it the exception is raised.
+        heard: Names of detectors whose alarms something is done on: they are shown no finite
+            number that is flagged, so that no action rests on one, whatever they sum up. What is
+            not finite they see, and its alarms lead to nothing (`foreshock.policies.Alarmed`).
 
     Raises:
         ValueError: If two detectors share a name.
@@ -31,6 +35,8 @@ class Judge:
         self,
         detectors: Iterable[Detector],
         on_error: Callable[[Detector, Exception], None] | None = None,
+        *,
+        heard: Collection[str] = (),
     ) -> None:
         self.detectors = list(detectors)
         names = [d.name for d in self.detectors]
@@ -41,6 +47,7 @@ class Judge:
                 )
         self._states: dict[str, Any] = {d.name: d.init() for d in self.detectors}
         self._on_error = on_error
+        self._heard = frozenset(heard)
 
     @property
     def reads(self) -> frozenset[str]:
@@ -52,6 +59,8 @@ class Judge:
         alarms: list[Alarm] = []
         for detector in list(self.detectors):
             seen = {name: values[name] for name in detector.reads if name in values}
+            if detector.name in self._heard:
+                seen = {n: e for n, e in seen.items() if not (e.flags and math.isfinite(e.value))}
             if not seen:
                 continue
             try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
 
+from foreshock.detectors.reading import still_negative
 from foreshock.types import Alarm, Estimate
 
 #: Standard deviation over mean upward deviation, and over median absolute deviation.
@@ -17,7 +18,8 @@ OF_RISE, OF_MEDIAN = math.sqrt(2 * math.pi), 1.4826
 class LossSpikeState(NamedTuple):
     """Logarithms of the recent values, those that wait for confirmation, and the usual deviation.
 
-    ``count`` values made ``scale``, the mean of the upward deviations from the recent median.
+    ``count`` values made ``scale``, the mean of the upward deviations from the recent median;
+    ``need`` of them come before an alarm. ``negative`` values in a row were below zero.
     """
 
     recent: tuple[float, ...] = ()
@@ -25,6 +27,8 @@ class LossSpikeState(NamedTuple):
     low: tuple[float, ...] = ()
     scale: float = 0.0
     count: int = 0
+    need: int = 0
+    negative: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,19 +45,11 @@ class LossSpike:
 
     Direction matters. ``confirm`` values as far *below* restart the rule, since the noise around
     the new level is not known yet: a fast improvement is never a spike, and neither is the way
-    back from a dip. An alarm restarts it as well; the ``window + warmup`` values after either are
-    its refractory time, in which a second spike is not seen. Values that are not finite or not
-    positive are passed over. Slow rises are for `Divergence`.
+    back from a dip. An alarm restarts it as well; the ``window + refractory`` values after either
+    pass without an alarm. Values that are not finite, not resolved or zero are passed over. Slow
+    rises, and a loss that is no number any more, are for `Divergence`.
 
-    Measured at the defaults, frozen before (``foreshock bench detectors``): 0 false alarms in
-    1,100,000 healthy steps of eleven families, 0 [0, 0.034] per 10,000: white, AR(1) with .5, .9
-    and .99, t₃, decays, drops of the learning rate, plateaus; noise of 1 to 10 %. Jumps by 3 were
-    found in 200 of 200 runs after 2 steps, by 1.5 in 166 (the others had noise of 4 % or more);
-    0 of 200 sudden improvements were called a spike. In 55 real runs (modular arithmetic, digits,
-    source text; 78,300 steps) 0 false alarms, and 40 of 55 jumps by 3 planted there: it is blind to
-    what the noise hides, and mini-batch losses of the digits scatter by 50 % and more (1 of 13).
-    Shocks that are both heavy-tailed and remembered (t₃ through AR(1) with .9, 10 %) cost
-    1.4 false alarms per 10,000.
+    @@MEASURED@@
 
     Args:
         series: Series to read: a loss, positive.
@@ -62,11 +58,12 @@ class LossSpike:
         confirm: Values in a row.
         window: Values the median is taken of.
         span: Memory of the scale, in values.
-        warmup: Values that make the scale before any alarm.
+        warmup: Values that make the scale before the first alarm; with ``window``, 40 values.
+        refractory: The same after a restart.
         name: Name of the detector; from the series if not given.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range; by `update`, if a loss stays negative.
 
     Examples:
         >>> rule = LossSpike("loss")
@@ -86,8 +83,9 @@ class LossSpike:
     height: float = 6.0
     confirm: int = 3
     window: int = 20
-    span: int = 300
-    warmup: int = 100
+    span: int = 100
+    warmup: int = 20
+    refractory: int = 100
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -97,7 +95,8 @@ class LossSpike:
                     f"The `{field}` of `LossSpike` must be above {least:g}. "
                     f"Got {getattr(self, field)}."
                 )
-        for field, least in (("confirm", 1), ("window", 5), ("span", 10), ("warmup", 10)):
+        limits = (("confirm", 1), ("window", 5), ("span", 10), ("warmup", 10), ("refractory", 10))
+        for field, least in limits:
             if getattr(self, field) < least:
                 raise ValueError(
                     f"The `{field}` of `LossSpike` must be at least {least}. "
@@ -113,47 +112,49 @@ class LossSpike:
 
     def init(self) -> LossSpikeState:
         """No values."""
-        return LossSpikeState()
+        return LossSpikeState(need=self.warmup)
 
     def update(
         self, state: LossSpikeState, step: int, values: Mapping[str, Estimate]
     ) -> tuple[LossSpikeState, Alarm | None]:
-        """Take one value; values that are not finite and positive are passed over."""
-        value = values[self.series].value
-        if not (math.isfinite(value) and value > 0):
+        """Take one value; what is not a positive, resolved number is passed over."""
+        one = values[self.series]
+        value = one.value
+        if not one.resolved or value == 0:
             return state, None
+        if value < 0:
+            return state._replace(negative=still_negative(self.name, state.negative, value)), None
         y = math.log(value)
-        recent, high, low, scale, count = state
+        recent, high, low, scale, count, need, _ = state
         if len(recent) < self.window:
-            return LossSpikeState(recent=(*recent, y)), None
+            return state._replace(recent=(*recent, y), negative=0), None
         middle = median(recent)
         d = y - middle
         bar = max(math.log(self.factor), self.height * OF_RISE * scale)
-        if abs(d) > bar:  # the window's own spread is needed here only
-            spread = median([abs(r - middle) for r in recent])
-            bar = max(bar, self.height * OF_MEDIAN * spread)
+        spread = 0.0
+        if abs(d) > min(bar, max(4.0 * scale, math.log(self.factor) / 4)):  # else not needed
+            spread = OF_MEDIAN * median([abs(r - middle) for r in recent])
+            bar = max(bar, self.height * spread)
         if d < -bar:
             low = (*low, y)
             if len(low) >= self.confirm:
-                return LossSpikeState(recent=low), None
-            return LossSpikeState(recent, (), low, scale, count), None
-        if d > bar and count >= self.warmup:
+                return LossSpikeState(recent=low, need=self.refractory), None
+            return LossSpikeState(recent, (), low, scale, count, need), None
+        if d > bar and count >= need:
             high = (*high, y)
             if len(high) < self.confirm:
-                return LossSpikeState(recent, high, (), scale, count), None
+                return LossSpikeState(recent, high, (), scale, count, need), None
             least = min(high) - middle
             sentence = (
                 f"{self.series} jumped to {math.exp(least):.2g} times its recent median "
                 f"{math.exp(middle):.3g}, and stayed there for {len(high)} values."
             )
             alarm = Alarm(step, self.name, self.series, least, bar, sentence)
-            return LossSpikeState(recent=high), alarm
+            return LossSpikeState(recent=high, need=self.refractory), alarm
         # What did not get its confirmation was an outlier: it joins the window, where the median
-        # does not mind, but not the scale.
-        weight = 1.0 / min(count + 1, self.span)
-        size = max(d, 0.0)
-        if count >= self.warmup:
-            size = min(size, max(4.0 * scale, math.log(self.factor) / 4))
-        scale += weight * (size - scale)
+        # does not mind, but enters the scale with no more than what is usual now.
+        usual = max(4.0 * scale, 3.0 * spread, math.log(self.factor) / 4)
+        count += 1
+        scale += (min(max(d, 0.0), usual) - scale) / min(count, self.span)
         recent = (*recent, *high, *low, y)[-self.window :]
-        return LossSpikeState(recent, (), (), scale, count + 1), None
+        return LossSpikeState(recent, (), (), scale, count, need), None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from foreshock.detectors.reading import resolved_row
 from foreshock.types import NAN, Alarm, Estimate
 
 
@@ -45,10 +45,11 @@ class PCrossesHalf:
     def update(
         self, state: float, step: int, values: Mapping[str, Estimate]
     ) -> tuple[float, Alarm | None]:
-        """Compare with the previous value; a value that is not finite is passed over."""
-        p = values[self.series].value
-        if not math.isfinite(p):
+        """Compare with the previous value; what is not resolved is passed over."""
+        row = resolved_row(self.reads, values)
+        if row is None:
             return state, None
+        p = row[0].value
         if state <= 0.5 < p:
             sentence = (
                 f"p rose from {state:.2f} to {p:.2f}: the batch size now exceeds the noise scale."

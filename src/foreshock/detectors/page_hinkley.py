@@ -95,12 +95,13 @@ class PageHinkley:
     def update(
         self, state: PageHinkleyState, step: int, values: Mapping[str, Estimate]
     ) -> tuple[PageHinkleyState, Alarm | None]:
-        """Take one value; values that are not finite are passed over."""
-        x = values[self.series].value
-        if not math.isfinite(x):
+        """Take one value; what is not resolved is passed over."""
+        one = values[self.series]
+        if not one.resolved:
             return state, None
+        x = one.value
         total, baseline = 0.0, state.baseline
-        if baseline.count >= self.warmup and baseline.variance > 0:
+        if baseline.count >= self.warmup and baseline.deviation > 0:
             residual = baseline.residual(x)
             signed = residual if self.direction == "up" else -residual
             # m_t − min m_s, without the two: the sum held at 0 from below.
@@ -114,4 +115,5 @@ class PageHinkley:
                 )
                 alarm = Alarm(step, self.name, self.series, total, self.threshold, sentence)
                 return PageHinkleyState(), alarm
+            x = baseline.usual(x)
         return PageHinkleyState(baseline.followed_by(x, math.inf), total), None

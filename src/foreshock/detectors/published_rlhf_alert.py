@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from foreshock.detectors.reading import resolved_row
 from foreshock.types import Alarm, Estimate
 
 
@@ -66,10 +67,11 @@ class PublishedRlhfAlert:
     def update(
         self, state: None, step: int, values: Mapping[str, Estimate]
     ) -> tuple[None, Alarm | None]:
-        """Compare the two numbers of one step; nan is neither low nor high."""
-        if not all(name in values for name in self.reads):
+        """Compare the two numbers of one step; what is not resolved is neither low nor high."""
+        row = resolved_row(self.reads, values)
+        if row is None:
             return None, None
-        c, divergence = (values[name].value for name in self.reads)
+        c, divergence = (one.value for one in row)
         if not (c < self.below and abs(divergence) > self.above):
             return None, None
         sentence = (

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from foreshock.types import Estimate
 
+#: Negative values in a row after which a rule that takes logarithms says that it cannot read them.
+NEGATIVE = 20
+
 
 def resolved_row(
     reads: Sequence[str], values: Mapping[str, Estimate]
@@ -45,3 +48,32 @@ def ends(estimate: Estimate) -> tuple[float, float]:
     if math.isnan(estimate.low) or math.isnan(estimate.high):
         return estimate.value, estimate.value
     return estimate.low, estimate.high
+
+
+def still_negative(rule: str, count: int, value: float) -> int:
+    """Count values below zero that a rule for positive losses passes over, up to `NEGATIVE`.
+
+    Silence would look like safety: a judge reports the exception once and drops the rule.
+
+    Args:
+        rule: Name of the rule.
+        count: How many there were in a row.
+        value: The next.
+
+    Returns:
+        The count with it.
+
+    Raises:
+        ValueError: If so many came in a row that this is no loss the rule can read.
+
+    Examples:
+        >>> still_negative("divergence(loss)", 3, -0.1)
+        4
+    """
+    if count + 1 >= NEGATIVE:
+        raise ValueError(
+            f"`{rule}` compares logarithms, and the last {count + 1} values of its series are "
+            f"negative, the newest {value:.3g}. Use `CUSUM`, `EWMA` or `PageHinkley` on it, or log "
+            "a positive loss."
+        )
+    return count + 1

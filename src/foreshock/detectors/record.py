@@ -132,6 +132,14 @@ def recorded_detectors(events: Iterable[_Event]) -> list[Detector]:
     return found
 
 
+def heard_detectors(events: Iterable[_Event]) -> frozenset[str]:
+    """Names of the detectors whose alarms a policy waited for, in the last ``detectors`` event."""
+    last: frozenset[str] = frozenset()
+    for event in events:
+        last = frozenset(event.payload.get("heard", ()))
+    return last
+
+
 def alarm_record(alarm: Alarm) -> dict[str, Any]:
     """The payload of an ``alarm`` event; a label only where there is one."""
     payload = {k: v for k, v in asdict(alarm).items() if k not in ("step", "detector")}

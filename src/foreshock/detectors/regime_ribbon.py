@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from foreshock.detectors.reading import resolved_row
 from foreshock.detectors.regime_tables import TABLES
-from foreshock.types import Alarm, Estimate
+from foreshock.types import NAN, Alarm, Estimate
 
 
 @dataclass(frozen=True)
 class RegimeState:
-    """Regime in force, the one that may follow it, and for how many records it has stood."""
+    """Regime in force and its last first number; what may follow, and for how many records."""
 
     label: str = ""
+    last: float = NAN
     next: str = ""
     streak: int = 0
 
@@ -28,7 +30,9 @@ class RegimeRibbon:
     with actions), ``signal_phase`` (5), ``signal_i`` (6.3), ``langevin`` (3), ``fokker_planck``
     (7.1), ``levy`` (three partial regimes and the alignment), ``levy_s`` and ``spectral_edge`` (A).
     As published a single record changes the regime (`persist` = 1); with `persist` > 1 the new
-    regime must stand for so many records, and starts at the last of them.
+    regime must stand for so many records, and starts at the last of them. An alarm names as its
+    threshold the first edge that its first number crossed, the nearest one of a first regime and
+    where "about" decided, and nan where another number did.
 
     Kept to be tested, not to be followed. The numbers of all tables but ``signal_i`` follow the
     batch size or the unit of loss, weights or latents, so these choose the regime: the two columns
@@ -105,20 +109,28 @@ class RegimeRibbon:
         if row is None:
             return state, None
         table = TABLES[self.table]
+        x = row[0].value
         label = table.label([one.value for one in row], self.width)
         if label == state.label:
-            return RegimeState(label), None
+            return RegimeState(label, x), None
         streak = state.streak + 1 if label == state.next else 1
         # There is nothing that a first regime would have to stand against.
         if state.label and streak < self.persist:
             return replace(state, next=label, streak=streak), None
-        x = row[0].value
         change = f"went from {state.label} to {label}" if state.label else f"begins as {label}"
         advice = table.advice.get(label, "the document has no word for it")
         numbers = ", ".join(
             f"{name} = {one.value:.3g}" for name, one in zip(self.reads, row, strict=True)
         )
         sentence = f"The regime {change} at {numbers}. {table.source}: {advice}."
-        edge = min(table.edges, key=lambda one: abs(one - x))
+        edge = _crossed(table.edges, state.last, x)
+        if math.isnan(edge) and (not state.label or len(row) == 1):
+            edge = min(table.edges, key=lambda one: abs(one - x))
         alarm = Alarm(step, self.name, self.series, x, edge, sentence, label=label)
-        return RegimeState(label), alarm
+        return RegimeState(label, x), alarm
+
+
+def _crossed(edges: Sequence[float], old: float, new: float) -> float:
+    """The first edge on the way; ``NAN`` where there is none and another number decided."""
+    between = [edge for edge in edges if min(old, new) <= edge <= max(old, new)]
+    return min(between, key=lambda edge: abs(edge - old)) if between else NAN

@@ -1,19 +1,25 @@
-"""Which series a detector reads that nothing has logged: a rule that waits for ever."""
+"""Which series a detector or a policy reads that nothing has logged: it waits for ever."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Protocol
 
-from foreshock.types import Detector
+
+class _Rule(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def reads(self) -> tuple[str, ...]: ...
 
 
-def unread(detectors: Iterable[Detector], names: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Detectors that wait for a series which never came.
+def unread(rules: Iterable[_Rule], names: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Detectors or policies that wait for a series which never came.
 
     A rule without its series is silent, and silence looks like safety.
 
     Args:
-        detectors: Rules.
+        rules: Detectors or policies.
         names: Series that a run has, or that came so far.
 
     Returns:
@@ -24,5 +30,5 @@ def unread(detectors: Iterable[Detector], names: Collection[str]) -> dict[str, t
         >>> unread([KlThreshold(), OverOptimisation()], {"reward/kl", "reward/proxy"})
         {'over_optimisation': ('reward/gold',)}
     """
-    missing = {d.name: tuple(n for n in d.reads if n not in names) for d in detectors}
+    missing = {d.name: tuple(n for n in d.reads if n not in names) for d in rules}
     return {name: series for name, series in missing.items() if series}
