@@ -52,7 +52,7 @@ from foreshock.detectors import (
     PublishedRlhfAlert,
 )
 from foreshock.evaluation import calibrate
-from foreshock.evaluation.conformal import runs_needed
+from foreshock.evaluation.conformal_ranks import runs_needed
 from foreshock.evaluation.reward_alarms import (
     RewardRun,
     alarm_path,

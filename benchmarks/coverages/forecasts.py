@@ -37,17 +37,23 @@ def cells(cases: int, seed: int) -> list[Cell]:
     """Probability of a fitted hazard; Brier score, gain and slope of fixed forecasters."""
     rng = np.random.default_rng(seed)
     found = []
-    for runs, low, why in (
-        (100, 0.92, ""),
-        (30, 0.88, "the covariance over few runs is too small"),
+    few = "the covariance over few runs is too small"
+    for runs, share, whole, low, why in (
+        (100, 2, False, 0.92, ""),
+        (30, 2, False, 0.88, few),
+        (100, 5, True, 0.92, ""),  # with the slope and the clock, as by default
+        (30, 5, True, 0.82, few),
     ):
-        hits, many = 0, max(cases // 2, 1)
+        hits, many = 0, max(cases // share, 1)
         for _ in range(many):
             rows, _ = simulated(rng, runs)
-            fitted = fit_hazard(rows, "x", clock=False, ridge=1e-6, window=1)
-            _, p = fitted.update(fitted.init(), 50, {"x": Estimate(1.0)})
+            fitted = fit_hazard(rows, "x", clock=whole, ridge=1e-6, window=5 if whole else 1)
+            state = fitted.init()
+            for t in (10, 20, 30, 40):  # a path that stands still: a slope of 0
+                state = fitted.take(state, t, {"x": Estimate(1.0)})
+            _, p = fitted.update(state, 50, {"x": Estimate(1.0)})
             hits += p.low <= 1 / (1 + np.exp(0.5)) <= p.high
-        setting = f"{runs} runs, hazard at x = 1"
+        setting = f"{runs} runs, hazard at x = 1{', slope and clock' if whole else ''}"
         found.append(Cell("Hazard probability", setting, many, hits / many, low, 0.98, why))
     # Scores of fixed forecasters: the truth, and two that are wrong to the same degree.
     big, truth = simulated(np.random.default_rng(1), 5_000)

@@ -43,7 +43,8 @@ def two_sided_cusum(x: Array) -> list[int]:
 def z_score(x: Array) -> list[int]:
     """|x − mean| of 200 values beyond 3.5 standard deviations."""
     rows = before(x, 200)[30:]
-    z = (x[30:] - np.nanmean(rows, axis=1)) / np.nanstd(rows, axis=1, ddof=1)
+    with np.errstate(all="ignore"):
+        z = (x[30:] - np.nanmean(rows, axis=1)) / np.nanstd(rows, axis=1, ddof=1)
     return firsts(np.concatenate([np.zeros(30, bool), np.abs(z) > 3.5]))
 
 

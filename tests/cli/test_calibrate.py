@@ -139,7 +139,25 @@ def test_a_replay_says_what_it_did_not_see(tmp_path: Path, capsys: Capture) -> N
         strict=True,
     ):  # fmt: skip
         assert part in sentence
-    assert answer(capsys, "replay", safe[0], *rule)["caveats"] == []
+    (told,) = answer(capsys, "replay", safe[0], *rule)["caveats"]
+    assert "was made from this very run" in told
+    (fresh,) = record(tmp_path / "fresh", 1, seed=7)
+    assert answer(capsys, "replay", fresh, *rule)["caveats"] == []
+
+
+def test_what_weakens_a_calibration_is_printed_and_kept(tmp_path: Path, capsys: Capture) -> None:
+    rng = np.random.default_rng(8)
+    for i in range(6):
+        with Run.create(tmp_path / "safe" / f"{i}") as run:
+            for t in range(20):
+                run.append(t, {"acc": 1.0 - 0.01 * rng.random() * (t < 5)})
+    out = tmp_path / "acc.json"
+    words = ["calibrate", str(tmp_path / "safe"), "--series", "acc:below", "--alpha", "0.25"]
+    assert main([*words, "--out", str(out)]) == 0
+    assert "agree at 15 of 20 steps" in capsys.readouterr().out
+    assert "agree at 15 of 20 steps" in Calibration.load(out).notes[0]
+    assert main([*words, "--out", str(tmp_path / "no" / "acc.json")]) == 2
+    assert "There is no folder" in capsys.readouterr().err
 
 
 def test_it_teaches(tmp_path: Path, capsys: Capture) -> None:

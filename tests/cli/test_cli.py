@@ -127,6 +127,22 @@ def test_replay_of_policies_prints_what_they_would_have_done(
     assert "There is no policy 'prayer'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("policy", ["phase_rate", "descent_margin"])
+def test_replay_says_that_a_policy_is_blind(policy: str, run: Path, capsys: Capture) -> None:
+    assert main(["replay", str(run), "--policy", policy]) == 1
+    said = capsys.readouterr().out
+    assert f"{policy} is blind" in said and "0 actions, none carried out." in said
+    assert main(["replay", str(run), "--policy", policy, "--json"]) == 1
+    assert len(json.loads(capsys.readouterr().out)["unread"]) == 1
+
+
+def test_replay_refuses_a_policy_whose_detector_is_nowhere(run: Path, capsys: Capture) -> None:
+    for more in ([], ["--detector", "cusum:val_loss"]):
+        assert main(["replay", str(run), "--policy", "weight_reset:nobody", *more]) == 2
+        said = capsys.readouterr().err
+        assert "'weight_reset' waits for alarms of 'nobody'" in said and "--detector" in said
+
+
 def test_replay_notices_a_difference(run: Path, capsys: Capture) -> None:
     with Run.open(run, "a") as recorded:
         payload = {"series": "loss", "value": 1.0, "threshold": 0.0, "reason": "forged"}

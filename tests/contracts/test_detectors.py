@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from foreshock.detectors import (
     Term,
 )
 from foreshock.detectors.record import detector_record, recorded_detectors
-from foreshock.types import Alarm, Detector, Estimate
+from foreshock.types import Alarm, Detector, Estimate, Flag
 
 # The one rule without a default: it needs what safe runs looked like.
 SAFE = Calibration(
@@ -51,7 +52,7 @@ def made(name: str) -> Detector:
     if name == "loss_spike":  # noise of 50 % hides every spike at its defaults
         return BY_NAME[name](height=1.5, warmup=20)
     if name == "divergence":
-        return BY_NAME[name](height=1.0, block=4, warmup=10)
+        return BY_NAME[name](height=1.0, block=4, lag=8)
     if name == "published_transitions":  # its plateau is nowhere in noise of this size
         return PublishedTransitions(tolerance=100.0)
     return ConformalAlarm(SAFE) if name == "conformal" else BY_NAME[name]()
@@ -133,6 +134,37 @@ def test_resumable_serialisable_and_bounded(rule: Detector) -> None:
         resumed += [alarm] if alarm else []
     assert max(sizes) < 2000
     assert resumed == alarms(rule, rows(rule, n=3000))
+
+
+# Rules on numbers that a user logs, or fitted to them: any finite number is one.
+READ_FLAGGED = {
+    "conformal",
+    "forecast",
+    "gold_selection",
+    "gold_turnover",
+    "kl_threshold",
+    "over_optimisation",
+    "proxy_spread",
+    "turnover",
+}
+
+
+@pytest.mark.parametrize("rule", [made(name) for name in sorted({*BY_NAME} - READ_FLAGGED)])
+def test_what_is_flagged_as_unresolved_never_fires(rule: Detector) -> None:
+    # The same rows that make every rule fire, with a sentence that says not to trust them.
+    for seed in range(3):
+        given = [
+            (
+                step,
+                {
+                    n: replace(e, flags=Flag.UNRESOLVED, reason="Too few samples.")
+                    for n, e in values.items()
+                    if math.isfinite(e.value)
+                },
+            )
+            for step, values in rows(rule, n=700, seed=seed)
+        ]
+        assert alarms(rule, given) == []
 
 
 @rules

@@ -20,7 +20,7 @@ import torch
 
 import foreshock.policies as policies
 from foreshock import Run, attach, replay
-from foreshock.detectors import CUSUM
+from foreshock.detectors import CUSUM, Judge, OverOptimisation
 from foreshock.evaluation import replay_actions
 from foreshock.evaluation.actions import ActionCheck, check_actions
 from foreshock.policies import (
@@ -53,7 +53,7 @@ from foreshock.policies import (
 )
 from foreshock.policies.apply import KINDS
 from foreshock.policies.record import policy_record, recorded_actions, recorded_policies
-from foreshock.types import Action, Alarm, Estimate, Policy
+from foreshock.types import Action, Alarm, Estimate, Flag, Policy
 from tests.cases import CASES, loss
 
 #: Every class of policy with every trigger at least once.
@@ -194,6 +194,54 @@ def test_what_is_nan_or_flagged_never_leads_to_an_action(policy: Policy, bad: An
     assert actions(policy, given) == []
 
 
+def told(values: dict[str, float], flagged: str) -> dict[str, Estimate]:
+    """Numbers of a step, one of them finite and flagged, and farther off than the others."""
+    flag = {"flags": Flag.NOT_CONVERGED, "reason": "Too few iterations."}
+    return {
+        name: Estimate(x + 4.0, **flag) if name == flagged else Estimate(x)
+        for name, x in values.items()
+    }
+
+
+@pytest.mark.parametrize("flagged", ["reward/proxy", "reward/gold", "nothing"])
+def test_no_flagged_estimate_has_a_part_in_an_alarm_that_leads_to_an_action(flagged: str) -> None:
+    """Gold turns while the proxy rises, which is what the detector is for, if it may see both."""
+    council, draw, found = Council([Stop(on="over_optimisation")]), random.Random(1), []
+    judge = Judge([OverOptimisation()], heard=council.hears.values())
+    for step in range(1400):
+        gold = min(step, 2000 - step) * 0.01 + draw.gauss(0, 0.05)
+        row = {"reward/proxy": step * 0.01 + draw.gauss(0, 0.05), "reward/gold": gold}
+        values = told(row, flagged)
+        found += council.feed(step, values, judge.feed(step, values))
+    assert [a.kind for a in found] == ([] if flagged != "nothing" else ["stop"])
+
+
+def test_a_sum_of_flagged_values_leads_to_no_action_and_replays(tmp_path: Path) -> None:
+    """Three of four values are flagged and far off from 60 on; the others are as before."""
+    flag = {"flags": Flag.NOT_CONVERGED, "reason": "Too few iterations."}
+    policy, rule = WeightReset(on="cusum"), CUSUM("c", warmup=20, threshold=5.0, name="cusum")
+    kept: dict[str, int] = {}
+    for heard in ([policy], [WeightReset(on=Every(1000))]):
+        torch.manual_seed(0)
+        folder, draw = tmp_path / str(len(kept)), random.Random(3)
+        model = torch.nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        watch = attach(
+            model, optimizer, run=folder, observables=[], detectors=[rule], policies=heard
+        )
+        for step in range(120):
+            optimizer.step()
+            x = draw.gauss(0, 1)
+            watch.log(c=Estimate(x + 4.0, **flag) if step >= 60 and step % 4 else Estimate(x))
+        watch.close()
+        with Run.open(folder) as run:
+            kept[heard[0].on.__class__.__name__] = len(run.events("alarm"))
+            assert len(replay(run, [rule])) == len(run.events("alarm"))
+            assert recorded_actions(run.events("action")) == []
+    # Where nothing hears it, the alarm is still there for a person.
+    assert kept["Alarmed"] == 0 < kept["Every"]
+
+
 @rules
 def test_actions_say_why_in_numbers_and_in_a_sentence(policy: Policy) -> None:
     for action in actions(policy, rows()):
@@ -228,6 +276,7 @@ def train(optimizer_name: str, folder: Path | None, chosen: list[Policy], **opti
             every=3,
             detectors=detectors,
             policies=chosen,
+            on_pause=lambda action: None,
             **options,
         )
     for step in range(35):
@@ -236,7 +285,7 @@ def train(optimizer_name: str, folder: Path | None, chosen: list[Policy], **opti
         value.backward()
         optimizer.step()
         if watch is not None:
-            watch.log(loss=value, c=0.5 + 0.5 * math.cos(step / 5))
+            watch.log(loss=value, c=Estimate.exact(0.5 + 0.5 * math.cos(step / 5)))
     if watch is not None:
         watch.close()
     left = [model.state_dict(), optimizer.state_dict(), torch.get_rng_state()]
@@ -336,6 +385,7 @@ def odd_train(situation: str, folder: Path | None, **options: Any) -> bytes:
             every=3,
             detectors=detectors,
             policies=chosen,
+            on_pause=lambda action: None,
             **options,
         )
     for step in range(35):
@@ -351,7 +401,7 @@ def odd_train(situation: str, folder: Path | None, **options: Any) -> bytes:
         scaler.step(optimizer)
         scaler.update()
         if watch is not None:
-            watch.log(loss=value, c=0.5 + 0.5 * math.cos(step / 5))
+            watch.log(loss=value, c=Estimate.exact(0.5 + 0.5 * math.cos(step / 5)))
     if watch is not None:
         watch.close()
     left = [model.state_dict(), optimizer.state_dict(), torch.get_rng_state()]

@@ -175,6 +175,44 @@ def test_a_disguised_clock_is_exposed() -> None:
         assert compare_forecasts(rows, p, of=name)["clock"].low <= 0.0
 
 
+def test_a_penalised_fit_claims_no_interval() -> None:
+    rows, _ = simulated(13, 40)
+    for ridge, claimed in ((None, False), (0.1, False), (1e-6, True), (0.0, True)):
+        fitted = fit_hazard(rows, "x", clock=False, ridge=ridge)
+        _, p = fitted.update(fitted.init(), 10, {"x": Estimate(1.0)})
+        assert math.isnan(p.low) is math.isnan(p.high) is not claimed
+        assert math.isfinite(p.value)
+
+
+def test_the_latest_events_are_scored_when_their_run_is_left_out() -> None:
+    # Runs end at their own time: without the last one the clock was fitted only up to 79.
+    when = {"a": 45, "b": 62, "c": 71, "d": 150}
+    ends = {one: came + 60 for one, came in when.items()}
+    rows = landmarks_of(dict.fromkeys(when, ()), when, ends, within=20, every=5)
+    assert rows.outcome[rows.step > 71].sum() == 4
+    p = crossfit(rows, folds=4)
+    assert np.isfinite(p).all()
+    # A clock that stands still gives the same number from there on.
+    late = p[(rows.run == 3) & (rows.step >= 70)]
+    assert len(late) > 10 and np.ptp(late) == 0.0
+
+
+def test_the_fit_remembers_cadence_units_and_setups() -> None:
+    rows, _ = simulated(14, 20)
+    rows = replace(rows, units={"x": "nats", "junk": "1"}, setups=("one", "two") * 10)
+    fitted = fit_hazard(rows, ("junk", "x"))
+    assert fitted.reads == ("junk", "x") and fitted.cadence == (10, 10)
+    assert fitted.units == ("1", "nats") and fitted.setups == ("one", "two")
+    assert rows.only(["run1", "run3"]).setups == ("two", "two")
+    other = replace(rows, units={"x": "nats/token"})
+    with pytest.raises(ValueError, match="fitted on x in nats, the runs to score .* nats/token"):
+        forecast(other, replace(fitted, runs=()))
+    # Of runs with several cadences the coarsest is the one that all of them have.
+    dense = [(t, {"x": Estimate(0.1 * t)}) for t in range(150)]
+    mixed = replace(rows, histories=(dense, *rows.histories[1:]))
+    assert fit_hazard(mixed, "x").cadence == (10,)
+
+
 def test_the_penalty_is_chosen_for_each_forecaster() -> None:
     # The same clock-driven event: a steep clock wants almost no penalty, or the baseline is lame.
     rng = np.random.default_rng(5)
@@ -228,8 +266,12 @@ def test_a_run_that_stops_at_its_event_needs_the_planned_end() -> None:
     events = {"a": 45, "b": None}
     ends = {"a": 46, "b": 100}
     histories: dict[str, list] = {"a": [], "b": []}
-    stopped = landmarks_of(histories, events, ends, within=20, every=10)
-    assert not stopped.outcome.any()
+    # Of run a only landmarks whose outcome is "not yet" would count.
+    with pytest.raises(ValueError, match="1 runs with the event end less than 20 steps .*horizon"):
+        landmarks_of(histories, events, ends, within=20, every=10)
+    # An event shortly before an end that is planned, as all runs have it, is none of that.
+    late = landmarks_of(histories, {"a": 95, "b": None}, {"a": 100, "b": 100}, within=20, every=10)
+    assert late.step.tolist() == 2 * list(range(10, 90, 10))
     planned = landmarks_of(histories, events, ends, within=20, every=10, horizon=100)
     steps = planned.step[planned.run == 0].tolist()
     assert (steps, planned.outcome[planned.run == 0].tolist()) == (
@@ -273,6 +315,20 @@ def test_what_happened_at_probability_0_costs_everything() -> None:
     hole = np.where(rows.step > 50, math.nan, truth)
     for score in score_forecasts(rows, {"clock": truth, "hole": hole}):
         assert score.rows == (rows.step <= 50).sum()
+        assert score.events == rows.outcome[rows.step <= 50].sum()
+    # Unless it is pairwise: then only its own rows are fewer, beside the clock on the same.
+    noisy = np.sqrt(truth)
+    p = {"clock": truth, "noisy": noisy, "hole": hole}
+    whole = score_forecasts(rows, {"clock": truth, "noisy": noisy})
+    assert score_forecasts(rows, p, pairwise=["hole"])[:2] == whole
+    (_, _, sparse) = score_forecasts(rows, p, pairwise=["hole"])
+    assert sparse.rows == (rows.step <= 50).sum() and sparse.gain.value == 0.0
+    gains = compare_forecasts(rows, p, of="noisy", pairwise=["hole"])
+    assert gains["clock"] == whole[1].gain
+    assert gains["hole"].value != gains["clock"].value
+    never = np.where(rows.outcome, math.nan, truth)
+    with pytest.raises(ValueError, match="none of them with the event .clock [0-9]+, rare [0-9]+"):
+        score_forecasts(rows, {"clock": truth, "rare": never})
 
 
 def recorded(folder: Path, count: int) -> list[Run]:
@@ -327,11 +383,11 @@ def test_refusals() -> None:
         (lambda: rows.folds(11), "at most the 10 runs. Got 11"),
         (lambda: landmarks_of({"a": []}, {"a": None}, {"a": 5}, within=10), "No run is at risk"),
         (lambda: landmarks_of({}, {}, {}, within=0), "must be positive"),
-        (lambda: score_forecasts(rows, {"x": truth}), "reference 'clock' among them. Got x"),
-        (lambda: compare_forecasts(rows, {"x": truth}), "no forecaster 'forecast'. Got x"),
+        (lambda: score_forecasts(rows, {"x": truth}), "reference 'clock' among .* Got x"),
+        (lambda: compare_forecasts(rows, {"x": truth}), "no forecaster 'forecast' but .* Got x"),
         (lambda: reliability(rows, truth[1:]), "one probability for each of the"),
         (lambda: reliability(rows, truth + 1), r"outside \[0, 1\]"),
-        (lambda: reliability(rows, truth * math.nan), "No landmark has a probability"),
+        (lambda: reliability(rows, truth * math.nan), "0 have a probability of every forecaster"),
     ):
         with pytest.raises(ValueError, match=sentence):
             act()

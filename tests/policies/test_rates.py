@@ -204,6 +204,14 @@ def test_the_margin_moves_by_a_bounded_factor_and_stays_within_bounds() -> None:
     assert numbers(acted(DescentMargin(), uphill)) == [(0, 0.5)]
 
 
+@pytest.mark.parametrize("low", [math.nan, -math.inf])
+def test_the_margin_does_nothing_without_a_finite_interval(low: float) -> None:
+    high = low if math.isnan(low) else 0.3
+    rows = [(0, {"grad/descent_factor": Estimate(0.2, low, high, n=8)})]
+    assert acted(DescentMargin(), rows) == []
+    assert numbers(acted(DescentMargin(), [(0, best(0.1, 0.2, 0.3))])) == [(0, 0.5)]
+
+
 def test_on_a_noisy_parabola_the_margin_finds_the_best_single_step() -> None:
     """f* of rate r is r*/r exactly, r* = s/(q + T): the standing factor must end near r*/r."""
     for start in (0.03, 30.0):
@@ -258,6 +266,13 @@ def test_the_noise_scale_is_advised_where_it_is_resolved_beyond_a_factor_two() -
     assert numbers(acted(policy, rows(far, high, (250.0, 400.0, 700.0))), "batch") == [(2, 500)]
     assert acted(policy, rows((150.0, 400.0, 900.0), (51.0, 60.0, 70.0), (10.0, 30.0, 50.0))) == []
     assert numbers(acted(policy, rows((10.0, 20.0, 30.0)) * 3), "batch") == [(0, 20)]
+
+
+def test_a_batch_beyond_what_a_float_holds_is_the_limit() -> None:
+    for c, batch in ((5e-324, 4096), (1e-300, 4096), (1e308, 1)):
+        assert numbers(acted(TargetBatch(64, "c"), series("c", [c])), "batch") == [(0, batch)]
+    vast = series("b", [1e308, 1.7e308])  # whose median is infinite
+    assert numbers(acted(NoiseScaleBatch(64, "b", window=2), vast), "batch") == [(1, 4096)]
 
 
 # ---------------------------------------------------------------- stop, pause

@@ -313,3 +313,12 @@ def test_existing_report_is_replaced_and_nothing_else_is_left(tmp_path: Path) ->
     write_report(paths[:1], out)
     write_report(paths[1:], out)
     assert [file.name for file in out.parent.iterdir()] == ["report.html"]
+
+
+def test_a_forecast_of_a_probability_is_in_its_column(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "run") as run:
+        run.append(0, {"x": 1.0})
+        payload = {"series": "P(onset within 40)", "value": 0.875, "threshold": 0.5, "reason": "r"}
+        run.event("alarm", "forecast(onset within 40)", payload, step=0)
+    text = write_report([tmp_path / "run"], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "P(onset within 40) = 0.875" in text and "none made" not in text

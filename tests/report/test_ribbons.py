@@ -49,6 +49,19 @@ def test_pieces_cover_the_run_from_the_first_label_on(tmp_path: Path) -> None:
     ]
 
 
+def test_what_was_not_measured_is_not_painted(tmp_path: Path) -> None:
+    nan = float("nan")
+    data = read(recorded(tmp_path / "a", [0.3] * 10 + [nan] * 20 + [0.3] * 5 + [nan] * 65))
+    assert ribbons.pieces(data, RULE.name) == [(0, 10, "failing"), (30, 35, "failing")]
+    # A series that ends before its run does.
+    with Run.create(tmp_path / "b") as run:
+        for step in range(100):
+            run.append(step, {"loss": 1.0} | ({RULE.series: 0.3} if step < 50 else {}))
+        alarm = {"label": "failing", "series": RULE.series, "value": 0.3, "threshold": 0.5}
+        run.event("alarm", RULE.name, {**alarm, "reason": "begins"}, step=0)
+    assert ribbons.pieces(read(tmp_path / "b"), RULE.name) == [(0, 50, "failing")]
+
+
 def test_the_page_has_shares_text_and_every_change(tmp_path: Path) -> None:
     values = [0.3] * 40 + [0.55] * 5 + [0.8] * 55
     text = page(recorded(tmp_path / "a", values), out=tmp_path)

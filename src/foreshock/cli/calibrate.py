@@ -50,7 +50,7 @@ def calibrate(
         0.
 
     Raises:
-        ValueError: If no run or no series is named, or the file exists.
+        ValueError: If no run or no series is named, or the file cannot be written or exists.
     """
     from foreshock.evaluation import calibrate as fit
     from foreshock.evaluation import false_alarm_bound
@@ -62,8 +62,7 @@ def calibrate(
         )
     if not series:
         raise ValueError("`foreshock calibrate` needs the series to watch. Add: --series reward/kl")
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists. Name another file by --out, or add --overwrite.")
+    writable(out, overwrite=overwrite)
     pairs = [_side(text, side) for text in series]
     with ExitStack() as stack:
         opened = [stack.enter_context(Run.open(path)) for path in folders(runs)]
@@ -87,6 +86,7 @@ def calibrate(
                 "steps": [found.grid[0], found.grid[-1], len(found.grid)],
                 "located": len(found.located),
                 "calibrated": len(found.calibrated),
+                "notes": found.notes,
             }
         )
         return 0
@@ -97,7 +97,8 @@ def calibrate(
         f"probability {found.alpha:g} at most, on average over sets of safe runs; for this file "
         f"the probability is below {bound:.2g} with 95 % confidence."
     )
-    console().print(text, soft_wrap=True)
+    for sentence in (text, *found.notes):
+        console().print(sentence, soft_wrap=True)
     console().print(f"foreshock replay RUN --detector conformal:{out}", soft_wrap=True)
     return 0
 
@@ -106,6 +107,22 @@ def _side(text: str, otherwise: Side) -> tuple[str, Side]:
     """``NAME`` or ``NAME:SIDE``."""
     name, _, side = text.rpartition(":")
     return next(((name, one) for one in get_args(Side) if name and one == side), (text, otherwise))
+
+
+def writable(out: Path, *, overwrite: bool) -> None:
+    """Refuse a file that cannot be written, before the work.
+
+    Args:
+        out: File to write.
+        overwrite: Whether one that exists may be replaced.
+
+    Raises:
+        ValueError: If it exists, or its folder does not.
+    """
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out} exists. Name another file by --out, or add --overwrite.")
+    if not out.parent.is_dir():
+        raise ValueError(f"There is no folder {out.parent} for --out {out}. Make it first.")
 
 
 def folders(paths: Sequence[Path]) -> list[Path]:

@@ -8,9 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
-from foreshock.cli.calibrate import folders
+from foreshock.cli.calibrate import folders, writable
 from foreshock.cli.console import console, emit, progress, short
 from foreshock.detectors import PublishedProbability, load_forecasters, save_forecasters
 from foreshock.detectors.hazard import FORECAST
@@ -28,7 +29,10 @@ from foreshock.evaluation.forecasting import EVERYDAY
 from foreshock.store import Run
 
 Folders = Annotated[tuple[Path, ...], tyro.conf.Positional]
-Names = tuple[str, ...]
+Names = tyro.conf.UseAppendAction[tuple[str, ...]]
+
+#: Runs, of those with the event and of those without, below which no number is to be trusted.
+FEW = 10
 
 #: Published numbers that are said to be probabilities, by what a table calls them.
 PUBLISHED = {"phi as published": PublishedProbability.phi, "p as published": PublishedProbability.p}
@@ -52,10 +56,11 @@ def fit(
     event: str = "onset",
     within: int = 200,
     series: Names = (),
-    baselines: Names = EVERYDAY,
+    baselines: Names = (),
     every: int = 0,
     horizon: int = 0,
     out: Path = Path("forecast.json"),
+    overwrite: bool = False,
     json: bool = False,
 ) -> int:
     """Fit P(event within h steps) and its baselines, for `attach(detectors=["forecast:FILE"])`.
@@ -64,39 +69,43 @@ def fit(
         runs: Folders of recorded runs, or of a folder that holds them.
         event: Name of the milestone.
         within: Horizon h, in steps.
-        series: Series to forecast from; log:NAME takes logarithms.
-        baselines: Everyday series to fit beside it, and the clock, which needs no name.
+        series: Series to forecast from; log:NAME takes logarithms. May be repeated.
+        baselines: Everyday series to fit beside it, may be repeated; validation accuracy and loss
+            and the log of the training loss if none is named. The clock needs no name.
         every: Distance of landmarks; a tenth of the horizon if 0.
         horizon: Planned end of the runs, if those with an event stop at it.
         out: File to write.
+        overwrite: Replace a file that exists.
         json: Print JSON.
 
     Returns:
         0.
 
     Raises:
-        ValueError: If no series is named.
+        ValueError: If no run or no series is named, or the file cannot be written or exists.
     """
+    if not runs:
+        raise ValueError(
+            "`foreshock forecast fit` needs the folders of recorded runs. Type: foreshock forecast "
+            "fit runs/all --event onset --series val_loss"
+        )
     if not series:
         raise ValueError(
-            "`foreshock forecast fit` needs the series to forecast from. Add: --series NAME NAME"
+            "`foreshock forecast fit` needs the series to forecast from. Add: --series NAME"
         )
+    writable(out, overwrite=overwrite)
+    baselines = baselines or EVERYDAY
     reads = [name.removeprefix("log:") for name in (*series, *baselines)]
     rows = _landmarks(runs, event, within, reads, every, horizon, silent=json)
     found = {FORECAST: fit_hazard(rows, series), **fit_baselines(rows, baselines)}
     save_forecasters(out, found)
     one = found[FORECAST]
+    titles = ("intercept", *(t.title for t in one.terms))
+    # No standard errors: the penalty biases, and a covariance over runs does not know.
     table = [
-        {"term": title, "coefficient": b, "se": row[i] ** 0.5}
-        for i, (title, b, row) in enumerate(
-            zip(
-                ("intercept", *(t.title for t in one.terms)),
-                one.coefficients,
-                one.covariance,
-                strict=True,
-            )
-        )
+        {"term": title, "coefficient": b} for title, b in zip(titles, one.coefficients, strict=True)
     ]
+    few = _few(rows)
     if json:
         emit(
             {
@@ -109,6 +118,7 @@ def fit(
                 "landmarks_with_event": int(rows.outcome.sum()),
                 "terms": table,
                 "baselines": [name for name in found if name != FORECAST],
+                "caveats": few,
             }
         )
         return 0
@@ -120,7 +130,9 @@ def fit(
     )
     show.print(text, soft_wrap=True)
     for item in table:
-        show.print(f"  {item['coefficient']:>8.3g} ± {item['se']:.2g}  {item['term']}")
+        show.print(f"  {item['coefficient']:>8.3g}  {item['term']}")
+    for sentence in few:
+        show.print(sentence, soft_wrap=True)
     show.print(f"foreshock forecast score OTHER_RUNS... --file {out}", soft_wrap=True)
     return 0
 
@@ -143,7 +155,15 @@ def score(
 
     Returns:
         0.
+
+    Raises:
+        ValueError: If no run is named.
     """
+    if not runs:
+        raise ValueError(
+            "`foreshock forecast score` needs the folders of recorded runs that the forecaster was "
+            f"not fitted on. Type: foreshock forecast score runs/others --file {file}"
+        )
     fitted = load_forecasters(file)
     one = fitted[FORECAST]
     published = {name: make(one.event, one.within) for name, make in PUBLISHED.items()}
@@ -151,11 +171,17 @@ def score(
     reads = [name for forecaster in everyone.values() for name in forecaster.reads]
     rows = _landmarks(runs, one.event, one.within, reads, every, horizon, silent=json)
     found = {name: forecast_rows(rows, forecaster) for name, forecaster in everyone.items()}
-    # What never says anything here is left out, or no landmark would be left.
-    found = {name: p for name, p in found.items() if name == FORECAST or (p == p).any()}
+    # A fitted forecaster that never says anything here is left out, or no landmark would be left. A
+    # published number is judged on the landmarks it has, and not at all where none has the event.
+    silent = {n for n in fitted if n != FORECAST and np.isnan(found[n]).all()}
+    spoken = [~np.isnan(found[name]) for name in fitted if name not in silent]
+    common = np.logical_and.reduce(spoken) & rows.outcome
+    silent |= {n for n in published if not (common & ~np.isnan(found[n])).any()}
+    found = {name: p for name, p in found.items() if name not in silent}
     reference = "clock" if "clock" in found else FORECAST
-    scores = score_forecasts(rows, found, reference=reference)
-    gains = compare_forecasts(rows, found)
+    scores = score_forecasts(rows, found, reference=reference, pairwise=published)
+    gains = compare_forecasts(rows, found, pairwise=published)
+    few = _few(rows)
     curve = reliability(rows, found[FORECAST])
     if json:
         emit(
@@ -164,6 +190,8 @@ def score(
                 "within": one.within,
                 "reference": reference,
                 "landmarks": len(rows),
+                "landmarks_with_event": int(rows.outcome.sum()),
+                "caveats": few,
                 "scores": [asdict(item) for item in scores],
                 "gain_of_forecast_over": {name: asdict(gain) for name, gain in gains.items()},
                 "reliability": [asdict(item) for item in curve],
@@ -173,22 +201,38 @@ def score(
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    heads = ("forecaster", "Brier", "log score", f"skill vs {reference}", "slope", "gain over it")
+    heads = (
+        "forecaster", "rows", "Brier", "log score", f"skill vs {reference}", "slope", "gain over it"
+    )  # fmt: skip
     for head in heads:
         table.add_column(head, justify="left" if head == "forecaster" else "right")
     for item in scores:
         gain = [gains[item.name]] if item.name in gains else []
-        plain = (f"{item.brier.value:.4f}", f"{item.log_score.value:.4f}")
+        plain = (f"{item.rows:,}", f"{item.brier.value:.4f}", f"{item.log_score.value:.4f}")
         cells = (item.skill, item.slope, *gain)
         table.add_row(item.name, *plain, *(short(e.value, e.low, e.high) for e in cells))
     show = console()
     show.print(table)
     show.print(
-        f"{scores[0].rows:,} landmarks of {scores[0].runs} runs. Gain over it: log score of "
-        f"{FORECAST} minus its own, nats a landmark; an interval that holds 0 is no gain.",
+        f"{scores[0].rows:,} of {len(rows):,} landmarks, {scores[0].events:,} of them with the "
+        f"event, of {scores[0].runs} runs. Gain over it: log score of {FORECAST} minus its own, "
+        "nats a landmark; an interval that holds 0 is no gain.",
         soft_wrap=True,
     )
+    for sentence in few:
+        show.print(sentence, soft_wrap=True)
     return 0
+
+
+def _few(rows: Landmarks) -> list[str]:
+    """A sentence, if so few runs have the event, or have it not, that no interval holds."""
+    events = len(np.unique(rows.run[rows.outcome]))
+    if min(events, len(rows.ids)) >= FEW:
+        return []
+    return [
+        f"{len(rows.ids)} runs, {events} of them with the event: below {FEW} of either trust no "
+        "number here, its interval included."
+    ]
 
 
 def _landmarks(

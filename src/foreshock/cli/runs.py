@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -98,20 +98,20 @@ def replay(
 
     Returns:
         1 if the recorded alarms or actions differ from the replayed ones, or the run lacks a series
-        that a named detector reads, else 0.
+        that a named detector or policy reads, else 0.
 
     Raises:
-        ValueError: If no detector is named and none was attached, or actions are to be carried out.
+        ValueError: If no detector is named and none was attached, or actions are to be carried out,
+            or a policy waits for a detector that is neither named nor on record.
     """
     if not dry_run:
         raise ValueError("A recorded run cannot be changed: `foreshock replay` is a dry run.")
     if policy:
         return _replay_policies(run, policy, detector, json)
-    from foreshock.detectors import resolve, unread
+    from foreshock.detectors import caveats, resolve, unread
     from foreshock.detectors.record import recorded_alarms, recorded_detectors
     from foreshock.evaluation import replay as run_replay
     from foreshock.evaluation.actions import check_actions
-    from foreshock.evaluation.replay import caveats
 
     with Run.open(run) as recorded:
         named = [resolve(one) for one in detector]
@@ -124,7 +124,7 @@ def replay(
             )
         alarms = run_replay(recorded, chosen)
         before = recorded_alarms(recorded.events("alarm"))
-        missing, told = unread(chosen, recorded.names()), caveats(recorded, chosen)
+        missing, told = unread(chosen, recorded.names()), caveats(recorded, chosen, alarms)
     # Rules of other packages cannot be built again, and rules of an earlier part of a resumed run
     # are not asked: their alarms are named, not compared.
     names = {d.name for d in chosen}
@@ -149,9 +149,7 @@ def replay(
             console().print(f"Not compared: {', '.join(foreign)}.")
         if actions is not None:
             console().print(actions.text, soft_wrap=True)
-        for name, series in missing.items():
-            sentence = f"{name} is blind: {run} has no {', '.join(series)}."
-            console().print(sentence, soft_wrap=True)
+        _print_blind(missing, run)
         for sentence in told:
             console().print(sentence, soft_wrap=True)
     differs = same is False or (actions is not None and not actions.identical)
@@ -159,19 +157,42 @@ def replay(
 
 
 def _replay_policies(run: Path, policy: Sequence[str], detector: Sequence[str], json: bool) -> int:
+    from foreshock.detectors import resolve as resolve_detector
+    from foreshock.detectors import unread
     from foreshock.evaluation import replay_actions
+    from foreshock.policies import Council, resolve
 
+    council, named = Council(map(resolve, policy)), [resolve_detector(one) for one in detector]
     with Run.open(run) as recorded:
-        actions = replay_actions(recorded, policy, detector or None)
+        told = [one for e in recorded.events("detectors") for one in e.payload["detectors"]]
+        known = {d.name for d in named} if named else {one["name"] for one in told}
+        known |= set() if named else {e.source for e in recorded.events("alarm")}
+        for name, one in council.hears.items():
+            if one not in known:
+                raise ValueError(
+                    f"The policy {name!r} waits for alarms of {one!r}. {run} knows "
+                    f"{', '.join(sorted(known)) or 'none'}; name another with --detector."
+                )
+        actions = replay_actions(recorded, council.policies, named or None)
+        missing = unread([*council.policies, *named], recorded.names())
+    code = 1 if missing else 0
     if json:
-        emit({"run": str(run), "actions": [asdict(a) for a in actions]})
-        return 0
+        blind = sorted({series for names in missing.values() for series in names})
+        emit({"run": str(run), "actions": [asdict(a) for a in actions], "unread": blind})
+        return code
     out = console()
+    _print_blind(missing, run)
     for action in actions:
         what = f"{action.policy}, {action.kind}: {action.reason}"
         out.print(f"step {action.step:>7,}  {what}", soft_wrap=True)
     out.print(f"{len(actions)} action{'' if len(actions) == 1 else 's'}, none carried out.")
-    return 0
+    return code
+
+
+def _print_blind(missing: Mapping[str, Sequence[str]], run: Path) -> None:
+    for name, series in missing.items():
+        sentence = f"{name} is blind: {run} has no {', '.join(series)}."
+        console().print(sentence, soft_wrap=True)
 
 
 def _in_order(alarms: Sequence[Alarm]) -> list[Alarm]:

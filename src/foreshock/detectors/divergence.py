@@ -52,7 +52,16 @@ class Divergence:
     A fall is never an alarm, and a single value that is not finite, not resolved or zero is passed
     over.
 
-    @@MEASURED@@
+    Measured at the defaults on seeds drawn after the code was frozen (``foreshock bench
+    detectors``): 0 false alarms in 1,350,000 healthy steps of fourteen families, 0 [0, 0.03] per
+    10,000, noise of .1 to 1 and noise that grows among them; without σ 1.0 [0.03, 2.5]. An e-fold
+    of 100 steps was found in 200 of 200 runs after 79 (median; nine in ten within 89), of 1,000 in
+    200 of 200 after 639 (970), a blow-up that begins at step 0 to 450 in 200 of 200 after 112
+    (175), a loss that ends as NaN or infinity in 200 of 200. A loss that falls by e^1.5 and is back
+    within its first 100 to 300 steps was found in 161 of 200: a shorter one passes for noise of its
+    own size. No spike alarmed (600 runs), 0 of 200 tenfold improvements, half of which tripled the
+    relative noise, and 10 of 200 whose noise grew from 5 to 50 %. @@REAL@@
+    A warm restart of the learning rate and harder data are rises to it: all of 80 restarts alarmed.
 
     Args:
         series: Series to read: a loss, positive.

@@ -49,7 +49,19 @@ class LossSpike:
     pass without an alarm. Values that are not finite, not resolved or zero are passed over. Slow
     rises, and a loss that is no number any more, are for `Divergence`.
 
-    @@MEASURED@@
+    Measured at the defaults on seeds drawn after the code was frozen (``foreshock bench
+    detectors``): 0 false alarms in 1,390,000 healthy steps of fourteen families, 0 [0, 0.03] per
+    10,000, noise of .1 to 1 and noise that grows among them; without its noise scale 1.1 [0.4,
+    1.9]. Jumps by 3 were found in 200 of 200 runs after 2 steps, from step 60 on in 200 of 200, by
+    1.5 in 161 (the others are in the noise). In 3 of 200 runs an alarm came within 1,000 steps
+    after a tenfold improvement over 1 to 500 steps, 307, 773 and 865 after it began, all with
+    AR(1) noise of .9 that had tripled. @@REAL@@
+    Shocks that are both heavy-tailed and remembered (t₃ through AR(1) with .9, 10 %) cost 1.9 [1.0,
+    2.9] false alarms per 10,000; 67 of 80 warm restarts of the learning rate alarmed, and data that
+    are 2.5 times as hard always do.
+
+    A loss that is logged every k steps is read value by value: a jump by 3 of 30 steps was found in
+    40 of 40 runs with k = 1, 5 and 10, and in none with k = 20, where ``confirm=1`` found 38.
 
     Args:
         series: Series to read: a loss, positive.

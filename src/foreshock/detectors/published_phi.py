@@ -24,8 +24,8 @@ class PublishedPhi:
     widths are in the units of the loss.
 
     Alarms per 10,000 values as measured (``foreshock bench published_detectors``) on C = 1, S = 0
-    and r = 0 with standard deviations .2, .1 and .5, where nothing happens: 704 on white noise, 703
-    and 691 on AR(1) noise with coefficient .5 and .9, 0 [0, .7] on exponential decays.
+    and r = 0 with standard deviations .2, .1 and .5, where nothing happens: 706 on white noise, 716
+    and 734 on AR(1) noise with coefficient .5 and .9, 0 [0, .7] on exponential decays.
 
     Args:
         series: C to read.

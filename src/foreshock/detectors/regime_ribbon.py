@@ -39,9 +39,9 @@ class RegimeRibbon:
     of one table (``signal_p``, ``signal_c``) even disagree between C = 2/3 and .67. Changes per
     10,000 values as measured (``foreshock bench published_detectors``) where nothing happens, the
     numbers on an edge with the noise stated there: ``signal_p`` 7,200 on white noise, 6,000 and
-    3,200 on AR(1) noise with coefficient .5 and .9, 440 on an exponential decay (33, 105, 476 and
+    3,200 on AR(1) noise with coefficient .5 and .9, 450 on an exponential decay (40, 120, 476 and
     11 with `persist` = 5); the other tables 3,300 to 6,700 on white and AR(1) .5 noise, but
-    ``spectral_edge`` 8 to 10 within its factor of 3.
+    ``spectral_edge`` 5 to 11 within its factor of 3.
 
     Args:
         table: Which table.

@@ -94,8 +94,8 @@ class ResetTime:
     Every noisy series that visits theta has a minimum below it: an alarm says that C turned, and
     names the step of its minimum, not that a basin was left. Alarms per 10,000 values as measured
     (``foreshock bench published_detectors``) on a C of .5 with a standard deviation of .2, where
-    nothing happens: with intervals 2.8 on white noise, 15 on AR(1) noise with coefficient .5 and
-    .9, 0 [0, .7] on an exponential decay; without intervals 1,290, 1,080, 550 and 36.
+    nothing happens: with intervals 2.6 on white noise, 14 and 13 on AR(1) noise with coefficient
+    .5 and .9, 0 [0, .7] on an exponential decay; without intervals 1,290, 1,090, 570 and 35.
 
     Args:
         series: C to read, with its interval.

@@ -2,9 +2,9 @@
 
 from foreshock.evaluation.actions import replay_actions as replay_actions
 from foreshock.evaluation.conformal import calibrate as calibrate
-from foreshock.evaluation.conformal import conformal_threshold as conformal_threshold
-from foreshock.evaluation.conformal import false_alarm_bound as false_alarm_bound
-from foreshock.evaluation.conformal import runs_needed as runs_needed
+from foreshock.evaluation.conformal_ranks import conformal_threshold as conformal_threshold
+from foreshock.evaluation.conformal_ranks import false_alarm_bound as false_alarm_bound
+from foreshock.evaluation.conformal_ranks import runs_needed as runs_needed
 from foreshock.evaluation.events import Milestones as Milestones
 from foreshock.evaluation.events import milestones as milestones
 from foreshock.evaluation.forecast_scores import ForecastScore as ForecastScore

@@ -14,7 +14,9 @@ from foreshock.policies.record import (
     as_decided,
     policy_record,
     recorded_actions,
+    recorded_parts,
     recorded_policies,
+    was_refused,
 )
 from foreshock.store import Run
 from foreshock.types import Action, Alarm, Detector, Policy
@@ -92,7 +94,7 @@ def replay_actions(
 
     They are those of a live dry run. Had they been carried out, the run would have been another one
     from the first of them on: what comes after it is what the policy wants in a world it did not
-    touch.
+    touch. Where the run was not dry, an action that is on record as refused is refused again.
 
     Args:
         run: A recorded run.
@@ -114,13 +116,25 @@ def replay_actions(
         >>> run.close()
     """
     council = Council([resolve(policy) for policy in policies])
-    judge = None if detectors is None else Judge([resolve_detector(d) for d in detectors])
+    judge = None
+    if detectors is not None:
+        judge = Judge([resolve_detector(d) for d in detectors], heard=council.hears.values())
     heard: dict[int, list[Alarm]] = defaultdict(list)
     if judge is None:
         for alarm in recorded_alarms(run.events("alarm")):
             heard[alarm.step].append(alarm)
+    refused = {
+        (a.step, a.policy, a.kind) for a in recorded_actions(run.events("action")) if was_refused(a)
+    }
+    parts = recorded_parts(run.events("policies"))
     wanted: list[Action] = []
     for step, values in run.rows():
+        while parts and step >= parts[0][0]:
+            council.resume(parts.pop(0)[1])
         alarms = heard[step] if judge is None else judge.feed(step, values)
-        wanted += council.feed(step, values, alarms)
+        found = council.feed(step, values, alarms)
+        for action in found:
+            if (action.step, action.policy, action.kind) in refused:
+                council.refused(action)
+        wanted += found
     return wanted

@@ -11,102 +11,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from foreshock.detectors.calibration import Calibration, Side, setup_digest
+from foreshock.evaluation.conformal_ranks import conformal_threshold, runs_needed
 from foreshock.store import Run
 
-#: Median absolute deviation of a normal law to its standard deviation.
-_MAD = 1.4826
+#: Median and mean absolute deviation of a normal law to its standard deviation.
+_MAD, _MEAN = 1.4826, 1.2533
+#: A spread below these shares, of the largest value at the step and of the typical spread of the
+#: series, is rounding: to divide by it would make its step set the threshold alone.
+_ROUNDING, _DEGENERATE = 1e-12, 1e-6
+#: A step without which the threshold would be smaller by this factor is told.
+_ALONE = 2.0
 #: Milestones that no safe run has reached.
 _UNSAFE = frozenset({"over_optimised"})
-
-
-def conformal_threshold(scores: ArrayLike, alpha: float) -> float:
-    """The number that the score of one more run exceeds with probability at most ``alpha``.
-
-    The k-th smallest of M scores, k = ceil((1 − alpha)(M + 1)). If the new score and the M are
-    exchangeable, the probability to exceed it is exactly 1 − k/(M + 1) for continuous scores and
-    less with ties, for every law of the scores.
-
-    Args:
-        scores: ``(M,)``, one for each run; -inf for a run that never had one.
-        alpha: In (0, 1).
-
-    Returns:
-        The threshold.
-
-    Raises:
-        ValueError: If alpha is out of range, a score is nan, or there are too few.
-
-    Examples:
-        >>> conformal_threshold(range(1, 20), alpha=0.05)
-        19.0
-        >>> conformal_threshold(range(18), alpha=0.05)
-        Traceback (most recent call last):
-        ...
-        ValueError: 18 calibration scores cannot give a false-alarm rate of 0.05: at least 19 are \
-needed.
-    """
-    values = np.sort(np.asarray(scores, dtype=float).ravel())
-    if np.isnan(values).any():
-        raise ValueError(
-            "A calibration score is nan. Write -inf for a run whose score never existed."
-        )
-    k = _rank(len(values), alpha)
-    if k > len(values):
-        raise ValueError(
-            f"{len(values)} calibration scores cannot give a false-alarm rate of {alpha:g}: at "
-            f"least {_scores_needed(alpha)} are needed."
-        )
-    return float(values[k - 1])
-
-
-def false_alarm_bound(scores: int, alpha: float, confidence: float = 0.95) -> float:
-    """What the false-alarm rate of one calibration stays below, with a confidence.
-
-    ``alpha`` holds on average over sets of safe runs. Given one set of M scores the rate of its
-    threshold, the k-th smallest, has the law Beta(M + 1 − k, k) for continuous scores.
-
-    Args:
-        scores: M, how many runs gave the threshold.
-        alpha: As asked for, in (0, 1).
-        confidence: In (0, 1).
-
-    Returns:
-        The quantile of that law.
-
-    Raises:
-        ValueError: If alpha is out of range, or M too small for it.
-
-    Examples:
-        >>> round(false_alarm_bound(20, 0.05), 3), round(false_alarm_bound(40, 0.05), 3)
-        (0.139, 0.113)
-    """
-    from scipy.special import betaincinv
-
-    k = _rank(scores, alpha)
-    if k > scores:
-        raise ValueError(
-            f"{scores} calibration scores cannot give a false-alarm rate of {alpha:g}: at least "
-            f"{_scores_needed(alpha)} are needed."
-        )
-    return float(betaincinv(scores + 1 - k, k, confidence))
-
-
-def runs_needed(alpha: float) -> int:
-    """Fewest safe runs for `calibrate`: a third of them gives location and scale.
-
-    Args:
-        alpha: False-alarm rate, in (0, 1).
-
-    Returns:
-        How many runs.
-
-    Examples:
-        >>> runs_needed(0.05), runs_needed(0.01)
-        (30, 150)
-    """
-    scores = _scores_needed(alpha)
-    # Rounded up to whole thirds, so that every number from here on is enough; a scale needs two.
-    return 3 * max(math.ceil(scores / 2), 2)
 
 
 def fit(
@@ -126,11 +42,18 @@ def fit(
     of every run among all the others at each step are not (with 60 runs and an autocorrelation of
     .9 that recipe alarms in 68 % of safe runs at a nominal 5 %, or never, when normalised).
 
-    A step where the first third does not vary (all runs start at 0) has no scale and is left out.
+    Where half of the first third agree but for rounding (all runs start at 0, an accuracy has
+    saturated at 1), the typical scale of the series stands in, the median over the other steps (the
+    mean deviation where there are none): an alarm that looked away there would be blind for the
+    rest of the run. Any scale that is made of
+    the first third alone keeps the guarantee. ``notes`` counts these steps, and names a step
+    without which the threshold would be less than half.
+
+    A safe run that is infinite on the dangerous side has an infinite score.
 
     Args:
         grid: ``(T,)`` steps, increasing.
-        values: ``(M, s, T)`` finite values of M runs.
+        values: ``(M, s, T)`` values of M runs, none of them nan.
         series: s names.
         sides: s sides.
         alpha: False-alarm rate of a whole run.
@@ -154,10 +77,8 @@ def fit(
             f"`fit` needs values of shape (runs, {len(series)} series, {len(steps)} steps). Got "
             f"{table.shape}."
         )
-    if not np.isfinite(table).all():
-        raise ValueError(
-            "`fit` needs finite values; leave out the steps at which some run has none."
-        )
+    if np.isnan(table).any():
+        raise ValueError("`fit` needs values; leave out the steps at which some run has none.")
     count, needed = len(table), runs_needed(alpha)
     if count < needed:
         raise ValueError(
@@ -169,29 +90,70 @@ def fit(
     if len(names) != count:
         raise ValueError(f"`fit` needs one identity for each run. Got {len(names)} for {count}.")
     third = count // 3
-    location = np.median(table[:third], axis=0)
-    scale = _MAD * np.median(np.abs(table[:third] - location), axis=0)
-    varies = (scale > 0).all(axis=0)
-    if not varies.any():
-        raise ValueError(
-            f"{', '.join(series)} does not vary between the runs at any step, so nothing can be "
-            "standardised. Are they copies of one run?"
-        )
-    location, scale, steps = location[:, varies], scale[:, varies], steps[varies]
-    z = (table[third:][..., varies] - location) / scale
-    for row, side in enumerate(sides):
-        z[:, row] = {"above": z[:, row], "below": -z[:, row], "both": np.abs(z[:, row])}[side]
-    return Calibration(
+    location, scale, notes = _standard(table[:third], series)
+    located = np.isfinite(location).all(axis=0)  # not where most of the first third is infinite
+    if not located.any():
+        raise ValueError(f"{', '.join(series)} is infinite at every step in most of the runs.")
+    blank = Calibration(
         series=tuple(series),
         sides=tuple(sides),
-        grid=tuple(int(step) for step in steps),
-        location=tuple(tuple(map(float, row)) for row in location),
-        scale=tuple(tuple(map(float, row)) for row in scale),
-        threshold=conformal_threshold(z.max(axis=(1, 2)), alpha),
+        grid=tuple(int(step) for step in steps[located]),
+        location=tuple(tuple(map(float, row)) for row in location[:, located]),
+        scale=tuple(tuple(map(float, row)) for row in scale[:, located]),
+        threshold=0.0,
         alpha=alpha,
         located=tuple(names[:third]),
         calibrated=tuple(names[third:]),
     )
+    z = standardised(blank, table[third:][..., located])
+    scores = z.max(axis=1)
+    threshold = conformal_threshold(scores, alpha)
+    if not math.isfinite(threshold):
+        raise ValueError(
+            f"{int(np.isposinf(scores).sum())} of the {len(scores)} runs that give the threshold "
+            f"are infinite on the dangerous side of {', '.join(series)}: no finite threshold has a "
+            f"false-alarm rate of {alpha:g}. Are they known to be safe?"
+        )
+    at = int(z[int(np.flatnonzero(scores == threshold)[0])].argmax())
+    without = np.delete(z, at, axis=1)
+    rest = conformal_threshold(without.max(axis=1), alpha) if without.size else threshold
+    if threshold > _ALONE * max(rest, 0.0):
+        notes.append(
+            f"Step {blank.grid[at]:,} alone sets the threshold: it is {threshold:.3g} scales, and "
+            f"{rest:.3g} without that step. What the alarm misses elsewhere is due to it."
+        )
+    return replace(blank, threshold=threshold, notes=tuple(notes))
+
+
+def _standard(
+    table: NDArray[np.float64], series: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
+    """Location and scale ``(s, T)`` of runs ``(m, s, T)``, and where the scale is borrowed."""
+    with np.errstate(invalid="ignore"):
+        location = np.median(table, axis=0)
+        off = np.abs(table - location)
+        scale = _MAD * np.median(off, axis=0)
+    finite = np.where(np.isfinite(table), np.abs(table), 0.0).max(axis=0)
+    notes = []
+    for row, name in enumerate(series):
+        varies = np.isfinite(scale[row]) & (scale[row] > _ROUNDING * finite[row])
+        # Runs that differ at every step, but fewer than half of them, have a mean deviation only.
+        pooled = _MEAN * float(off[:, row][np.isfinite(off[:, row])].mean())
+        if not varies.any() and not pooled > _ROUNDING * finite[row].max():
+            raise ValueError(
+                f"{name} does not vary between the runs at any step, so nothing can be "
+                "standardised. Are they copies of one run?"
+            )
+        typical = float(np.median(scale[row][varies])) if varies.any() else pooled
+        varies &= scale[row] > _DEGENERATE * typical
+        scale[row][~varies] = typical
+        if not varies.all():
+            notes.append(
+                f"Half or more of the {len(table)} runs that locate {name} agree at "
+                f"{int((~varies).sum()):,} of {len(varies):,} steps; its typical scale, "
+                f"{typical:.3g}, stands in there."
+            )
+    return location, scale, notes
 
 
 def calibrate(
@@ -205,7 +167,8 @@ def calibrate(
 ) -> Calibration:
     """Calibrate `ConformalAlarm` from recorded runs in which nothing bad happened.
 
-    The grid is the steps at which every run has a finite value of every series. Runs are used in
+    The grid is the steps at which no run lacks a value of a series or has nan; ``notes`` says how
+    many steps of the longest run that leaves out. Runs are used in
     the order given, the first third for location and scale: that order must not depend on what the
     runs show (seeds are fine). See `fit` for the method and its guarantee.
 
@@ -218,7 +181,7 @@ def calibrate(
         series: Name or names; the alarm takes the largest z over them.
         alpha: Probability that a safe run ever alarms.
         side: Which side is dangerous; one for all, or one for each series.
-        common: Share of the longest run's steps that all runs must have, in [0, 1].
+        common: Share of the longest run's steps that all runs must have a value at, in [0, 1].
         force: Take runs of different configurations, and runs with such a milestone; mix their
             order yourself, as the first third locates.
 
@@ -275,7 +238,7 @@ def calibrate(
             )
     if not force:
         _refuse_unlike(runs)
-    read = [[_finite(run, name) for name in names] for run in runs]
+    read = [[_known(run, name) for name in names] for run in runs]
     units = [tuple(run.describe(name).unit for name in names) for run in runs]
     for run, unit in zip(runs, units, strict=True):
         if unit != units[0]:
@@ -286,9 +249,17 @@ def calibrate(
     steps = _common_steps(runs, names, read, common)
     values = [[[found[step] for step in steps] for found in run] for run in read]
     fitted = fit(steps, values, series=names, sides=sides, alpha=alpha, ids=ids)
-    told = json.dumps(runs[0].info.get("versions", {}), sort_keys=True)
+    longest = max(len(set.intersection(*map(set, run))) for run in read)
+    notes = fitted.notes
+    if len(fitted.grid) < longest:
+        left = longest - len(fitted.grid)
+        notes += (f"{left:,} of {longest:,} steps are left out: not every run has a value there.",)
     return replace(
-        fitted, units=units[0], setup=setup_digest(runs[0].info["config"]), versions=told
+        fitted,
+        units=units[0],
+        setup=setup_digest(runs[0].info["config"]),
+        versions=json.dumps(runs[0].info.get("versions", {}), sort_keys=True),
+        notes=notes,
     )
 
 
@@ -327,28 +298,30 @@ def _common_steps(
         return steps
     if not own[longest]:
         raise ValueError(
-            f"No step has a finite value of {', '.join(names)} in all {len(runs)} runs. Log them "
-            "at the same steps in every run."
+            f"No step has a value of {', '.join(names)} in all {len(runs)} runs. Log them "
+            "at the same steps in every run, measured ones by `attach(..., every=10)`: a budget "
+            "measures at other steps in every run."
         )
     worst = min(range(len(runs)), key=lambda i: len(own[i] & own[longest]))
     raise ValueError(
         f"The {len(runs)} runs share {len(steps)} of the {len(own[longest])} steps at which "
-        f"{runs[longest].path} has a finite value of {', '.join(names)}, and less than {share:.0%} "
+        f"{runs[longest].path} has a value of {', '.join(names)}, and less than {share:.0%} "
         f"of them is refused: an alarm looks at common steps only. {runs[worst].path} has fewest, "
         f"{len(own[worst] & own[longest])} of them. Leave it out, or record it again at the same "
-        "steps."
+        "steps, measured series by `attach(..., every=10)`: a budget measures at other steps in "
+        "every run."
     )
 
 
-def _finite(run: Run, name: str) -> dict[int, float]:
-    """Step to finite value of a series."""
+def _known(run: Run, name: str) -> dict[int, float]:
+    """Step to value of a series, without nan; what is infinite is known."""
     if name not in run.names():
         raise ValueError(
             f"The run {run.path} has no series {name!r}. It has {', '.join(run.names()[:12])}."
         )
     found = run.series(name)
     pairs = zip(found.step.tolist(), found.value.tolist(), strict=True)
-    return {step: value for step, value in pairs if math.isfinite(value)}
+    return {step: value for step, value in pairs if not math.isnan(value)}
 
 
 def standardised(calibration: Calibration, values: ArrayLike) -> NDArray[np.float64]:
@@ -359,7 +332,7 @@ def standardised(calibration: Calibration, values: ArrayLike) -> NDArray[np.floa
         values: ``(..., s, g)``.
 
     Returns:
-        ``(..., g)``, the largest z over the series.
+        ``(..., g)``, the largest z over the series, -inf where none has a value.
 
     Examples:
         >>> safe = Calibration(("x",), ("below",), (0, 1), ((0.0, 1.0),), ((1.0, 2.0),), 3.0, 0.05)
@@ -372,18 +345,4 @@ def standardised(calibration: Calibration, values: ArrayLike) -> NDArray[np.floa
     for row, side in enumerate(calibration.sides):
         if side != "above":
             z[..., row, :] = -z[..., row, :] if side == "below" else np.abs(z[..., row, :])
-    return z.max(axis=-2)
-
-
-def _rank(count: int, alpha: float) -> int:
-    """ceil((1 − alpha)(count + 1)), not one more because 0.95·20 is 19.000000000000004."""
-    if not 0 < alpha < 1:
-        raise ValueError(f"The `alpha` of a calibration must lie in (0, 1). Got {alpha:g}.")
-    return math.ceil((1 - alpha) * (count + 1) - 1e-9)
-
-
-def _scores_needed(alpha: float) -> int:
-    """Fewest scores whose largest is exceeded with probability at most alpha."""
-    if not 0 < alpha < 1:
-        raise ValueError(f"The `alpha` of a calibration must lie in (0, 1). Got {alpha:g}.")
-    return math.ceil(1 / alpha - 1e-9) - 1
+    return np.where(np.isnan(z), -np.inf, z).max(axis=-2)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from foreshock.detectors.calibration import setup_digest
 from foreshock.store import Run
 from foreshock.types import Estimate, Probability
 
@@ -57,6 +59,9 @@ class Landmarks:
         run: ``(N,)`` index of the run.
         step: ``(N,)`` step t.
         outcome: ``(N,)`` whether the event came in (t, t + h].
+        units: Of series by name, where the runs declared any.
+        setups: `setup_digest` of the configuration of each run; empty if none is known.
+        versions: Of Foreshock, Python and libraries in the first run, as text.
     """
 
     event: str
@@ -66,6 +71,9 @@ class Landmarks:
     run: NDArray[np.intp]
     step: NDArray[np.int64]
     outcome: NDArray[np.bool_]
+    units: Mapping[str, str] = field(default_factory=dict)
+    setups: tuple[str, ...] = ()
+    versions: str = ""
 
     def __len__(self) -> int:
         """Number of rows, N."""
@@ -85,14 +93,14 @@ class Landmarks:
         place = np.full(len(self.ids), -1, dtype=np.intp)
         place[kept] = np.arange(len(kept))
         rows = place[self.run] >= 0
-        return Landmarks(
-            self.event,
-            self.within,
-            tuple(self.ids[i] for i in kept),
-            tuple(self.histories[i] for i in kept),
-            place[self.run][rows],
-            self.step[rows],
-            self.outcome[rows],
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in kept),
+            histories=tuple(self.histories[i] for i in kept),
+            run=place[self.run][rows],
+            step=self.step[rows],
+            outcome=self.outcome[rows],
+            setups=tuple(self.setups[i] for i in kept) if self.setups else (),
         )
 
     def halves(self) -> tuple[Landmarks, Landmarks]:
@@ -155,7 +163,8 @@ def landmarks(
         The landmarks; see `landmarks_of`.
 
     Raises:
-        ValueError: If a run is given twice.
+        ValueError: If no run is given, one is given twice, two logged a series in different units,
+            or no run has the event though some have others.
 
     Examples:
         >>> import tempfile
@@ -170,18 +179,42 @@ def landmarks(
         >>> run.close()
     """
     names = None if reads is None else set(reads)
+    if not runs:
+        raise ValueError("`landmarks` needs recorded runs. Got none.")
     if len({run.id for run in runs}) < len(runs):
         raise ValueError("A run is given twice; one run is one draw, however often it is read.")
     histories, events, ends = {}, {}, {}
+    units: dict[str, tuple[str, Run]] = {}
+    others: set[str] = set()
     for run in runs:
         kept = [name for name in run.names() if names is None or name in names]
         histories[run.id] = list(run.rows(names=kept)) if kept else []
-        found = [e.step for e in run.events("milestone") if e.payload.get("name") == event]
+        for name in kept:
+            unit, first = units.setdefault(name, (run.describe(name).unit, run))
+            if run.describe(name).unit != unit:
+                raise ValueError(
+                    f"The runs {first.path} and {run.path} logged {name} in the units {unit} and "
+                    f"{run.describe(name).unit}. Take runs of one unit."
+                )
+        reached = run.events("milestone")
+        others.update(str(e.payload.get("name")) for e in reached)
+        found = [e.step for e in reached if e.payload.get("name") == event]
         events[run.id] = found[0] if found else None
         ends[run.id] = run.last_step
         progress(len(ends), len(runs))
-    return landmarks_of(
+    if event not in others:
+        raise ValueError(
+            f"None of the {len(runs)} runs has the milestone {event!r}. They have "
+            f"{', '.join(sorted(others)) or 'none'}."
+        )
+    rows = landmarks_of(
         histories, events, ends, event=event, within=within, every=every, horizon=horizon
+    )
+    return replace(
+        rows,
+        units={name: unit for name, (unit, _) in units.items()},
+        setups=tuple(setup_digest(run.info["config"]) for run in runs),
+        versions=json.dumps(runs[0].info.get("versions", {}), sort_keys=True),
     )
 
 
@@ -199,9 +232,10 @@ def landmarks_of(
 
     A row (run, t) is kept if the event has not come by t and t + h is not after the end. The end of
     a run *with* an event must be that of one without (the planned one), or its last rows would be
-    kept only because the event came: give ``horizon`` if runs stop at their event. A run without an
-    event that broke off earlier is censored where it did; that this has nothing to do with the
-    event is assumed.
+    kept only because the event came, or none of them would be: give ``horizon`` if runs stop at
+    their event. A run that ends within h of it, and before the longest run, is refused without. A
+    run without an event that broke off earlier is censored where it did; that this has nothing to
+    do with the event is assumed.
 
     Args:
         histories: By run: steps in order, with the estimates recorded at them.
@@ -216,7 +250,8 @@ def landmarks_of(
         The landmarks.
 
     Raises:
-        ValueError: If ``within`` is not positive, or no row is left.
+        ValueError: If ``within`` is not positive, runs stop at their event and there is no
+            ``horizon``, or no row is left.
 
     Examples:
         >>> rows = landmarks_of({"a": []}, {"a": None}, {"a": 50}, within=20, every=10)
@@ -226,6 +261,19 @@ def landmarks_of(
     if within < 1 or every < 0:
         raise ValueError(
             f"`within` must be positive and `every` not negative. Got {within} and {every}."
+        )
+    longest = max(ends.values(), default=0)
+    stopped = [
+        one
+        for one, came in events.items()
+        if not horizon and came is not None and ends[one] - came < within and ends[one] < longest
+    ]
+    if stopped:
+        raise ValueError(
+            f"{len(stopped)} runs with the event end less than {within} steps after it and before "
+            f"the longest run ({', '.join(stopped[:3])}): of them only landmarks before the event "
+            "would count. If they stop at it, give the planned end of the runs as `horizon` "
+            "(--horizon); if they broke off, leave them out."
         )
     spacing = every or max(1, within // 10)
     run, step, outcome = [], [], []

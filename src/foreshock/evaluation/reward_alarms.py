@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from foreshock.detectors import Calibration, GoldTurnover
-from foreshock.evaluation.conformal import conformal_threshold
+from foreshock.evaluation.conformal_ranks import conformal_threshold
 from foreshock.stats.sample import proportion
 from foreshock.types import Detector, Estimate
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from foreshock.monitor import door
 from foreshock.monitor.recorder import Recorder
-from foreshock.policies.apply import Applier, refused
+from foreshock.policies.apply import Applier
 from foreshock.policies.apply_effects import Ended
+from foreshock.policies.apply_kinds import refused
 from foreshock.policies.apply_rate import Wishes
 from foreshock.types import Action
 
@@ -15,6 +16,8 @@ from foreshock.types import Action
 class Actor:
     """Between the recorder, which says what is wanted, and the applier, which does it.
 
+    Of a resumed run, what still stood at its end is done again first: the recorder's rules remember
+    it.
     What is about to be done is on disk before it is done (event ``action_begun``), and what became
     of it after (``action``): if the second cannot be written the first still says that the run may
     have been changed. What lasts says when it ended, why, and what it did (``action_ended``).
@@ -29,6 +32,10 @@ class Actor:
         self._recorder = recorder
         self._begun: Action | None = None
         self._ended: list[Ended] = []
+        applier.seed = recorder.seed
+        for change in applier.restore(recorder.standing):
+            text = f"As before the run was resumed: {change.said}"
+            recorder.run.event("note", "monitor", {"text": text}, step=recorder.step)
 
     @property
     def wishes(self) -> Wishes:
@@ -71,8 +78,12 @@ class Actor:
         self._write(applier.drain(), step)
 
     def let_go(self) -> None:
-        """Take everything that lasts away. Idempotent."""
+        """Take everything that lasts away, also from within a hook. Idempotent."""
         self._ended += self._applier.close()
+
+    def remove_hooks(self) -> None:
+        """Take the last hook away; not from within a hook of the optimizer. Idempotent."""
+        self._applier.remove_hooks()
 
     def finish(self, step: int) -> None:
         """Record what `let_go` ended, and what came too late to be carried out."""
@@ -81,6 +92,11 @@ class Actor:
         wanted, self._recorder.wanted = self._recorder.wanted, []
         for action in wanted:
             self._recorder.acted(refused(action, "the run ended before the next update."))
+
+    @property
+    def factor(self) -> float:
+        """What the learning rate is multiplied by."""
+        return self._applier.factor
 
     @property
     def unrecorded(self) -> str:

@@ -12,7 +12,7 @@ from foreshock.detectors.judge import Judge
 from foreshock.estimators.latent_flow import LatentFlow
 from foreshock.estimators.latent_particles import rehearse
 from foreshock.estimators.published_fokker_planck import PublishedFokkerPlanck
-from foreshock.policies import Alarmed, Council, Guarded, resolve
+from foreshock.policies import Council, resolve
 from foreshock.probe.groups import resolve_groups
 from foreshock.probe.spec import Probe
 from foreshock.probe.view import ModelView, batch_size
@@ -77,14 +77,13 @@ def check_policies(
     """
     given = policies if isinstance(policies, Iterable) else [policies]
     given = [policies] if isinstance(policies, str) else given
-    chosen = Council([resolve(policy) for policy in given]).policies
+    council = Council([resolve(policy) for policy in given])
+    chosen = council.policies
     names = [rule.name for rule in rules]
-    for policy in chosen:
-        inner = policy.policy if isinstance(policy, Guarded) else policy
-        on = getattr(inner, "on", None)
-        if isinstance(on, Alarmed) and on.detector not in names:
+    for policy, detector in council.hears.items():
+        if detector not in names:
             raise ValueError(
-                f"The policy {policy.name!r} waits for alarms of {on.detector!r}, which is not "
+                f"The policy {policy!r} waits for alarms of {detector!r}, which is not "
                 f"among the `detectors` of `attach`. They are {', '.join(names) or 'none'}."
             )
     if not dry_run and not chosen:
@@ -187,7 +186,7 @@ def taken_at(observable: Observable, probe: Probe | None, view: ModelView) -> st
 def describe(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    observables: Mapping[str, Observable],
+    observables: Iterable[Observable],
     budget: float | None,
     every: object,
 ) -> dict[str, Any]:
@@ -199,7 +198,7 @@ def describe(
         "parameters": sum(p.numel() for p in model.parameters()),
         "optimizer": type(optimizer).__name__,
         "settings": settings,
-        "observables": sorted(observables),
+        "observables": sorted(observable.name for observable in observables),
         "budget": budget,
         "every": dict(every) if isinstance(every, Mapping) else every,
     }

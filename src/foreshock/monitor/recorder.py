@@ -7,14 +7,20 @@ import logging
 import time
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TypeAlias
 
+from foreshock.detectors.caveats import caveats, setup_caveats
 from foreshock.detectors.judge import Judge
 from foreshock.detectors.record import alarm_record, detector_record, recorded_alarms
 from foreshock.policies.council import Council
-from foreshock.policies.record import policy_record, recorded_actions
+from foreshock.policies.record import (
+    policy_record,
+    recorded_actions,
+    recorded_parts,
+    was_refused,
+)
 from foreshock.store import Run
 from foreshock.types import Action, Alarm, Detector, Estimate, OnAlarm, Policy, Sink
 
@@ -57,6 +63,7 @@ class Recorder:
         self._shown = 0
         self._resuming = False
         self.wanted: list[Action] = []
+        self.standing: list[Action] = []  # of a resumed run, what policies did to it before
         self.step = run.last_step + 1
         self.alarms: list[Alarm] = []
         self._rows: dict[str, Estimate | float] = {}
@@ -66,11 +73,16 @@ class Recorder:
         self._seen: set[str] = set()
         self._pile: list[tuple[int, Values]] = []
         self._said: set[str] = set()
-        self._judge = Judge(detectors, on_error=lambda d, e: self.failed("detector_off", d.name, e))
         self._council = Council(
             policies,
             on_error=lambda p, e: self.failed("policy_off", p.name, e),
             on_note=self._noted,
+        )
+        heard = sorted(set(self._council.hears.values()))
+        self._judge = Judge(
+            detectors,
+            on_error=lambda d, e: self.failed("detector_off", d.name, e),
+            heard=heard,
         )
         self._dry_run = dry_run
         self._sinks = list(sinks)
@@ -79,14 +91,15 @@ class Recorder:
         self._read = self._judge.reads
         self._everybody = bool(self._council.policies or self._sinks)
         rules = [detector_record(d) for d in self._judge.detectors]
-        run.event("detectors", "monitor", {"detectors": rules})
+        run.event("detectors", "monitor", {"detectors": rules, "heard": heard})
         if self._council.policies:
             held = [policy_record(p) for p in self._council.policies]
             for event in run.events("policies"):
                 self.seed = event.payload.get("seed", self.seed)  # a resumed run draws as it did
             payload = {"policies": held, "dry_run": dry_run, "seed": self.seed}
-            run.event("policies", "monitor", payload)
+            run.event("policies", "monitor", {**payload, "resumed_at": self.step})
         self._catch_up()
+        self._tell_caveats(lambda rules: setup_caveats(run, rules))
         atexit.register(_at_exit, weakref.ref(self))
 
     def _catch_up(self) -> None:
@@ -94,7 +107,8 @@ class Recorder:
 
         The process may have been killed before the last ones were, and a new rule may find some.
         Policies see it too, every step of it, and what they want of the past is not done again;
-        what of it is not on record is recorded as not carried out.
+        what of it is not on record is recorded as not carried out. Those that were not carried out
+        until now (a dry part, a new policy) then believe that nothing was.
         """
         everything = bool(self._council.policies)
         past = [name for name in self.run.names() if everything or name in self._read]
@@ -103,6 +117,9 @@ class Recorder:
         known = recorded_alarms(self.run.events("alarm"))
         before = recorded_actions(self.run.events("action"))
         acted = Counter(map(_key, before))
+        parts = recorded_parts(self.run.events("policies")) if everything else []
+        acted_for = parts[-1][1] if parts else None
+        refused = {_key(action) for action in before if was_refused(action)}
         over = {(e.payload["decided"], e.source) for e in self.run.events("action_ended")}
         begun = Counter(map(_key, recorded_actions(self.run.events("action_begun"))))
         found: list[Alarm] = []
@@ -110,9 +127,21 @@ class Recorder:
         self._resuming = True
         for step, values in self.run.rows(names=past):
             self._seen.update(values)
+            while parts and step >= parts[0][0]:
+                self._council.resume(parts.pop(0)[1])
             alarms = self._judge.feed(step, values)
-            wanted += self._council.feed(step, values, alarms)
             found += alarms
+            for action in self._council.feed(step, values, alarms):
+                acted[_key(action)] -= 1
+                new = acted[_key(action)] < 0
+                if new:
+                    wanted.append(action)
+                if _key(action) in refused or (new and action.policy in (acted_for or ())):
+                    self._council.refused(action)
+        self._council.resume(acted_for)
+        if acted_for is not None:
+            names = acted_for.intersection(p.name for p in self._council.policies)
+            self.standing = [action for action in before if action.policy in names]
         self._resuming = False
         # Written only now: without a WAL, an open reader would hold up the writer.
         for alarm in found:
@@ -121,16 +150,13 @@ class Recorder:
                 self.run.event("note", "monitor", {"text": text}, step=self.step)
                 self._raise(alarm)
         for action in before:
-            if action.applied and "steps" in action.arguments:
+            if action.applied and float(action.arguments.get("steps", 0.0)) > 0:
                 if (action.step, action.policy) not in over:
                     text = f"The {action.kind} of {action.policy} ended with the process."
                     payload = {"kind": action.kind, "decided": action.step, "why": text}
                     payload |= {"done": {}, "text": text}
                     self.run.event("action_ended", action.policy, payload, step=self.step)
         for action in wanted:
-            acted[_key(action)] -= 1
-            if acted[_key(action)] >= 0:
-                continue
             text = f"The {action.kind} of {action.policy} at step {action.step} was found on "
             self.run.event("note", "monitor", {"text": f"{text}resuming."}, step=self.step)
             if not self._dry_run:
@@ -181,6 +207,17 @@ class Recorder:
         self.begin(self.step + 1)  # what was logged ahead of a step that never came
         self.hand_over()
         self._say_absent("{rule} never read {names}: it was not recorded.")
+        self._tell_caveats(lambda rules: caveats(self.run, rules, self.alarms))
+
+    def _tell_caveats(self, find: Callable[[Sequence[Detector]], list[str]]) -> None:
+        """Why rules that other runs made say less about this one: a note and a warning, once."""
+        try:
+            for text in find(self._judge.detectors):
+                if self.once(text):
+                    self.run.event("note", "monitor", {"text": text}, step=self.step)
+                    log.warning("%s", text)
+        except Exception as error:
+            self.failed("note", "caveats", error)
 
     def _say_absent(self, sentence: str) -> None:
         for rule in (*self._judge.detectors, *self._council.policies):
@@ -250,6 +287,8 @@ class Recorder:
     def acted(self, action: Action, **more: int) -> None:
         """Record an action, carried out or not, at the step that decided on it."""
         self.actions.append(action)
+        if not (self._dry_run or action.applied):
+            self._council.refused(action)
         self.hand_over()  # nor is an action on disk before the rows that caused it
         payload = {**asdict(action), **more}
         self.run.event("action", action.policy, payload, step=action.step)

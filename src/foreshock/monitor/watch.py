@@ -1,13 +1,11 @@
-"""`Watch`: the hooks on one optimizer, and what they measure."""
+"""`Watch`: the hooks on one optimizer, and what a user sees of them."""
 
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,14 +17,12 @@ from torch import Tensor, nn
 from foreshock.detectors import resolve
 from foreshock.monitor import door
 from foreshock.monitor.acting import Actor
-from foreshock.monitor.examples import Examples
-from foreshock.monitor.micro import MicroBatches
-from foreshock.monitor.presets import Choice, choose
+from foreshock.monitor.measuring import Measuring
+from foreshock.monitor.presets import choose
+from foreshock.monitor.promises import Promises
 from foreshock.monitor.recorder import Recorder
 from foreshock.monitor.schedule import Budget, Every, Schedule
 from foreshock.policies.apply import Applier
-from foreshock.probe.moment import Moment
-from foreshock.probe.optimizer import OptimizerView
 from foreshock.probe.spec import Probe
 from foreshock.probe.view import ModelView, check_probe
 from foreshock.store import Run
@@ -38,7 +34,6 @@ from foreshock.types import (
     Observable,
     OnAlarm,
     Policy,
-    Readings,
     Sink,
 )
 
@@ -90,15 +85,11 @@ class Watch:
         if probe is not None:
             check_probe(self._view, probe, model)
         door.check_latents(choice.observables, self._view, probe)
-        self._observables = {o.name: o for o in choice.observables}
         self.schedule: Schedule = (
             Every(choice.observables, every)
             if every is not None
             else Budget(choice.observables, 0.03 if budget is None else budget)
         )
-        self._probe = probe
-        self._optimizer = optimizer
-        self._states: dict[str, Any] = {n: o.init() for n, o in self._observables.items()}
         if isinstance(run, Run):
             self.run = run
             if run.mode == "r":
@@ -106,10 +97,10 @@ class Watch:
                     "The `run` given to `attach` is open for reading. Use Run.open(path, 'a')."
                 )
         else:
-            about = door.describe(model, optimizer, self._observables, budget, every)
+            about = door.describe(model, optimizer, choice.observables, budget, every)
             self.run = Run.create(run, config=about)
         try:
-            self._declare(choice)
+            self._promises = Promises(choice, probe, self._view, self.run)
             # The user's own seed, which is only looked at: other seeds give other draws.
             seed = torch.initial_seed()
             self._recorder = Recorder(
@@ -121,23 +112,18 @@ class Watch:
             raise
         self._actor: Actor | None = None
         if applier is not None:
-            applier.seed = self._recorder.seed
             self._actor = Actor(applier, self._recorder)
         self.step = self._recorder.step
         self._logged_before: set[str] = set()
         self._closed = False
-        self._old: list[Tensor] = []
-        self._started = time.perf_counter()
+        self._inside = False
+        self._leaving = False
         self._mark: float | None = None
         self._in_hooks = 0.0
-        micro = any("micro" in o.needs for o in choice.observables)
-        self._micro = MicroBatches(self._view) if micro else None
-        examples = any("examples" in o.needs for o in choice.observables)
-        self._examples = Examples(self._view, model) if examples else None
-        self._before_due: list[str] = []
-        self._after_due: list[str] = []
-        self._stale = False
-        self._plan()
+        self._measuring = Measuring(
+            self._view, model, optimizer, probe, self.schedule, self._promises, self._recorder
+        )
+        self._measuring.plan(self.step)
         before, after = self._before, self._after
         if "torch._dynamo" in sys.modules:
             # `optimizer.step` may be compiled: the hooks are to be called, not traced. Where nobody
@@ -188,6 +174,7 @@ class Watch:
         start = time.perf_counter()
         try:
             if self._closed:
+                self._remove_hooks()  # of a watch that gave up within one of them
                 self._recorder.say("log", "`watch.log` was called after `close`; values are lost.")
                 return
             numbers = self._numbers({**values, **more} if values else more)
@@ -215,11 +202,18 @@ class Watch:
             self._give_up(error)
 
     def close(self) -> None:
-        """Finish the last step, write the cost table, detach, and close the run. Idempotent."""
-        self._close(None)
+        """Finish the last step, write the cost table, detach, and close the run. Idempotent.
+
+        Called within a hook of the watch (``on_alarm``, ``on_pause``), it is done at its end.
+        """
+        if self._inside:
+            self._leaving = True
+        else:
+            self._close(None)
 
     def _close(self, error: type[BaseException] | None) -> None:
         if self._closed:
+            self._remove_hooks()
             return
         self._closed = True
         self._detach()
@@ -254,108 +248,46 @@ class Watch:
 
     def _before(self, _: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Before an update: settle the last step, then measure what is due at this one."""
-        start = time.perf_counter()
+        if self._closed:
+            return
+        start, self._inside = time.perf_counter(), True
         # A closure computes the gradient inside the step: what is in `.grad` now is an older one.
-        self._stale = any(callable(a) for a in (*args, *kwargs.values()))
+        stale = any(callable(a) for a in (*args, *kwargs.values()))
         try:
             if self._mark is not None:
                 self.schedule.tick(start - self._mark - self._in_hooks, self._in_hooks)
             self._mark, self._in_hooks = start, 0.0
             if self._recorder.step < self.step:
                 self._recorder.begin(self.step)
-            if self._before_due or self._after_due:
-                self._measure(self._before_due, self._moment())
-                if self._after_due:
-                    self._old = [p.clone() for p in self._view.parameters]
+            self._measuring.before(self.step, stale=stale)
             if self._actor is not None:
                 self._actor.before_update()
+            if self._leaving:
+                self._close(None)
         except Exception as error:
             self._give_up(error)
         finally:
+            self._inside = False
             self._in_hooks += time.perf_counter() - start
 
     def _after(self, *_: Any) -> None:
         """After an update: measure the step itself, then plan the next one."""
-        start = time.perf_counter()
+        if self._closed:
+            return
+        start, self._inside = time.perf_counter(), True
         try:
-            if self._old:
-                new = self._view.parameters
-                update = tuple(a - b for a, b in zip(new, self._old, strict=True))
-                self._old = []
-                self._measure(self._after_due, self._moment(update))
+            self._measuring.after(self.step)
             if self._actor is not None:
                 self._actor.after_update(self.step)
             self.step += 1
-            self._plan()
+            self._measuring.plan(self.step)
+            if self._leaving:
+                self._close(None)
         except Exception as error:
             self._give_up(error)
         finally:
+            self._inside = False
             self._in_hooks += time.perf_counter() - start
-
-    def _plan(self) -> None:
-        due = self.schedule.plan(self.step)
-        if due or self._before_due or self._after_due:
-            self._after_due = [n for n in due if "update" in self._observables[n].needs]
-            self._before_due = [n for n in due if n not in self._after_due]
-        if self._micro is not None:
-            self._micro.arm(any("micro" in self._observables[n].needs for n in due))
-        if self._examples is not None:
-            self._examples.arm(any("examples" in self._observables[n].needs for n in due))
-
-    def _moment(self, update: tuple[Tensor, ...] | None = None) -> Moment:
-        groups = self._optimizer.param_groups
-        gradients = door.gradients(self._view, self._optimizer)
-        if self._stale:
-            gradients = tuple(None for _ in gradients)
-        # Once a step: the moment after the update has no use for the passes before it.
-        wanted = self._micro is not None and update is None
-        micro = self._micro.take(gradients) if self._micro is not None and wanted else ()
-        heard = self._examples if update is None else None
-        return Moment(
-            step=self.step,
-            view=self._view,
-            gradients=gradients,
-            learning_rates=tuple(float(g["lr"]) for g in groups if "lr" in g) or (float("nan"),),
-            optimizer=OptimizerView(self._optimizer, self._view),
-            elapsed=time.perf_counter() - self._started,
-            probe=self._probe,
-            update=update,
-            micro=micro,
-            uneven=self._micro is not None and self._micro.uneven,
-            local=self._micro.total if self._micro is not None and wanted else (),
-            examples=heard.take(gradients) if heard is not None else None,
-        )
-
-    def _measure(self, names: list[str], moment: Moment) -> None:
-        """Run the due observables; the one that fails is switched off and its siblings go on."""
-        values: dict[str, Estimate] = {}
-        trouble = moment.view.trouble
-        for name in names:
-            start = time.perf_counter()
-            useful = False
-            try:
-                if trouble:
-                    missing = Estimate.missing(trouble)
-                    series = [s.name for s in self._observables[name].series if not s.array]
-                    values.update(dict.fromkeys(series, missing))
-                    continue
-                state, readings = self._observables[name].update(self._states[name], moment)
-                self._states[name] = state
-                readings = self._promised_only(name, readings)
-                values.update(readings.scalars)
-                useful = any(math.isfinite(e.value) for e in readings.scalars.values())
-                if readings.arrays:
-                    self._recorder.hand_over()  # the store takes steps in order
-                for series, array in readings.arrays.items():
-                    self.run.append_array(moment.step, series, array)
-            except Exception as error:
-                self.schedule.switch_off(name)
-                self._states.pop(name, None)
-                self._recorder.failed("observable_off", name, error)
-            finally:
-                spent = time.perf_counter() - start
-                self.schedule.charge(name, moment.step, spent, useful=useful)
-        self._recorder.record(moment.step, values)
 
     # ---------------------------------------------------------------- recording
 
@@ -368,7 +300,7 @@ class Watch:
                 continue
             if not isinstance(name, str) or not name:
                 self._recorder.say("name", f"`watch.log` needs a name, not {name!r}; skipped.")
-            elif name.partition("@")[0] in self._promised:
+            elif name.partition("@")[0] in self._promises.names:
                 sentence = f"`watch.log` cannot write {name!r}: it is a measured series."
                 self._recorder.say(name, sentence)
             elif isinstance(value, Estimate):
@@ -394,66 +326,36 @@ class Watch:
                     self.run.event("note", "log", {"text": text}, step=self.step)
         return numbers
 
-    def _declare(self, choice: Choice) -> None:
-        self._promised = {s.name for o in choice.observables for s in o.series}
-        self._parts: set[str] = set()
-        self._taken_at: dict[str, str] = {}
-        described = []
-        for observable in choice.observables:
-            where = door.taken_at(observable, self._probe, self._view)
-            self._taken_at[observable.name] = where
-            for info in observable.series:
-                self.run.declare(
-                    info.name, title=info.title, unit=info.unit, taken_at=where, null=info.null
-                )
-            described.append(
-                {
-                    "name": observable.name,
-                    "series": [asdict(info) for info in observable.series],
-                    "needs": sorted(observable.needs),
-                    "price": observable.price,
-                }
-            )
-        left_out = [{"name": name, "reason": reason} for name, reason in choice.left_out]
-        self.run.event("observables", "monitor", {"observables": described, "left_out": left_out})
-
-    def _promised_only(self, name: str, readings: Readings) -> Readings:
-        """What an observable promised; parts of the model are declared when they first appear."""
-        promised = {info.name: info for info in self._observables[name].series}
-        kept = {}
-        for series, estimate in readings.scalars.items():
-            base, _, part = series.partition("@")
-            info = promised.get(base)
-            if info is None or (part and not info.layered):
-                sentence = f"{name} wrote {series!r}, which its `series` does not promise; skipped."
-                self._recorder.say(series, sentence)
-                continue
-            if part and series not in self._parts:
-                title, where = f"{info.title}, {part}", self._taken_at[name]
-                self.run.declare(
-                    series, title=title, unit=info.unit, taken_at=where, null=info.null
-                )
-                self._parts.add(series)
-            kept[series] = estimate
-        return Readings(kept, readings.arrays)
-
     # ---------------------------------------------------------------- trouble
 
     def _detach(self) -> None:
+        if self._actor is not None:
+            self._actor.let_go()
+        self._remove_hooks()
+        self._measuring.remove()
+
+    def _remove_hooks(self) -> None:
+        """Take the hooks on the optimizer away, unless it is going through them: then later.
+
+        Until then they do nothing, since the watch is closed.
+        """
+        if self._inside:
+            return
         for handle in self._handles:
             handle.remove()
         if self._actor is not None:
-            self._actor.let_go()
-        if self._micro is not None:
-            self._micro.remove()
-        if self._examples is not None:
-            self._examples.remove()
+            self._actor.remove_hooks()
 
     def _give_up(self, error: Exception) -> None:
         """The monitor itself failed (a full disk): let go of the run, keep what was written."""
-        self._detach()
+        if self._closed:  # it failed again while an outer call goes on
+            return
         self._closed = True
         changed = "" if self._actor is None else self._actor.unrecorded
+        if self._actor is not None and self._actor.factor != 1:
+            back = f"the learning rate is no longer times {self._actor.factor:.4g}"
+            changed = f"{changed}; {back}" if changed else back
+        self._detach()
         log.error(
             "Foreshock stopped watching at step %d and leaves the training alone%s: %s: %s",
             self.step,

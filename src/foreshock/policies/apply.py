@@ -1,33 +1,26 @@
 """Carrying actions out: the one place where Foreshock changes a training run, and only when told.
 
 `Applier` is used by ``attach(..., dry_run=False)`` between two updates. What may be done is the
-table `KINDS`.
+table `foreshock.policies.apply_kinds.KINDS`.
 """
 
 from __future__ import annotations
 
-import math
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from foreshock.policies.apply_effects import Boost, Draws, Effect, Ended, Latents
-from foreshock.policies.apply_rate import (
-    Rates,
-    Wishes,
-    advise_batch,
-    pause,
-    scale_lr,
-    set_lr,
-    stop,
-)
+from foreshock.policies.apply_effects import Draws, Effect, Ended
+from foreshock.policies.apply_kinds import KINDS, STANDING, lasts, refused
+from foreshock.policies.apply_rate import Change, Rates, Wishes
 from foreshock.policies.apply_snapshot import Kept, put_back, take
 from foreshock.policies.guard import Guarded
 from foreshock.policies.resets import LatentReset
+from foreshock.policies.stops import Pause
 from foreshock.probe.view import unwrap
 from foreshock.types import Action, Policy
 
@@ -48,9 +41,10 @@ class Applier:
     embedding receives no noise: it never gets a gradient, so nothing would bring it back.
 
     A factor on the learning rate is put on before each update and taken off after it
-    (`foreshock.policies.apply_rate`), so the schedule goes on as it would.
+    (`foreshock.policies.apply_rate`), so the schedule goes on as it would. A rollback takes the
+    factor back, and a wish to stop or an advised batch.
 
-    Not restored by a rollback: the learning rate and its schedule and whatever else lies in the
+    Not restored by a rollback: the *schedule* of the learning rate and whatever else lies in the
     optimizer's param_groups (the state of schedule-free optimizers and of Prodigy), a gradient
     scaler, averaged copies of the weights, and Python attributes of the modules.
 
@@ -101,17 +95,49 @@ class Applier:
         rated = any("lr" in group for group in optimizer.param_groups)
         self._rates = Rates(optimizer) if rated else None
         self._lent: dict[str, Action] = {}
+        self._lasting: dict[str, Action] = {}
 
     def check(self, policies: Iterable[Policy]) -> None:
-        """Refuse a layer that does not exist or is compiled, before training starts.
+        """Refuse what could not be carried out, before training starts.
 
         Args:
             policies: What was attached.
+
+        Raises:
+            ValueError: If a layer does not exist or is compiled, or nobody is there to be asked.
         """
         for policy in policies:
             inner = policy.policy if isinstance(policy, Guarded) else policy
             if isinstance(inner, LatentReset):
                 self.layer(inner.layer)
+            if isinstance(inner, Pause) and self.on_pause is None:
+                raise ValueError(
+                    f"The policy {policy.name!r} asks a person, and nobody is there: pass the "
+                    "function that it calls, `on_pause=lambda action: ...`."
+                )
+
+    def restore(self, actions: Iterable[Action]) -> list[Change]:
+        """Of a resumed run: what was carried out before and still stands, done again.
+
+        That are standing factors on the learning rate, the batch that was advised, and the wish to
+        stop; not what a later rollback undid, nor what lasted some updates and ended with the
+        process. The weights are those of the checkpoint, and not touched.
+
+        Args:
+            actions: On record, in their order.
+
+        Returns:
+            What changed, one an action.
+        """
+        done = [action for action in actions if action.applied]
+        undone = {(a.policy, a.arguments.get("undoes")) for a in done if a.kind == "rollback"}
+        standing = [
+            a
+            for a in done
+            if a.kind in STANDING and not lasts(a) and (a.policy, a.step) not in undone
+        ]
+        changes = (KINDS[action.kind](self, action)() for action in standing)
+        return [change for change in changes if isinstance(change, Change)]
 
     def apply(self, action: Action, *, keep: bool = False) -> Action:
         """Carry one action out; nothing that goes wrong is raised.
@@ -137,7 +163,7 @@ class Applier:
             if keep and not same and action.kind != "rollback":
                 before = Kept(action.policy, action.step, take(self.model, self.optimizer))
             with torch.no_grad():
-                carry_out()
+                change = carry_out()
         except BaseException as error:
             for effect in self._effects:
                 if effect not in effects:
@@ -153,6 +179,8 @@ class Applier:
             self._touched = []
         if before is not None:
             self._kept = before
+        if keep and self._kept is not None and isinstance(change, Change):
+            self._kept.undos.append(change.undo)
         if self._kept is not None:
             self._kept.mark(self.optimizer)
         return replace(action, applied=True)
@@ -181,7 +209,9 @@ class Applier:
             self._kept = None
 
     def close(self, why: str = "The watch was closed.") -> list[Ended]:
-        """End what lasts, remove every hook, and let the copy go. Idempotent.
+        """End what lasts, standing factors too, and let the copy go. Idempotent.
+
+        The hook of the rates is left to `remove_hooks`, since this may run within one.
 
         Args:
             why: A sentence.
@@ -195,9 +225,22 @@ class Applier:
             self._ended.append(Ended(action, why, {}))
         self._lent = {}
         if self._rates is not None:
-            self._rates.close()
+            for policy, factor in self._rates.standing.items():
+                done = {"times the learning rate": factor}
+                self._ended.append(Ended(self._lasting[policy], why, done))
+            self._rates.forget()
         self._kept = None
         return self.drain()
+
+    def remove_hooks(self) -> None:
+        """Take the hook of the rates away; not from within a hook of the optimizer. Idempotent."""
+        if self._rates is not None:
+            self._rates.close()
+
+    @property
+    def factor(self) -> float:
+        """What the learning rate is multiplied by."""
+        return 1.0 if self._rates is None else self._rates.factor
 
     def drain(self) -> list[Ended]:
         """What has ended since this was last asked."""
@@ -230,21 +273,24 @@ class Applier:
 
     # ---------------------------------------------------------------- what the kinds use
 
-    def rate(self, action: Action, change: Callable[[Rates, Action], object]) -> None:
+    def rate(self, action: Action, change: Callable[[Rates, Action], Change]) -> Change:
         """Change the factor on the learning rate.
 
         Args:
             action: By how much.
             change: `scale_lr` or `set_lr`.
 
+        Returns:
+            What changed.
+
         Raises:
             ValueError: If there is no learning rate.
         """
         if self._rates is None:
             raise ValueError("No group of the optimizer has an `lr`: there is no rate to scale.")
-        change(self._rates, action)
-        if action.policy in self._rates.passing:
-            self._lent[action.policy] = action
+        changed = change(self._rates, action)
+        (self._lent if lasts(action) else self._lasting)[action.policy] = action
+        return changed
 
     def trained(self) -> list[nn.Parameter]:
         """Weights that the optimizer trains, tied ones once, frozen and empty ones not.
@@ -325,7 +371,7 @@ class Applier:
         )
 
     def way_back(self, action: Action) -> Callable[[], None]:
-        """Back to before the last action of this policy; what it began ends.
+        """Back to before the last action of this policy; what it began ends, what it set goes back.
 
         Args:
             action: The rollback.
@@ -362,71 +408,12 @@ class Applier:
             for effect in list(self._effects):
                 if effect.action.policy == action.policy:
                     self._end(effect, "It was undone.")
+            for undo in reversed(kept.undos):
+                undo()
+            passing = frozenset() if self._rates is None else self._rates.passing
+            if action.policy in self._lent and action.policy not in passing:
+                lent = self._lent.pop(action.policy)
+                self._ended.append(Ended(lent, "It was undone.", {}))
             self._kept = None
 
         return carry_out
-
-
-# ---------------------------------------------------------------- kinds
-
-
-def refused(action: Action, why: str) -> Action:
-    """The action with why it was not carried out.
-
-    Args:
-        action: What was wanted.
-        why: A sentence.
-
-    Returns:
-        The action, not applied.
-    """
-    return replace(action, reason=f"{action.reason} Not carried out: {why}")
-
-
-def _reset_weights(applier: Applier, action: Action) -> Callable[[], None]:
-    numbers = action.arguments
-    fraction, scale = float(numbers["fraction"]), float(numbers["scale"])
-    sized = []
-    for weight in applier.trained():
-        rms = float(weight.detach().abs().float().square().mean().sqrt())
-        size = scale * rms if numbers["relative"] else scale
-        if not math.isfinite(size):
-            raise ValueError("A weight is not finite, so there is nothing to perturb.")
-        sized.append((weight, size))
-    draws = applier.draws(action)
-
-    def carry_out() -> None:
-        for weight, size in sized:
-            applier.touch(weight)
-            hit = draws.uniform(weight) < fraction
-            weight.add_(draws.normal(weight) * hit, alpha=size)
-
-    return carry_out
-
-
-def _reset_latents(applier: Applier, action: Action) -> Callable[[], None]:
-    applier.refuse_second(action, Latents)
-    layer, weights = applier.layer(str(action.arguments["layer"])), applier.trained()
-    draws = applier.draws(action)
-    return lambda: applier.begin(Latents(action, applier.model, layer, weights, draws))
-
-
-def _boost_diffusion(applier: Applier, action: Action) -> Callable[[], None]:
-    applier.refuse_second(action, Boost)
-    boost = Boost(action, applier.trained, applier.draws(action))
-    return lambda: applier.begin(boost)
-
-
-#: What can be done, by the kind of the action: checks that may raise and touch nothing, and then
-#: the function that does it, which calls `Applier.touch` on what it writes.
-KINDS: Mapping[str, Callable[[Applier, Action], Callable[[], object]]] = {
-    "advise_batch": lambda applier, action: lambda: advise_batch(applier.wishes, action),
-    "boost_diffusion": _boost_diffusion,
-    "pause": lambda applier, action: lambda: pause(applier.on_pause, action),
-    "reset_latents": _reset_latents,
-    "reset_weights": _reset_weights,
-    "rollback": Applier.way_back,
-    "scale_lr": lambda applier, action: lambda: applier.rate(action, scale_lr),
-    "set_lr": lambda applier, action: lambda: applier.rate(action, set_lr),
-    "stop": lambda applier, action: lambda: stop(applier.wishes, action),
-}

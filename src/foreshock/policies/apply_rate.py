@@ -139,10 +139,14 @@ class Rates:
                 said.append(f"The learning rate of {policy} is no longer times {lent.factor:.4g}.")
         return said
 
-    def close(self) -> None:
-        """Put the schedule's rate back, forget all factors, and take the hooks away. Idempotent."""
+    def forget(self) -> None:
+        """Put the schedule's rate back, and forget all factors; may be called within a hook."""
         self._restore()
         self._standing, self._passing = {}, {}
+
+    def close(self) -> None:
+        """`forget`, and take the hooks away. Idempotent; not from within a hook of the update."""
+        self.forget()
         for handle in self._handles:
             handle.remove()
         self._handles = []

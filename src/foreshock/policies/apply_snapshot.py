@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ class Kept:
         marks: The weights after the last update: another value before the next one is foreign.
         state: The optimizer's state; another object after a checkpoint was loaded.
         foreign: Why the copy may not be put back; empty if it may.
+        undos: What takes back what the actions did to rates and wishes.
     """
 
     policy: str
@@ -38,6 +40,7 @@ class Kept:
     marks: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     state: Any = None
     foreign: str = ""
+    undos: list[Callable[[], None]] = field(default_factory=list)
 
     def mark(self, optimizer: Any) -> None:
         """An update, or an action, is over: this is how it left the weights."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median, stdev
+from typing import ClassVar
 
 from foreshock.policies.rate_rules import at_least, positive
 from foreshock.policies.resets import act
@@ -16,6 +17,8 @@ from foreshock.types import Action, Alarm, Estimate
 @dataclass(frozen=True)
 class BatchState:
     """The last advice and its step, and the last values of a series."""
+
+    BELIEVED: ClassVar[tuple[str, ...]] = ("advised", "last")
 
     advised: float = 0.0
     last: int | None = None
@@ -56,7 +59,7 @@ class BatchLimits:
 
     def near(self, batch: float) -> float:
         """The nearest whole batch size that may be advised."""
-        return float(min(max(round(batch), self.least), self.most))
+        return float(round(min(max(batch, self.least), self.most)))
 
     def advise(
         self, state: BatchState, step: int, policy: str, now: float, batch: float, cause: Cause

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from foreshock.policies.batches import ends
 from foreshock.policies.rate_rules import Bounds, RateState, lasting_change
 from foreshock.policies.triggers import Cause, trusted
 from foreshock.types import Action, Alarm, Estimate
@@ -25,7 +24,8 @@ class DescentMargin:
     An action is wanted when the whole 95 % interval of f* lies where the share is below ``share``:
     at the default .9, below .76 or above 1.46. The factor is f* itself, at most ``most`` or 1/most
     at a time. Where f* is not positive as a whole (it ascends along the gradient) it is 1/most.
-    Where it is flagged (the curvature along the update may be 0) nothing is wanted.
+    Where it is flagged (the curvature along the update may be 0) or comes without an interval of
+    finite ends nothing is wanted.
 
     **What it cannot know**: it looks one step ahead. On a noisy ill-conditioned valley the best
     single step is much shorter than the best rate of a run (short-horizon bias), and at
@@ -100,7 +100,9 @@ class DescentMargin:
         best, bounds = trusted(values, self.series), self._bounds()
         if best is None or bounds.resting(state.last, step):
             return state, ()
-        low, high = ends(values[self.series])
+        low, high = values[self.series].low, values[self.series].high
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return state, ()
         below, above = self.band
         if not (high < below or low > above):
             return state, ()

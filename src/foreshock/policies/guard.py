@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
+from foreshock.policies.belief import not_done
 from foreshock.policies.triggers import trusted
 from foreshock.types import Action, Alarm, Estimate, Policy
 
@@ -29,8 +30,10 @@ class Rollback:
     on until ``recent`` values have come, up to `LONGEST` times ``within`` steps; if it ends with
     fewer, nothing was judged, and the run says so.
 
-    What it cannot restore: the learning rate and its schedule, a gradient scaler, averaged copies
-    of the weights, attributes of modules, and state that an optimizer keeps in its param_groups
+    A factor on the learning rate, an advised batch and a wish to stop are what they were before the
+    action, in the loop and in the rule, which may want it again. What it cannot restore: the
+    *schedule* of the learning rate, which went on, a gradient scaler, averaged copies of the
+    weights, attributes of modules, and state that an optimizer keeps in its param_groups
     (schedule-free ones, Prodigy). It is refused, with a sentence, where something else than the
     optimizer wrote the weights in between, such as a checkpoint that was loaded.
 
@@ -75,6 +78,7 @@ class GuardState:
     """What the wrapped policy remembers, the last action, the count, and the watch on the guard.
 
     ``note`` is a sentence on this step: what was held back and why, or that a watch judged nothing.
+    ``undone`` is what the policy remembered before the last action.
     """
 
     inner: Any
@@ -84,6 +88,7 @@ class GuardState:
     reference: float | None = None
     since: tuple[float, ...] = ()
     note: str = ""
+    undone: Any = None
 
     @property
     def watching(self) -> bool:
@@ -95,12 +100,13 @@ class GuardState:
 class Guarded:
     """A policy with a refractory period, a limit, no action on a flagged estimate, and a way back.
 
-    An action that the guard holds back is gone, not postponed: the wrapped policy has fired; each
-    reason is noted once in the run. The refractory period counts from the last action that passed
-    and from a rollback; actions of one step pass or fall together and count once, against ``most``
-    also when they were undone, or could not be carried out: a rule on values does not know. An
-    action is held back as well if any series that the policy reads is flagged or not finite at that
-    step, whatever the policy itself makes of it.
+    An action that the guard holds back is gone, not postponed: a trigger has fired; each reason is
+    noted once in the run. A rule on a standing level (rates, batches, `PublishedEarlyStop`) knows
+    that it was not done, and wants it again while its values do. The refractory period counts from
+    the last action that passed and from a rollback; actions of one step pass or fall together and
+    count once, against ``most`` also when they were undone, not when they could not be carried out.
+    An action is held back as well if any series that the policy reads is flagged or not finite at
+    that step, whatever the policy itself makes of it.
 
     Of two policies with a rollback only one is carried out at a time: while the guard of one
     watches, an action of another is refused and recorded with a sentence, since what is seen in the
@@ -185,23 +191,27 @@ class Guarded:
         alarms: Sequence[Alarm],
     ) -> tuple[GuardState, tuple[Action, ...]]:
         """Look at the guard, then ask the policy."""
-        inner, wanted = self.policy.update(state.inner, step, values, alarms)
+        was = state.inner
+        inner, wanted = self.policy.update(was, step, values, alarms)
+        gone = not_done(inner, was)  # as it is if what it wants now is not done
         state = replace(state, inner=inner, note="")
         undo = None
         if self.rollback is not None:
             state, undo = self._look(self.rollback, state, step, values)
         if undo is not None:
+            inner = not_done(gone, state.undone)
             # Values of the bad stretch are no reference for the next action.
-            return replace(state, last=step, history=(), reference=None, since=()), (undo,)
+            state = replace(state, inner=inner, last=step, history=(), reference=None, since=())
+            return state, (undo,)
         if not wanted:
             return state, ()
         why = self._why_held(state, step, values)
         if why:
             note = f"An action of {self.name} was held back: {why}."
-            return replace(state, note=f"{state.note} {note}".strip()), ()
+            return replace(state, inner=gone, note=f"{state.note} {note}".strip()), ()
         reference = median(state.history) if state.history else None
-        after = replace(state, last=step, count=state.count + 1, reference=reference, since=())
-        return after, tuple(wanted)
+        state = replace(state, last=step, count=state.count + 1, undone=was)
+        return replace(state, reference=reference, since=()), tuple(wanted)
 
     def _why_held(self, state: GuardState, step: int, values: Mapping[str, Estimate]) -> str:
         """Why nothing may be done at this step; empty if it may. The same words each time."""
@@ -263,3 +273,24 @@ class Guarded:
         value = x if x == math.inf else median(since)
         numbers = {"undoes": float(last), "value": value, "threshold": limit}
         return state, Action(step, self.name, "rollback", numbers, reason)
+
+
+def after_refusal(now: Any, before: Any, kind: str) -> Any:
+    """The state of a policy whose action could not be carried out.
+
+    Args:
+        now: The state after the action was wanted.
+        before: The state before it.
+        kind: Of the action. A rollback that was refused is not tried again: what it would have
+            undone stands.
+
+    Returns:
+        The state: what the rule believes as it was before, and in `Guarded` the count, the spacing
+        and the watch as well.
+    """
+    if not isinstance(now, GuardState):
+        return not_done(now, before)
+    inner = not_done(now.inner, before.inner)
+    if kind == "rollback":
+        return replace(now, inner=inner)
+    return replace(before, inner=inner, history=now.history, note=now.note)

@@ -18,7 +18,11 @@ class LangevinWarmup:
     Published is "start at alpha_0/10 for first 5% of training, gradually increase to alpha_0":
     whether the increase lies within the 5 % or after it is not said. Here it is linear within it.
     It reads nothing; an action is wanted at each recorded step of the warm-up at which the factor
-    has moved by ``grain``, so a run that is recorded rarely warms up in as many stairs.
+    has moved by ``grain``, so a run that is recorded rarely warms up in as many stairs. What is
+    wanted at a step is done after the next update: **the first two updates of a run are made at the
+    full rate**, and every later one at the factor of two steps before. Recorded every 100 steps, a
+    warm-up of 50 stays at a tenth until step 101. Where the first updates matter use a scheduler;
+    this is the published rule, to compare with.
 
     Args:
         total: Steps of the training, at least 1.

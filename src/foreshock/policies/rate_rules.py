@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from foreshock.policies.resets import act
 from foreshock.policies.triggers import Cause
@@ -20,10 +21,12 @@ class RateState:
     """The standing factor as far as this rule knows, the step of the last action, and a value.
 
     Args:
-        factor: What was asked for; whether it was carried out a pure rule cannot know.
+        factor: What was asked for, without what was held back, refused or undone.
         last: Step of the last action.
         previous: The last value of the series, for rules that need it.
     """
+
+    BELIEVED: ClassVar[tuple[str, ...]] = ("factor", "last")
 
     factor: float = 1.0
     last: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from foreshock.policies.rate_rules import Bounds, RateState, at_least, positive, want_rate
 from foreshock.policies.triggers import Cause, trusted
@@ -87,6 +88,8 @@ class PhaseRate:
 @dataclass(frozen=True)
 class WarmupState:
     """The standing factor, the step of the last action, and the last values of p."""
+
+    BELIEVED: ClassVar[tuple[str, ...]] = ("factor", "last")
 
     factor: float = 1.0
     last: int | None = None

@@ -32,6 +32,10 @@ _KINDS: dict[str, type[Any]] = {
 }
 
 
+#: Between why an action was wanted and why it was not done.
+_REFUSED = " Not carried out: "
+
+
 class _Event(Protocol):
     @property
     def payload(self) -> Mapping[str, Any]: ...
@@ -70,6 +74,25 @@ def recorded_policies(events: Iterable[_Event]) -> list[Policy]:
     return [_unpacked(record) for record in last if record["arguments"] is not None]
 
 
+def recorded_parts(events: Iterable[_Event]) -> list[tuple[int, frozenset[str] | None]]:
+    """Where a run was resumed, and for which policies actions were carried out before.
+
+    Args:
+        events: The ``policies`` events of a run.
+
+    Returns:
+        First step of each part with policies, and the names; None where the part is dry.
+    """
+    found: list[tuple[int, frozenset[str] | None]] = []
+    acted_for: frozenset[str] = frozenset()
+    for event in events:
+        live = not event.payload["dry_run"]
+        found.append((event.payload.get("resumed_at", 0), acted_for if live else None))
+        names = (record["name"] for record in event.payload["policies"])
+        acted_for = frozenset(names if live else ())
+    return found
+
+
 def recorded_actions(events: Iterable[_Event]) -> list[Action]:
     """Actions from ``action`` events, as decided and as carried out, in the order of the events.
 
@@ -104,7 +127,24 @@ def as_decided(action: Action) -> Action:
         >>> as_decided(Action(7, "p", "rollback", {}, gone)).reason
         'Why.'
     """
-    return replace(action, applied=False, reason=action.reason.split(" Not carried out: ")[0])
+    return replace(action, applied=False, reason=action.reason.split(_REFUSED)[0])
+
+
+def was_refused(action: Action) -> bool:
+    """Whether an action on record was to be carried out, and could not be.
+
+    Args:
+        action: An action on record.
+
+    Returns:
+        Not so where it was carried out, nor in a dry run.
+
+    Examples:
+        >>> gone = "Why. Not carried out: the run ended before the next update."
+        >>> [was_refused(Action(7, "p", "stop", {}, why)) for why in (gone, "Why.")]
+        [True, False]
+    """
+    return not action.applied and _REFUSED in action.reason
 
 
 def _packed(value: Any) -> Any:

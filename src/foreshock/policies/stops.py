@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from foreshock.policies.rate_rules import at_least
 from foreshock.policies.resets import act
@@ -19,6 +19,8 @@ class StopState:
 
     I is None where it was not there: json has no nan.
     """
+
+    BELIEVED: ClassVar[tuple[str, ...]] = ("fired",)
 
     p: tuple[float, ...] = ()
     c: tuple[float, ...] = ()

@@ -105,7 +105,9 @@ class Stateless:
 class Alarmed:
     """Fires whenever the detector of this name raises an alarm.
 
-    An alarm whose value is not finite, or whose series is flagged at that step, fires nothing.
+    A detector that a policy waits for is shown no flagged estimate, so that none has a part in its
+    alarms (`foreshock.detectors.Judge`). An alarm whose value is not finite, or whose series is
+    flagged at that step, fires nothing.
 
     Args:
         detector: Name of a detector that is attached to the same run.

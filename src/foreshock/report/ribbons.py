@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
 
 from foreshock.report.data import RunData
 from foreshock.report.markup import Html, join, number, tag
@@ -35,7 +38,10 @@ def regimes(runs: Sequence[RunData]) -> Html | None:
 
 
 def pieces(run: RunData, detector: str) -> list[tuple[int, int, str]]:
-    """First step, end and label of every regime that a detector named; the last lasts to the end.
+    """First step, end and label of every regime that a detector named, where there were numbers.
+
+    A regime lasts from one number to the next row of its series; a row without a number ends the
+    piece, and so does the end of the series. What was not measured is not painted.
 
     Args:
         run: The run.
@@ -45,8 +51,36 @@ def pieces(run: RunData, detector: str) -> list[tuple[int, int, str]]:
         Half-open pieces [start, end), in order.
     """
     named = [alarm for alarm in run.alarms if alarm.detector == detector and alarm.label]
-    stops = [*(alarm.step for alarm in named[1:]), max(run.last_step, 0) + 1]
-    return [(a.step, stop, a.label) for a, stop in zip(named, stops, strict=True)]
+    end = max(run.last_step, 0) + 1
+    stops = [*(alarm.step for alarm in named[1:]), end]
+    found = []
+    for alarm, stop in zip(named, stops, strict=True):
+        whole = (alarm.step, stop)
+        measured = [
+            (max(start, whole[0]), min(until, stop))
+            for start, until in _measured(run, alarm.series, end)
+            if start < stop and until > whole[0]
+        ]
+        # A foreign run may carry the alarm and not the series.
+        found += [(*piece, alarm.label) for piece in (measured or [whole])]
+    return found
+
+
+def _measured(run: RunData, series: str, end: int) -> list[tuple[int, int]]:
+    """Half-open stretches of steps that a series has a finite number for, in order."""
+    column = run.columns.get(series)
+    if column is None or not len(column.step):
+        return []
+    steps = column.step
+    # The last number holds as long as one usually does.
+    last = int(steps[-1] + (np.median(np.diff(steps)) if len(steps) > 1 else 1))
+    ends = np.append(steps[1:], min(last, end))
+    finite = np.isfinite(column.value)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], finite, [False]]).astype(int)))
+    return [
+        (int(steps[first]), int(ends[after - 1]))
+        for first, after in list(pairwise(edges.tolist()))[::2]
+    ]
 
 
 def _ribbons(runs: Sequence[RunData], name: str) -> Html:

@@ -175,6 +175,8 @@ def alarms(runs: Sequence[RunData]) -> Html:
 def _alarm_row(alarm: Alarm, run: RunData, twin: RunData | None, runs: Sequence[RunData]) -> Html:
     early, ratio = facts.lead(alarm, run)
     forecast: Any = "none made"
+    if alarm.series.startswith("P("):  # of a `ForecastAlarm`: how probable, not when
+        forecast = f"{alarm.series} = {number(alarm.value)}"
     if alarm.forecast is not None:
         when = alarm.forecast
         ends = interval(when.low, when.high)
