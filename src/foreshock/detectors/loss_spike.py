@@ -55,7 +55,12 @@ class LossSpike:
     1.9]. Jumps by 3 were found in 200 of 200 runs after 2 steps, from step 60 on in 200 of 200, by
     1.5 in 161 (the others are in the noise). In 3 of 200 runs an alarm came within 1,000 steps
     after a tenfold improvement over 1 to 500 steps, 307, 773 and 865 after it began, all with
-    AR(1) noise of .9 that had tripled. @@REAL@@
+    AR(1) noise of .9 that had tripled.
+
+    In 71 real runs (modular arithmetic, digits, source text; 155,000 steps) 0 false alarms, 0 [0,
+    0.24], and 39 of 71 jumps by 3 planted there: it is blind to what the noise hides, and the
+    mini-batch losses of the digits scatter by 50 % and more (0 of 29).
+
     Shocks that are both heavy-tailed and remembered (t₃ through AR(1) with .9, 10 %) cost 1.9 [1.0,
     2.9] false alarms per 10,000; 67 of 80 warm restarts of the learning rate alarmed, and data that
     are 2.5 times as hard always do.
