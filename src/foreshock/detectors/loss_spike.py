@@ -97,7 +97,7 @@ class LossSpike:
 
     series: str = "loss"
     factor: float = 1.3
-    height: float = 6.0
+    height: float = 7.0
     confirm: int = 3
     window: int = 20
     span: int = 100
