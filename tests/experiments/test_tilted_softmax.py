@@ -185,9 +185,26 @@ def test_run_records_figure_comparisons_and_series(tmp_path: Path) -> None:
 
 
 def test_configuration_is_checked() -> None:
-    with pytest.raises(ValueError, match="`error` must be one of"):
-        TiltedSoftmax(error="cauchy")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`variant` must be one of"):
+        TiltedSoftmax(variant="cauchy")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="below sqrt"):
         TiltedSoftmax(distance=3.0)
     with pytest.raises(ValueError, match="at least 10 `actions`"):
         TiltedSoftmax(actions=3)
+
+
+def test_verdicts_and_figure_on_no_one_and_both_laws(tmp_path: Path) -> None:
+    small = {"actions": 200, "repeats": 2, "samples": 500, "points": 25}
+    runs = [
+        tilted_softmax.run(TiltedSoftmax(variant, seed=3, **small), tmp_path / variant)  # type: ignore[arg-type]
+        for variant in ("student", "gaussian")
+    ]
+    for some in ([], runs[:1], runs, runs * 5):
+        held = {c.name: c.holds for c in tilted_softmax.EXPERIMENT.check(some)}
+        assert held["student is over-optimised"] is None  # ten tables can say
+        assert tilted_softmax.EXPERIMENT.figure(some).axes
+    assert held["exact gradients"] is True
+    assert tilted_softmax.EXPERIMENT.variants == tuple(tilted_softmax.QUARTILES)
+    for run in runs:
+        assert run.info["kind"] == "tilted_softmax"
+        run.close()

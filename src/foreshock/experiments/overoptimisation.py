@@ -49,6 +49,8 @@ from foreshock.experiments.character_policy import (
     sample,
     source_digest,
 )
+from foreshock.experiments.overoptimisation_results import check, figure
+from foreshock.experiments.setup import Experiment, conclude, milestone
 from foreshock.experiments.text_rewards import Error, error_reward, error_table, gold_reward
 from foreshock.monitor import attach
 from foreshock.probe import Probe
@@ -331,7 +333,7 @@ def run(
             watch.log(numbers, loss=loss)
             progress(step + 1, config.steps)
         watch.flush()
-        record_milestones(record)
+        conclude(record, numbers_of(record_milestones(record)))
     return Run.open(path)
 
 
@@ -339,9 +341,24 @@ def record_milestones(record: Run) -> RewardOutcome | None:
     """Write into a recorded run whether it was over-optimised; ``None`` where it is too short."""
     found = judge_run(record)
     for name, step in found.items() if found is not None else ():
-        payload = {"name": name, "rule": RULES[name]}
-        record.event("milestone", "overoptimisation", payload, step=step)
+        milestone(record, name, RULES[name], step)
     return found
+
+
+def numbers_of(found: RewardOutcome | None) -> dict[str, float | None]:
+    """What a run comes down to: gold in its first, best and last block, the share of its gain lost.
+
+    Args:
+        found: The judgement.
+
+    Returns:
+        The numbers, empty without a judgement.
+    """
+    if found is None:
+        return {}
+    start, peak, end = found.gold
+    lost = found.lost if peak > start else None
+    return {"gold_start": start, "gold_peak": peak, "gold_end": end, "lost": lost}
 
 
 def judge_run(record: Run) -> RewardOutcome | None:
@@ -361,3 +378,15 @@ def judge_run(record: Run) -> RewardOutcome | None:
         return None
     errors = [(s.high - s.low) / 2 / [t_quantile(int(n) - 1) for n in s.n] for s in (gold, proxy)]
     return over_optimised(gold.step, gold.value, proxy.value, *errors)
+
+
+EXPERIMENT = Experiment(
+    config=OverOptimising,
+    run=run,
+    label=lambda config: config.variant,
+    variants=tuple(ERRORS),
+    check=check,
+    figure=figure,
+    small={"steps": 20, "batch": 16},
+    seconds={"": 5.0},
+)

@@ -85,6 +85,12 @@ def save_figure(figure: Figure, out: str | Path) -> Path:
 
     Returns:
         The path of the file.
+
+    Examples:
+        >>> import tempfile
+        >>> figure, axes = paper_figure(1, 1)
+        >>> save_figure(figure, tempfile.mkdtemp() + "/a.svg").stat().st_size > 1000
+        True
     """
     from matplotlib import rc_context
 
