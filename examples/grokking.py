@@ -4,7 +4,8 @@ Grokking, and its twin with random labels
 
 A network with 128 squared units learns addition modulo 23. It memorises half of the table within
 some 30 steps and generalises hundreds of steps later. Its twin starts from the same weights and
-sees the same pairs with random labels: it memorises as well, and there is nothing to generalise.
+sees the same pairs, their labels in random order: it memorises as well, and there is nothing to
+generalise.
 
 The document "levy" asks for a picture of the tail index α(t) beside the criticality Φ(t), and the
 document "signal" describes three phases by C: below 1 exploration, above 1 generalisation. This

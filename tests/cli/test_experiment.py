@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from foreshock.cli import main
-from foreshock.cli.experiment import available
+from foreshock.experiments import NAMES
 from foreshock.store import Run
 
 Capture = pytest.CaptureFixture[str]
 
 
-@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_has_help(name: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["run", name, "--help"])

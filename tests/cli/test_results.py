@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from foreshock import experiments
 from foreshock.cli import main, results
+from foreshock.experiments import trial
 from foreshock.experiments.setup import Check
 from foreshock.store import Run
 from tests.experiments import toy
@@ -25,6 +27,15 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
 def make(folder: Path, variant: Any = "works", seeds: int = 1) -> None:
     for seed in range(seeds):
         toy.run(toy.Toy(variant, seed), folder / f"{variant}-{seed}").close()
+
+
+def swept(path: Path, config: toy.Toy, small: bool = False) -> None:
+    """A run as the process of a trial leaves it."""
+    toy.run(config, path).close()
+    asked = {"experiment": "toy", "config": asdict(config), "small": small}
+    with Run.open(path, "a") as run:
+        run.event("trial", "sweep", asked | {"code": trial.code_of(toy.__name__)})
+        run.event("timing", "sweep", {"seconds": 1.0, "startup": 1.0, "threads": 1, "pace": 1.0})
 
 
 def answer(capsys: Capture, *words: str, code: int = 0) -> Any:
@@ -66,6 +77,42 @@ def test_what_is_not_finished_is_left_out(tmp_path: Path, capsys: Capture) -> No
     assert "1 run not finished: left out." in capsys.readouterr().out
     assert main(["results", str(tmp_path / "crashed")]) == 2
     assert "no finished run of an experiment" in capsys.readouterr().err
+
+
+def test_a_configuration_counts_once_and_the_small_size_not_at_all(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    # Five seeds by `run`, three of them by a sweep as well, and three of the small size.
+    make(tmp_path / "runs", seeds=5)
+    for seed in range(3):
+        swept(tmp_path / "runs" / "full" / f"works-{seed}", toy.Toy(seed=seed))
+        swept(tmp_path / "runs" / "small" / f"works-{seed}", toy.Toy(seed=seed, steps=2), True)
+    found = answer(capsys, str(tmp_path))["toy"]
+    assert found["runs"] == 5 and found["notes"] == {"copies": 3, "small": 3}
+    paths = results.gather([tmp_path])[0]["toy"]
+    assert sum(path.parent.name == "full" for path in paths) == 3  # the newest
+    assert "n=5" in found["checks"][0]["measured"] and found["checks"][0]["holds"]
+    small = answer(capsys, str(tmp_path), "--small")["toy"]
+    assert small["runs"] == 3 and small["notes"] == {"full": 8}
+    assert "[2, 2, 2]" in small["checks"][0]["measured"]
+    assert main(["results", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "3 runs of a configuration that a newer run has: left out." in text
+    assert "3 runs of the small size: left out (`--small` takes them alone)." in text
+    # None of full size: where they are is said.
+    assert main(["results", str(tmp_path / "runs" / "small")]) == 2
+    assert "3 runs of the small size: left out" in capsys.readouterr().err
+
+
+def test_runs_of_other_code_count_and_are_named(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept(tmp_path / "works-0", toy.Toy())
+    assert answer(capsys, str(tmp_path))["toy"]["notes"] == {}
+    monkeypatch.setattr(results, "_code", lambda name: {"sources": "edited"})
+    assert answer(capsys, str(tmp_path))["toy"]["notes"] == {"other_code": 1}
+    assert main(["results", str(tmp_path)]) == 0
+    assert "1 run made by other code than this: they count" in capsys.readouterr().out
 
 
 def test_figures_are_drawn(tmp_path: Path, capsys: Capture) -> None:

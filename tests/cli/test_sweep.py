@@ -10,6 +10,7 @@ import pytest
 
 from foreshock.cli import main
 from foreshock.cli import sweep as command
+from foreshock.experiments import duration, trial
 from foreshock.experiments import sweep as sweeps
 from foreshock.experiments.grokking import EXPERIMENT
 from tests.experiments import toy
@@ -74,6 +75,74 @@ def test_a_crash_is_told_and_is_the_exit_code(capsys: Capture) -> None:
     assert Path(crashed["log"]).read_text().count("RuntimeError: the toy") == 2  # both attempts
 
 
+def test_what_other_code_finished_is_said_and_repeated_on_request(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["toy", "--variant", "works"]
+    assert [t["other_code"] for t in answer(capsys, *words)["trials"]] == [False]
+    monkeypatch.setattr(trial, "code_of", lambda module: {"sources": "edited"})
+    (kept,) = answer(capsys, *words)["trials"]
+    assert kept["state"] == "kept" and kept["other_code"]
+    assert main(["sweep", *words, "--dry-run"]) == 0
+    said = "1 finished by other code than this (kept; `--again` repeats them): nothing to do."
+    assert said in capsys.readouterr().out
+    (again,) = answer(capsys, *words, "--again")["trials"]
+    assert again["state"] == "finished" and not again["other_code"]
+
+
+def test_a_trial_that_was_killed_from_outside_says_so(capsys: Capture) -> None:
+    assert main(["sweep", "toy", "--variant", "killed"]) == 1
+    said = capsys.readouterr()
+    assert "crashed (signal 9); it printed nothing" in said.err
+    assert "want of memory: try fewer `--jobs`" in said.err
+    assert "What it recorded is in runs/sweep/.crashed/toy-killed-0" in said.err
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        ((8, 0, 1, 99), (8, 1)),  # one a core
+        ((8, 0, 4, 99), (2, 4)),  # jobs follow from threads
+        ((8, 4, 4, 99), (4, 2)),  # more than there are: a share each
+        ((8, 8, 4, 2), (2, 4)),  # two trials are two jobs, which leaves four threads each
+        ((2, 0, 4, 99), (1, 2)),
+        ((2, 6, 1, 99), (6, 1)),
+    ],
+)
+def test_jobs_and_threads_share_the_cores(
+    asked: tuple[int, int, int, int], given: tuple[int, int]
+) -> None:
+    assert command._shared(*asked) == given
+
+
+def test_fewer_threads_than_asked_for_are_said(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_cores", lambda: 2)
+    words = ["toy", "--variant", "works", "--seed", "0..3", "--threads", "4", "--dry-run"]
+    assert main(["sweep", *words, "--jobs", "2"]) == 0
+    assert "2 jobs get 1 thread each" in capsys.readouterr().err
+
+
+def test_only_what_waits_is_a_job(capsys: Capture) -> None:
+    words = ["toy", "--variant", "works", "--jobs", "3"]
+    answer(capsys, *words, "--seed", "0,1")
+    assert main(["sweep", *words, "--seed", "0..2", "--dry-run"]) == 0
+    assert "3 trials, 2 of them finished: about" in (text := capsys.readouterr().out)
+    assert "on 1 job." in text
+
+
+def test_an_interruption_of_the_measurement_is_said(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(duration, "measure_pace", interrupted)
+    assert main(["sweep", "toy", "--variant", "works"]) == 130
+    assert "0 of 1 trials are finished" in capsys.readouterr().err
+
+
 def test_an_interruption_is_said(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
@@ -97,6 +166,11 @@ def test_an_interruption_is_said(capsys: Capture, monkeypatch: pytest.MonkeyPatc
         (["toy", "--set", "depth=3"], "no field 'depth'"),
         (["toy", "--set", "steps=many"], "`steps` must be of the type int. Got 'many'"),
         (["toy", "--set", "fine=perhaps"], "`fine` must be of the type bool"),
+        (["toy", "--set", "variant=x"], "their own options"),
+        (["toy", "--set", "steps=1", "--set", "steps=2"], "Set `steps` once"),
+        (["grokking", "--set", "observables=standart"], "must be one of none, free, standard"),
+        (["edge-of-stability", "--set", "observables=x"], "research, curvature. Got 'x'"),
+        (["grokkin"], "Did you mean grokking?"),
         (["toy", "--threads", "0"], "must be at least 1"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",

@@ -43,7 +43,7 @@ STEPS = 14
 class Run:
     """A small training run with everything that a measurement could disturb."""
 
-    def __init__(self, *, hooks: bool = True) -> None:
+    def __init__(self) -> None:
         torch.manual_seed(0)
         np.random.seed(0)
         random.seed(0)
@@ -55,9 +55,8 @@ class Run:
         self.model[2].train()
         self.model[1].momentum = 0.3
         self.calls = 0
-        if hooks:
-            self.model[3].register_forward_hook(self.count)
-            self.model[4].weight.register_post_accumulate_grad_hook(self.count)
+        self.model[3].register_forward_hook(self.count)
+        self.model[4].weight.register_post_accumulate_grad_hook(self.count)
         self.optimizer = torch.optim.Adam(
             [p for p in self.model.parameters() if p.requires_grad], lr=0.01
         )
@@ -275,11 +274,11 @@ def test_langevin_example() -> None:
             noise_scale=0.001,
         )
         start = np.ones(10)
-        results = bowl.train(start, n_steps=20, adaptive_noise=True)
-        assert (start == 1).all()
+        results = bowl.train(start, n_steps=60, adaptive_noise=True, C_threshold=np.inf)
+        assert (start == 1).all() and results["interventions"] == list(range(51, 60))
         keys = ["trajectory", "losses", "consolidations", "interventions"]
         assert list(results) == [*keys, "final_theta", "final_loss"]
-        assert results["trajectory"].shape == (21, 10) and len(results["losses"]) == 20
+        assert results["trajectory"].shape == (61, 10) and len(results["losses"]) == 60
 
     check(look)
 

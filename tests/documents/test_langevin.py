@@ -46,7 +46,7 @@ def test_the_chain_is_that_of_the_listing() -> None:
     assert ours.D == pytest.approx(d)  # never restored, as published
 
 
-def test_c1_the_temperature_is_not_the_noise_scale() -> None:
+def test_the_temperature_is_not_the_noise_scale() -> None:
     # Defect: exact variance 2 D/(1 - (1 - lr)^2) = .1333, by the document's Gibbs law D = .05.
     # After 30 steps of lr = .5 nothing is left of the start; 4 standard errors are 4 sqrt(2/4000).
     end = bowl(4000, 0.5, 0.05).train(np.zeros(4000), 30, adaptive_noise=False)["final_theta"]
@@ -57,7 +57,7 @@ def test_c1_the_temperature_is_not_the_noise_scale() -> None:
     assert np.mean(run["final_theta"] ** 2) == pytest.approx(0.05 / 0.75, rel=0.09)
 
 
-def test_c2_the_boost_is_never_taken_back_and_explodes() -> None:
+def test_the_boost_is_never_taken_back_and_explodes() -> None:
     # Defect: in a double well D goes from .1 up by 5 at each intervention, until theta is nan.
     system = wells(0.1)
     with pytest.warns(UserWarning, match="none taken back"):
@@ -70,7 +70,7 @@ def test_c2_the_boost_is_never_taken_back_and_explodes() -> None:
     assert np.isfinite(calm["trajectory"]).all()
 
 
-def test_c3_equal_wells_have_no_barrier_and_the_time_is_its_limit() -> None:
+def test_equal_wells_have_no_barrier_and_the_time_is_its_limit() -> None:
     system = wells(0.05)
     here, there = np.array([-1.0]), np.array([1.0])
     # Defect: between equal wells the barrier of 1 reads 0, and the escape takes no time.
@@ -116,6 +116,10 @@ def test_door() -> None:
         arguments = {"dim": 1, "lr": 0.1, "noise_scale": 0.1} | bad
         with pytest.raises(ValueError, match="needs dim >= 1, a positive lr"):
             StochasticHarmonicLearning(np.sum, np.sign, **arguments)  # type: ignore[arg-type]
+    stopped = StochasticHarmonicLearning(lambda x: 0.0, lambda x: x, dim=2)
+    stopped.lr = 0.0
+    with pytest.raises(ValueError, match="`lr` .* must be positive"):
+        stopped.step(np.zeros(2))
     with pytest.raises(ValueError, match=r"\(2,\). Got \(3,\)"):
         bowl(2, 0.1, 0.1).step(np.ones(3))
     with pytest.raises(ValueError, match="at least 1. Got 0"):

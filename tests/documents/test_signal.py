@@ -157,6 +157,9 @@ def test_tail_index_and_its_defects() -> None:
     normal = g.standard_normal(5000)
     assert estimate_tail_index(normal) == 2.0 and estimate_tail_index(normal * 1e-14) == 1.0
     assert math.isnan(estimate_tail_index([math.nan] * 200))
+    for none in (0, -5):
+        with pytest.raises(ValueError, match=f"at least 1. Got {none}"):
+            estimate_tail_index(normal, n_tail=none)
     with pytest.raises(ValueError, match="more than `n_tail` = 100"):
         estimate_tail_index(normal[:100])
 

@@ -15,6 +15,9 @@ def test_k_star() -> None:
     assert k_star([3.0, 2.0, 0.0]) == 2  # a ratio to 0 wins
     with pytest.raises(ValueError, match="at least 2. Got shape"):
         k_star([1.0])
+    with pytest.raises(ValueError, match="must descend"):
+        k_star([1.0, 2.0, 8.0])
+    assert k_star([4.0, 4.0, 1.0]) == 2
     # Defect: windows of pure noise have one too, in most of them at one of the two ends.
     g = np.random.default_rng(0)
     found = [
@@ -28,6 +31,7 @@ def test_adiabatic_parameter() -> None:
     assert adiabatic_parameter(2.0, 0.5, 2.0) == 1.0
     assert adiabatic_parameter(2.0, 0.5, 0.0) == math.inf
     assert adiabatic_parameter(2.0, 0.0, 1.0) == math.inf
+    assert adiabatic_parameter(np.float64(2), 0.5, np.float64(0)) == math.inf
     assert math.isnan(adiabatic_parameter(0.0, 0.5, 0.0))
     # Defect: the same path in weights ten times larger reads a tenth, or a thousandth.
     before = adiabatic_parameter(1.0, 0.1, 2.0)

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from foreshock.evaluation.generalisation import ordering, ordering_null, pairs
+from foreshock.evaluation.generalisation import ordering, pairs, signed_orders
 
 GRID = [
     {"lr": lr, "width": w, "n": n} for lr, w, n in itertools.product((1, 2, 3), (8, 16), (0, 5))
@@ -47,15 +47,38 @@ def test_ties_count_half() -> None:
     assert found.overall == 0 and found.sign_error == 0.5
 
 
-def test_the_null_band_holds_a_measure_that_knows_nothing() -> None:
-    rng = np.random.default_rng(1)
-    grid = [dict(zip("abcd", key, strict=True)) for key in itertools.product((0, 1, 2), repeat=4)]
-    gap = rng.standard_normal(len(grid))
-    low, high = ordering_null(grid, gap)
-    inside = [low <= ordering(grid, rng.standard_normal(81), gap).overall <= high
-              for _ in range(200)]  # fmt: skip
-    # 95 % of 200 with the band itself estimated from 200: sd .015 each, four of them below.
-    assert np.mean(inside) > 0.95 - 4 * np.hypot(0.0154, 0.0154)
+def test_ties_of_the_gap_count_half_too() -> None:
+    found = ordering(GRID, np.arange(12.0), np.zeros(len(GRID)))
+    assert found.overall == 0 and found.sign_error == 0.5
+
+
+def test_signed_orders_are_those_of_blind_sums_of_the_hyper_parameters() -> None:
+    gap = np.random.default_rng(1).standard_normal(len(GRID))
+    by_hand = []
+    for signs in itertools.product((-1, 1), repeat=3):
+        # Any increasing function of each will do: only the sign of a difference is read.
+        z = [np.array([c["lr"], np.log(c["width"]), c["n"] ** 2 / 7]) for c in GRID]
+        by_hand.append(ordering(GRID, np.dot(z, signs), gap).overall)
+    assert np.allclose(signed_orders(GRID, gap), sorted(by_hand))
+
+
+def test_every_blind_measure_is_one_of_the_signed_orders() -> None:
+    # A shuffle of the grid called 97 % of such measures out of the ordinary: independent sums of
+    # the hyper-parameters. Here each of them is one of the null's 2^5 = 32 values.
+    rng = np.random.default_rng(2)
+    keys = itertools.product((0, 1, 2), (0, 1), (0, 1, 2), (0, 1), (0, 1))
+    grid: list[dict[str, int]] = [dict(zip("abcde", key, strict=True)) for key in keys]
+    z = np.array([list(c.values()) for c in grid], dtype=float)
+    for _ in range(20):
+        gap, measure = (z @ (rng.choice([-1, 1], 5) * rng.uniform(0.5, 2, 5)) for _ in range(2))
+        nulls = signed_orders(grid, gap)
+        assert len(nulls) == 32
+        assert np.isclose(nulls, ordering(grid, measure, gap).overall).any()
+
+
+def test_signed_orders_need_a_pair() -> None:
+    with pytest.raises(ValueError, match="single hyper-parameter"):
+        signed_orders([{"a": 1, "b": 1}, {"a": 2, "b": 2}], [0, 1])
 
 
 @pytest.mark.parametrize(

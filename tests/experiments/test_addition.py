@@ -23,7 +23,7 @@ from foreshock.experiments.addition import (
     make_optimizer,
     write,
 )
-from foreshock.experiments.setup import milestones_of, outcome
+from foreshock.experiments.setup import conclude, milestones_of, outcome
 from foreshock.report import save_figure
 from foreshock.store import Run
 
@@ -190,6 +190,48 @@ def test_check_and_figure_with_none_one_and_ten_seeds(tmp_path: Path) -> None:
     short = [made(tmp_path / "short", "reversed", 0, 0.9)]
     checks = {one.name: one.holds for one in EXPERIMENT.check(short)}
     assert checks["exact match, reversed, large"] is False
+
+
+def test_a_null_that_did_not_train_proves_nothing(tmp_path: Path) -> None:
+    runs = []
+    for seed in range(10):
+        config = {"variant": "labels", "size": "large", "seed": seed}
+        with Run.create(tmp_path / f"{seed}", kind="addition", config=config):
+            pass  # nothing was trained
+        runs.append(Run.open(tmp_path / f"{seed}"))
+        short = tmp_path / f"{seed}-short"
+        with Run.create(short, kind="addition", config=config | {"steps": 20}) as record:
+            conclude(record, {"best_exact_match": 0.0})
+        runs.append(Run.open(short))
+    null = {check.name: check for check in EXPERIMENT.check(runs)}["null labels"]
+    assert null.holds is None and "20 unfinished or of another size" in null.measured
+
+
+def test_one_measure_is_abrupt_and_the_other_is_not_or_the_check_fails(tmp_path: Path) -> None:
+    names = [f"(T90 - T10) / T50 of {name}" for name in ("exact match", "share of right digits")]
+    for case, exact, digits, holds in (
+        ("claim", 0.3, 1.2, [True, True]),
+        ("both abrupt", 0.3, 0.4, [True, False]),
+        ("neither", 1.5, 1.2, [False, True]),
+        ("never", None, None, [None, None]),
+    ):
+        runs = []
+        for seed in range(10):
+            config = {"variant": "reversed", "size": "large", "seed": seed}
+            path = tmp_path / case / str(seed)
+            with Run.create(path, kind="addition", config=config) as record:
+                numbers = {"exact_match_rise": exact, "token_accuracy_rise": digits}
+                conclude(record, {**numbers, "steps_to_98": 250})
+            runs.append(Run.open(path))
+        checks = {one.name: one.holds for one in EXPERIMENT.check(runs)}
+        assert [checks[name] for name in names] == holds, case
+
+
+def test_every_label_of_a_sweep_has_its_seconds() -> None:
+    # a null has the updates of its size, so the seconds too
+    for size in ("medium", "small"):
+        for variant in ("labels", "frozen"):
+            assert EXPERIMENT.seconds[f"{variant}-{size}"] == EXPERIMENT.seconds[f"reversed-{size}"]
 
 
 def test_the_small_size_works_and_a_run_without_an_evaluation_too(tmp_path: Path) -> None:

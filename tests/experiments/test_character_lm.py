@@ -19,13 +19,15 @@ from foreshock.experiments.character_lm import (
     make_optimizer,
     make_text,
     ngram_entropy,
+    record_outcome,
     some_windows,
     stretch_loss,
+    window_entropies,
     windows,
 )
 from foreshock.experiments.character_policy import CHARACTERS, encode, source_lines
 from foreshock.experiments.decoder import token_loss
-from foreshock.experiments.setup import milestones_of, outcome
+from foreshock.experiments.setup import conclude, milestones_of, outcome
 from foreshock.report import save_figure
 from foreshock.store import Run
 
@@ -81,6 +83,52 @@ def test_the_entropy_against_dictionaries(order: int) -> None:
     train, heldout = "the cat sat on the mat.\nthe hat\n", "that zebra sat.\n"
     found = ngram_entropy(encode(train), encode(heldout), order)
     assert found == pytest.approx(naive(train, heldout, order), rel=1e-12)
+
+
+def test_entropies_of_windows_are_of_what_the_network_is_asked_and_shown() -> None:
+    train, heldout = "the cat sat on the mat.\nthe hat\n", "that zebra sat.\n"
+    config = CharacterLM(context=4)
+    tokens, labels = windows(config, encode(heldout))
+    found = window_entropies(encode(train), tokens, labels, 3)
+    for order in (1, 2, 3):
+        costs = []
+        for shown, asked in zip(tokens.tolist(), labels.tolist(), strict=True):
+            whole = "".join(CHARACTERS[i] for i in [*shown, asked[-1]])
+            for place in range(1, len(whole)):
+                gram = whole[max(0, place - order + 1) : place + 1]
+                costs.append(naive(train, gram, len(gram)))
+        assert found[order - 1] == pytest.approx(sum(costs) / len(costs), rel=1e-12)
+
+
+def test_a_null_that_knows_frequencies_only_passes_nothing(tmp_path: Path) -> None:
+    # A network that costs exactly what frequencies cost, on the windows evaluated; the windows of
+    # some seeds are cheaper than their stretch, and then the stretch's entropy was passed.
+    for seed in range(6):
+        config = CharacterLM("shuffled", seed=seed, width=8, heldout=64)
+        text = make_text(config)
+        counts = text.train.bincount().double()
+        labels = some_windows(config, text.validation)[1]
+        loss = -(counts / counts.sum()).log()[labels].mean().item()
+        with Run.create(tmp_path / str(seed), kind="character_lm", config={}) as record:
+            for step in range(5):
+                # half a thousandth for what fitting two frequencies of pairs by chance can save
+                record.append(step, {"val_loss": loss + 5e-4})
+            record_outcome(record, config, make_model(config), text)
+            assert milestones_of(record) == {}, seed
+
+
+def test_a_null_that_did_not_train_proves_nothing(tmp_path: Path) -> None:
+    runs = []
+    for variant in ("shuffled", "frozen"):
+        for seed in range(10):
+            config = {"variant": variant, "seed": seed, "steps": 20}
+            path = tmp_path / f"{variant}-{seed}"
+            with Run.create(path, kind="character_lm", config=config) as record:
+                conclude(record, {"test_loss": 3.4, "unigram": 3.0, "bigram": 2.5})
+            runs.append(Run.open(path))
+    checks = [check for check in EXPERIMENT.check(runs) if check.name.startswith("null")]
+    assert len(checks) == 4 and not any(check.holds for check in checks)
+    assert all("10 unfinished or of another size" in check.measured for check in checks)
 
 
 def test_a_law_over_characters_sums_to_one() -> None:
@@ -151,12 +199,14 @@ def test_a_wrong_field_is_refused_by_name(field: str) -> None:
         CharacterLM(**wrong)
 
 
-def made(path: Path, variant: str, seed: int, loss: float) -> Run:
+def made(path: Path, variant: str, seed: int, loss: float, passed: str = "") -> Run:
     config = {"variant": variant, "seed": seed}
     numbers = {"unigram": 3.0, "bigram": 2.5, "trigram": 2.0, "test_loss": loss, "val_bigram": 2.4}
     with Run.create(path / f"{variant}-{seed}", kind="character_lm", config=config) as record:
         for step in range(20):
             record.append(step, {"val_loss": 3.4 - (3.4 - loss) * min(1.0, step / 10)})
+        if passed:
+            experiment.milestone(record, passed, "made up", 10)
         experiment.conclude(record, numbers)
     return Run.open(path / f"{variant}-{seed}")
 
@@ -169,12 +219,16 @@ def test_check_and_figure_with_none_one_and_ten_seeds(tmp_path: Path) -> None:
     ]
     for some, holds in ((runs, True), (runs[:3], None), ([], None)):
         checks = {one.name: one for one in EXPERIMENT.check(some)}
-        for name in ("below the bigram entropy", "null shuffled", "null frozen"):
+        silent = [f"null {variant} passes nothing" for variant in ("shuffled", "frozen")]
+        for name in ("below the bigram entropy", "null shuffled", "null frozen", *silent):
             assert checks[name].holds is holds
         save_figure(EXPERIMENT.figure(some), tmp_path / "figure.png")
     poor = [made(tmp_path / "poor", "text", 0, 2.6), made(tmp_path / "poor", "shuffled", 0, 2.9)]
     checks = {one.name: one.holds for one in EXPERIMENT.check(poor)}
     assert checks["below the bigram entropy"] is False and checks["null shuffled"] is False
+    loud = made(tmp_path / "loud", "shuffled", 0, 3.01, passed="unigram")
+    checks = {one.name: one.holds for one in EXPERIMENT.check([loud])}
+    assert checks["null shuffled passes nothing"] is False
 
 
 def test_the_small_size_passes_the_uniform_law_and_names_what_it_passed(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from foreshock.experiments.induction import (
     make_model,
     make_optimizer,
 )
-from foreshock.experiments.setup import milestones_of, outcome
+from foreshock.experiments.setup import conclude, milestones_of, outcome
 from foreshock.report import save_figure
 from foreshock.store import Run
 
@@ -46,6 +46,16 @@ def test_words_repeat_and_labels_ask_what_can_be_copied() -> None:
             # the token after this place was seen a word ago, and so was the token here
             expected = whole[place + 1] if place - p >= 0 else -100
             assert int(asked[place]) == expected
+
+
+def test_no_token_is_twice_in_a_word() -> None:
+    for variant in VARIANTS:
+        sequences = drawn(variant, 200)
+        for tokens, p in zip(sequences.tokens, sequences.periods, strict=True):
+            assert len(set(tokens[:p].tolist())) == p
+    # every token may come first: 32 shares of 1/32 in 4,000 words, 5 standard errors
+    first = drawn("two_layers", 4000).tokens[:, 0].bincount(minlength=TOKENS) / 4000
+    assert ((first - 1 / 32).abs() < 5 * (1 / 32 / 4000) ** 0.5).all()
 
 
 def test_in_the_shuffled_null_every_repeat_has_the_tokens_of_the_word_in_another_order() -> None:
@@ -174,14 +184,14 @@ def test_a_wrong_field_is_refused_by_name(field: str) -> None:
         Induction(**wrong)
 
 
-def made(path: Path, variant: str, seed: int, top: float) -> Run:
+def made(path: Path, variant: str, seed: int, top: float, every: int = 1) -> Run:
     """A run whose accuracy rises to `top` halfway."""
     config = {"variant": variant, "seed": seed}
     with Run.create(path / f"{variant}-{seed}", kind="induction", config=config) as record:
         for step in range(40):
             share = min(1.0, step / 20)
             for name in ("val_acc", "attention/previous", "attention/induction"):
-                record.append(step, {name: top * share})
+                record.append(every * step, {name: top * share})
         experiment.record_outcome(record, make_model(Induction(variant)))  # type: ignore[arg-type]
     return Run.open(path / f"{variant}-{seed}")
 
@@ -202,6 +212,35 @@ def test_check_and_figure_with_none_one_and_ten_seeds(tmp_path: Path) -> None:
         save_figure(EXPERIMENT.figure(some), tmp_path / "figure.png")
     swapped = [made(tmp_path / "swapped", "two_layers", 0, 0.2)]
     assert {c.name: c.holds for c in EXPERIMENT.check(swapped)}["two layers learn"] is False
+
+
+def test_a_null_that_did_not_train_proves_nothing(tmp_path: Path) -> None:
+    runs = []
+    for variant in ("one_layer", "shuffled", "frozen"):
+        for seed in range(10):
+            path = tmp_path / f"{variant}-{seed}"
+            with Run.create(path, kind="induction", config={"variant": variant, "seed": seed}):
+                pass  # nothing was trained
+            runs.append(Run.open(path))
+            short = path.with_name(path.name + "-short")
+            config = {"variant": variant, "seed": seed, "steps": 20}
+            with Run.create(short, kind="induction", config=config) as record:
+                conclude(record, {"accuracy": 0.03})
+            runs.append(Run.open(short))
+    checks = EXPERIMENT.check(runs)
+    assert not any(check.holds for check in checks)
+    assert "20 unfinished or of another size" in checks[1].measured
+
+
+def test_learning_late_or_badly_does_not_hold(tmp_path: Path) -> None:
+    # 40 evaluations 10 steps apart: 90 % at step 180 of a rise that ends at 200
+    runs = [made(tmp_path, "two_layers", seed, 1.0, every=10) for seed in range(10)]
+    checks = {one.name: one.holds for one in EXPERIMENT.check(runs)}
+    assert checks["steps to 90 %"] is True and checks["final accuracy, two_layers"] is True
+    late = [made(tmp_path / "late", "two_layers", seed, 0.92, every=30) for seed in range(10)]
+    checks = {one.name: one.holds for one in EXPERIMENT.check(late)}
+    assert checks["steps to 90 %"] is False and checks["final accuracy, two_layers"] is False
+    assert checks["two layers learn"] is False  # 0.925 is nine tenths of the way
 
 
 def test_the_small_size_works_and_a_run_without_an_evaluation_too(tmp_path: Path) -> None:

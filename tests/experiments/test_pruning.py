@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from foreshock.experiments import pruning
-from foreshock.experiments.lottery_ticket import loss_of, make_data
+from foreshock.experiments.digits import load_digits
+from foreshock.experiments.lottery_ticket import loss_of
 
 
 def tiny() -> nn.Sequential:
@@ -63,6 +64,19 @@ def test_gauss_newton_diagonal_through_a_hidden_layer() -> None:
         assert torch.allclose(found, want / len(x), atol=1e-6)
 
 
+def test_a_masked_layer_is_the_layer_without_those_weights() -> None:
+    torch.manual_seed(2)
+    model = nn.Sequential(pruning.MaskedLinear(4, 3))
+    torch.manual_seed(2)
+    plain = nn.Linear(4, 3)  # the same initial weights
+    mask, x = torch.tensor([[1.0, 0, 1, 0]] * 3), torch.randn(5, 4)
+    pruning.apply(model, [mask])
+    want = x @ (plain.weight * mask).T + plain.bias
+    assert torch.allclose(model(x), want, atol=1e-6)
+    model(x).square().sum().backward()
+    assert (pruning.matrices(model)[0].grad[mask == 0] == 0).all()  # type: ignore[index]
+
+
 def test_snr_of_known_gradients() -> None:
     model = nn.Sequential(nn.Linear(1, 1, bias=False))
 
@@ -74,10 +88,10 @@ def test_snr_of_known_gradients() -> None:
 
 
 def test_a_pixel_that_is_always_black_has_no_snr() -> None:
-    data = make_data(0)
-    black = (data.train[0].max(0).values == 0).nonzero()[:, 0]
+    train, _ = load_digits(0)
+    black = (train[0].max(0).values == 0).nonzero()[:, 0]
     assert len(black) > 0
     model = nn.Sequential(nn.Linear(64, 10))
-    batches = [(data.train[0][i : i + 32], data.train[1][i : i + 32]) for i in (0, 32, 64)]
+    batches = [(train[0][i : i + 32], train[1][i : i + 32]) for i in (0, 32, 64)]
     (found,) = pruning.gradient_snr(model, loss_of, batches)
     assert (found[:, black] == 0).all() and torch.isfinite(found).all()

@@ -11,7 +11,8 @@ import torch
 
 from foreshock.experiments import quadratic
 from foreshock.experiments.quadratic import EXPERIMENT, Quadratic, exact
-from foreshock.experiments.setup import outcome
+from foreshock.experiments.setup import conclude, outcome
+from foreshock.store import Run
 
 
 @pytest.mark.parametrize("variant", ["stable", "edge"])
@@ -77,6 +78,29 @@ def test_the_monitor_measures_the_known_curvature_and_noise(tmp_path: Path) -> N
     assert noise.mean() == pytest.approx(10 * config.variance, rel=0.15)
     # sd of an autocorrelation sqrt((1 - r^2)/n) = 0.013; four of these.
     assert numbers["memory"] == pytest.approx(-0.95, abs=0.05)
+
+
+def made(folder: Path, config: Quadratic, c: float) -> Run:
+    path = folder / f"{config.variant}-{config.batch}-{config.seed}-{c}"
+    truth = exact(config)
+    with Run.create(path, kind="quadratic", config=vars(config), seed=config.seed) as run:
+        run.append(0, {"quadratic/gradient": 1.0})
+        wobble = 1 + 0.01 * np.sin(2.0 * config.seed)
+        numbers = {"variance_ratio": wobble, "c": truth.c * c * wobble, "moved": 0.0}
+        conclude(run, {**numbers, "memory": truth.memory * wobble})
+    return Run.open(path)
+
+
+def test_lines_are_different_numbers_and_the_truth_is_that_of_each_run(tmp_path: Path) -> None:
+    lines = [c.name for c in EXPERIMENT.check([]) if "over the exact one" in c.name]
+    assert len(lines) == len(set(lines)) == quadratic.JUDGED
+    # Another dimension has another C: what a run is compared with is its own.
+    configs = [Quadratic("stable", seed, dimension=5 + seed % 2) for seed in range(10)]
+    name = "stable: E|grad L|^2, and C with it, over the exact one"
+    for factor, holds in ((1.0, True), (1.05, False)):
+        runs = [made(tmp_path, config, factor) for config in configs]
+        assert {c.name: c.holds for c in EXPERIMENT.check(runs)}[name] is holds
+        assert {c.holds for c in EXPERIMENT.check(runs[:9]) if c.name == name} == {None}
 
 
 def test_variants_differ_in_the_rate_alone() -> None:

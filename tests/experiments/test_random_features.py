@@ -142,6 +142,22 @@ def test_the_peak_is_where_it_must_be_at_full_size(tmp_path: Path) -> None:
     assert not milestones_of(found["ridge"])
 
 
+def test_one_rule_for_every_variant_and_the_ridge_null_can_fail_it(tmp_path: Path) -> None:
+    # The null is fitted without its ridge: then it has the peak, and the check says so.
+    folder, runs = tmp_path / "ridge", []
+    for seed in range(3):
+        (run,) = recorded(folder, "ridge", [seed], **SMALL)
+        assert "peak" not in milestones_of(run) and outcome(run)["peak"] is None
+        runs.append(run)
+    line = {c.name: c for c in experiment.check(runs)}["ridge: no peak"]
+    assert line.holds is None and "3 of 3" in line.measured
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "RIDGES", np.array([1e-12]))
+        (broken,) = recorded(tmp_path / "broken", "ridge", [0], **SMALL)
+    assert milestones_of(broken)["peak"] in (38, 39, 40, 41, 42)
+    assert {c.name: c for c in experiment.check([broken])}["ridge: no peak"].holds is False
+
+
 def test_checks_on_none_few_and_ten(tmp_path: Path) -> None:
     assert [c.holds for c in experiment.check([])] == [None] * 4
     runs = [r for v in experiment.VARIANTS for r in recorded(tmp_path, v, range(10), **SMALL)]
@@ -149,7 +165,8 @@ def test_checks_on_none_few_and_ten(tmp_path: Path) -> None:
     assert [c.holds for c in few] == [None] * 4 and "3 seeds" in few[0].measured
     found = {c.name: c for c in experiment.check(runs)}
     assert found["isotropic: closed form"].holds
-    assert all("of 10 seeds" in found[n].measured for n in ("peak at N = n", "ridge: no peak"))
+    assert "of 10 seeds" in found["peak at N = n"].measured
+    assert "of 10 runs" in found["ridge: no peak"].measured
 
 
 def test_a_wrong_peak_and_a_wrong_risk_do_not_hold(tmp_path: Path) -> None:
@@ -161,7 +178,7 @@ def test_a_wrong_peak_and_a_wrong_risk_do_not_hold(tmp_path: Path) -> None:
             path = tmp_path / f"{variant}-{seed}"
             with Run.create(path, kind="random_features", config=config, seed=seed) as run:
                 for index, count in enumerate(grid):
-                    run.append(count, {"test_mse": float(index == 2) + 0.01 * seed})
+                    run.append(count, {"test_mse": float(index == 2) + 0.1 + 0.01 * seed})
             runs.append(Run.open(path))
     peak, oracle = experiment.check(runs)[:2]
     assert peak.holds is False and f"N = {grid[2]}" in peak.measured

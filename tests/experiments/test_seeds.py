@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from foreshock.experiments.seeds import LEAST, all_of, draw_spread, reached, spread
+from foreshock.experiments.addition import Addition
+from foreshock.experiments.seeds import (
+    LEAST,
+    all_of,
+    draw_spread,
+    full_size,
+    middle_within,
+    reached,
+    spread,
+)
+from foreshock.experiments.setup import conclude
 from foreshock.report import paper_figure
 from foreshock.store import Run
 
@@ -26,6 +37,11 @@ def recorded(path: Path, values: list[float]) -> Run:
         ([0.6], 0.5, False, 0),  # too short to smooth
         ([3.0, 1.0, 3.0, 2.5, 1.0, 1.0], 2.0, True, 40),
         ([], 0.5, False, None),
+        ([0.0, 0.0, 0.0, 0.99], 0.98, False, None),  # nor is one at the end
+        ([0.0, 0.0, 0.99, 0.99], 0.98, False, 20),
+        ([0.99, 0.0, 0.0, 0.0], 0.98, False, None),  # or at the start
+        ([3.0, 3.0, 1.0], 2.0, True, None),
+        ([0.0, 0.6], 0.5, False, None),
     ],
 )
 def test_reached(
@@ -43,6 +59,36 @@ def test_a_check_says_no_at_once_and_yes_after_ten() -> None:
     assert all_of("a", "b", [True, False]).holds is False
     assert "of 2 runs" in all_of("a", "b", [True, False]).measured
     assert "10 are needed" in all_of("a", "b", [True]).measured
+
+
+def finished(path: Path, outcome: bool = True, **config: Any) -> Run:
+    with Run.create(path, kind="addition", config=config) as record:
+        if outcome:
+            conclude(record, {"best_exact_match": 0.0})
+    return Run.open(path)
+
+
+def test_only_runs_that_finished_at_full_size_count(tmp_path: Path) -> None:
+    runs = [
+        finished(tmp_path / "a", variant="labels", size="small", steps=0),
+        finished(tmp_path / "b", variant="labels", size="small", steps=1200),  # the same horizon
+        finished(tmp_path / "c", variant="labels", size="small", steps=500),  # that of the large
+        finished(tmp_path / "d", variant="labels", size="large", steps=500),
+        finished(tmp_path / "e", variant="labels", size="large", steps=500, batch=8),
+        finished(tmp_path / "f", outcome=False, variant="labels", size="large", steps=500),
+    ]
+    kept = full_size(runs, Addition(), ("horizon", "batch"), of=("variant", "size"))
+    assert [run.path.name for run in kept] == ["a", "b", "d"]
+    assert "3 unfinished or of another size" in all_of("a", "b", [True], left_out=3).measured
+    assert "left out" not in all_of("a", "b", [True]).measured
+
+
+def test_a_median_in_a_range_needs_ten_runs_and_counts_what_did_not_happen() -> None:
+    assert middle_within("a", "b", [2.0] * LEAST, 1, 3, 0).holds is True
+    assert middle_within("a", "b", [2.0] * (LEAST - 1), 1, 3, 0).holds is None
+    assert middle_within("a", "b", [], 1, 3, 0).holds is None
+    assert middle_within("a", "b", [4.0] * LEAST, 1, 3, 0).holds is False
+    assert middle_within("a", "b", [2.0] * 4 + [None] * 6, 1, 3, 0).holds is False
 
 
 def test_a_spread_counts_what_did_not_happen() -> None:

@@ -6,10 +6,12 @@ clock that only moves when told. Most trials are of a toy that sleeps, in real p
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -20,10 +22,10 @@ from typing import Any
 
 import pytest
 
-from foreshock.experiments import duration, sweep, trial
+from foreshock.experiments import duration, experiment, kept, sweep, trial
 from foreshock.experiments.duration import Pace
 from foreshock.experiments.sweep import Status, Trial
-from foreshock.store import Run
+from foreshock.store import Run, lock
 from tests.experiments import toy
 
 # Processes start within a second on an idle machine; a busy one is given far more.
@@ -41,7 +43,7 @@ def plan(seeds: Any = (0,), variants: Any = ("works",), **grid: Any) -> list[Tri
 
 
 def foresee(trials: list[Trial], out: Path, jobs: int = 2) -> sweep.Forecast:
-    return sweep.foresee(trials, out, jobs=jobs, pace=lambda waiting: PACE)
+    return sweep.foresee(trials, out, jobs=jobs, pace=lambda waiting, jobs: PACE)
 
 
 def carry_out(trials: list[Trial], out: Path, **how: Any) -> sweep.Outcome:
@@ -116,12 +118,20 @@ def test_finished_trials_are_kept_and_hold_what_was_asked(tmp_path: Path) -> Non
     with Run.open(tmp_path / trials[1].name) as run:
         (asked,), (timing,) = run.events("trial"), run.events("timing")
         assert run.info["config"]["sizes"] == [3, 4] and run.last_step == 3
-    assert asked.payload == {"experiment": "toy", "config": trials[1].fields}
+    assert asked.payload == {
+        "experiment": "toy", "config": trials[1].fields, "small": False,
+        "code": trial.code_of("tests.experiments.toy"),
+    }  # fmt: skip
     assert 0 < timing.payload["seconds"] < outcome.took[trials[1].name]
     # What another seed will take is what these settings took.
-    times = [k.seconds for k in sweep.finished(tmp_path).values() if k is not None]
+    times = [there.seconds for there in kept.finished(tmp_path).values() if there]  # type: ignore
     forecast = foresee(plan([7], sizes=[(3, 4)]), tmp_path)
     assert forecast.seconds == pytest.approx(sum(times) / 2) and forecast.timed
+    # On a machine that has become three times slower, three times as long, and a start.
+    slow = sweep.foresee(
+        plan([7], sizes=[(3, 4)]), tmp_path, jobs=2, pace=lambda waiting, jobs: Pace(3.0, 1.0)
+    )
+    assert slow.seconds == pytest.approx(3 * sum(times) / 2 + 1) and slow.jobs == 1
     assert not list(tmp_path.glob("*.log")) and not list((tmp_path / trial.HIDDEN).glob("toy*"))
 
 
@@ -132,7 +142,7 @@ def test_other_settings_do_not_reuse_a_run(tmp_path: Path) -> None:
     # Even under the same name: a run that holds another configuration is not this trial.
     (one,) = plan()
     os.rename(tmp_path / one.name, tmp_path / other.name)
-    with pytest.raises(ValueError, match="holds something else than this trial. Move it away"):
+    with pytest.raises(ValueError, match=r"its configuration is another\). Move it away"):
         foresee([other], tmp_path)
 
 
@@ -189,7 +199,7 @@ def test_two_sweeps_of_one_folder_share_the_work(tmp_path: Path) -> None:
 def test_a_trial_ends_when_its_pipe_closes(tmp_path: Path) -> None:
     # The parent lives, so that this is the pipe and not the signal of Linux.
     (one,) = plan(steps=[1000], pause=[1.0])
-    child: Any = sweep.start_process(one, tmp_path, 1)
+    child: Any = sweep.start_process(one, tmp_path, 1, 1.0)
     until(lambda: trial.told(tmp_path, one.name) > 0)
     assert trial.in_work(tmp_path, one.name)
     trial.clear(tmp_path)
@@ -218,6 +228,121 @@ def test_threads_are_set_before_anything_is_imported() -> None:
     assert {trial.environment(3)[name] for name in trial.THREADS} == {"3"}
 
 
+# ------------------------------------------------------------------ where locks, code, logs matter
+
+
+@pytest.mark.filterwarnings("ignore:The disk of")
+def test_without_locks_a_crash_leaves_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # `fcntl` is there in the trials, so what they hold cannot be seen from here: nothing looks
+    # alive, as on a disk without locks.
+    monkeypatch.setattr(lock, "fcntl", None)
+    trials = plan([1], ["crashes"]) + plan([0], steps=[30], pause=[0.1])
+    outcome = carry_out(trials, tmp_path)
+    assert [crash.name for crash in outcome.crashed] == [trials[0].name]
+    assert list(outcome.took) == [trials[1].name] and len(identities(tmp_path)) == 1
+    # What another sweep may have in work is not cleared.
+    (tmp_path / trial.HIDDEN / "theirs").mkdir()
+    trial.clear(tmp_path)
+    assert (tmp_path / trial.HIDDEN / "theirs").is_dir()
+
+
+def test_what_other_code_made_is_said_and_repeated_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (one,) = trials = plan()
+    carry_out(trials, tmp_path)
+    before = identities(tmp_path)
+    assert foresee(trials, tmp_path).older == ()
+    monkeypatch.setattr(trial, "code_of", lambda module: {"sources": "edited"})
+    forecast = foresee(trials, tmp_path)
+    assert forecast.older == forecast.kept == (one.name,) and not forecast.each
+    again = sweep.foresee(trials, tmp_path, jobs=1, pace=lambda waiting, jobs: PACE, again=True)
+    assert again.older == (one.name,) == tuple(again.each) and not again.kept
+    assert identities(tmp_path) == before  # to say is not to do
+    sweep.carry_out(trials, tmp_path, again, jobs=1)
+    with Run.open(tmp_path / trial.REPEATED / one.name) as run:
+        assert run.id == before[one.name][0]
+    assert identities(tmp_path)[one.name][0] != before[one.name][0]
+
+
+def test_code_is_a_module_and_what_it_imports_of_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "pack").mkdir()
+    files = {"__init__": "", "c": "y = 1", "d": "z = 1"}
+    files |= {"a": "import json\nfrom pack.b import x", "b": "from pack import c\nx = 1"}
+    for name, text in files.items():
+        (tmp_path / "pack" / f"{name}.py").write_text(text)
+    digests = [trial.code_of("pack.a")["sources"]]
+    for name in "dcba":
+        (tmp_path / "pack" / f"{name}.py").write_text(files[name] + "\n")
+        digests.append(trial.code_of("pack.a")["sources"])
+    assert digests[0] == digests[1] and len(set(digests)) == 4  # d is not imported
+
+
+def test_what_a_crashed_trial_recorded_is_kept(tmp_path: Path) -> None:
+    trials = plan([1], ["crashes"]) + plan([0], ["killed"])
+    outcome = carry_out(trials, tmp_path)
+    assert len(outcome.crashed) == 2
+    for crash in outcome.crashed:
+        assert crash.run == tmp_path / trial.CRASHED / crash.name
+        with Run.open(crash.run) as run:
+            assert run.info["config"]["variant"] in crash.name
+            # Rows that a killed process held in memory are gone.
+            assert run.last_step == (3 if crash.code == 1 else -1)
+    assert foresee(trials, tmp_path).kept == ()  # a recording, not a finished trial
+
+
+def test_a_log_goes_when_its_trial_finishes_and_others_stay(tmp_path: Path) -> None:
+    (one,) = trials = plan()
+    trial.log_of(tmp_path, one.name).write_text("Traceback of an attempt before\n")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train.log").touch()
+    carry_out(trials, tmp_path)
+    assert [path.name for path in tmp_path.glob("*.log")] == ["train.log"]
+    sweep._remove_empty(tmp_path / "removed by another sweep.log")
+
+
+def test_a_folder_that_holds_something_else_says_what(tmp_path: Path) -> None:
+    (one,) = trials = plan()
+    with Run.create(tmp_path / one.name) as run:
+        run.event("trial", "me", {"n": 1})
+        run.event("timing", "me", {})
+    with pytest.raises(ValueError, match=r"something else than this trial \(no sweep made it\)"):
+        foresee(trials, tmp_path)
+    with sqlite3.connect(tmp_path / one.name / "data.sqlite") as data:
+        data.execute("pragma user_version=999")
+    data.close()
+    with pytest.raises(ValueError, match="schema version 999"):
+        foresee(trials, tmp_path)
+
+
+def test_numbers_have_the_type_of_their_field() -> None:
+    assert len(plan(pause=[1, 1.0])) == 1
+    assert plan(pause=[1])[0].name == plan(pause=[1.0])[0].name
+
+
+def test_an_experiment_beside_a_script_can_be_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (
+        "from dataclasses import replace\nfrom tests.experiments import toy\n"
+        "def run(config, path, *, progress): return toy.run(config, path, progress=progress)\n"
+        "EXPERIMENT = replace(toy.EXPERIMENT, run=run)\n"
+    )
+    (tmp_path / "beside.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    about = importlib.import_module("beside").EXPERIMENT
+    trials = sweep.plan({"beside": about}, variants=["works"])
+    assert not carry_out(trials, tmp_path / "out").crashed
+    monkeypatch.setattr(about.run, "__module__", "__main__")
+    with pytest.raises(ValueError, match="put the experiment into a module beside the script"):
+        carry_out(sweep.plan({"beside": about}, [1], ["works"]), tmp_path / "out")
+
+
 # ------------------------------------------------------------------ how long it takes
 
 
@@ -234,7 +359,7 @@ class FakeTrials:
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
-    def start(self, one: Trial, out: Path, threads: int) -> Any:
+    def start(self, one: Trial, out: Path, threads: int, pace: float) -> Any:
         self.order.append(one.name)
         return FakeChild(self, out / one.name, self.now + self.seconds[one.name])
 
@@ -326,22 +451,6 @@ def test_the_forecast_is_refined(tmp_path: Path, draws: random.Random, factor: f
     assert left == pytest.approx(outcome.seconds - when, rel=0.3)
 
 
-def test_expected_seconds_are_reference_times_pace_times_monitor() -> None:
-    about = toy.EXPERIMENT
-    pace = Pace(factor=3.0, startup=2.0)
-    assert duration.expected(about, toy.Toy(), pace) == (pytest.approx(0.1 * 3 + 2), True)
-    assert duration.expected(about, toy.Toy("null"), pace).value == pytest.approx(0.2 * 3 + 2)
-    renamed = replace(about, label=lambda config: f"works-{config.steps}")
-    assert duration.expected(renamed, toy.Toy(), pace).timed  # by the reference of all labels
-    assert not duration.expected(renamed, toy.Toy(steps=9), pace).timed  # which has other steps
-    named = replace(renamed, seconds={"works-9": 7.0})
-    assert duration.expected(named, toy.Toy(steps=9), pace) == (7.0 * 3 + 2, True)
-    guess = duration.expected(about, toy.Toy(steps=9), pace)
-    assert not guess.timed  # the label does not tell the steps
-    assert not duration.expected(about, toy.Toy(steps=2), pace, small=True).timed
-    assert duration.expected(about, toy.Toy(steps=9), pace, [5.0, 7.0, 30.0]) == (7.0, True)
-
-
 @pytest.mark.parametrize(
     ("spent", "share", "left"),
     [(4.0, 0.0, 6.0), (12.0, 0.0, 0.0), (4.0, 0.5, 5.0), (20.0, 0.8, 5.0)],
@@ -351,24 +460,19 @@ def test_what_is_left_of_a_trial_in_work(spent: float, share: float, left: float
     assert sweep._left(10.0, spent, share) == pytest.approx(left)
 
 
-def test_the_monitor_takes_its_budget() -> None:
-    from foreshock.experiments.grokking import EXPERIMENT, Grokking
-
-    def value(**fields: Any) -> duration.Seconds:
-        return duration.expected(EXPERIMENT, Grokking(**fields), Pace(1.0, 0.0))
-
-    plain = value(observables="none").value
-    watched = value(observables="standard", every=0, budget=0.05)
-    assert watched == (pytest.approx(1.05 * plain), True)
-    assert not value(observables="standard", every=10).timed
-
-
-def test_this_machine_is_measured() -> None:
-    # A process of its own: `measure_pace` of this one is replaced.
-    code = (
-        "from foreshock.experiments import duration, trial\n"
-        "print(*duration.measure_pace(1, ['foreshock.store'], trial.environment(1)))"
+def test_an_experiment_brings_its_own_grid() -> None:
+    full = sweep.plan(
+        {name: experiment(name) for name in ("catapult", "minima", "edge-of-stability")}
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    factor, startup = map(float, done.stdout.split())
-    assert factor > 0 and startup > 0
+    labels = [one.about.label(one.config) for one in full]
+    assert len({one.name for one in full}) == len(full)
+    assert len([one for one in labels if one.startswith("grid-")]) == 72
+    assert len([one for one in labels if one.startswith("edge-")]) == 3
+    rates = [t.config.start for t in full if t.experiment == "catapult"]
+    assert sorted(rates) == sorted(set(rates)) and min(rates) < 2 < 4 < max(rates)
+    # What the caller names, and the small size, go without it.
+    assert len(sweep.plan({"minima": experiment("minima")}, variants=["grid"], small=True)) == 1
+    one = sweep.plan(
+        {"edge-of-stability": experiment("edge-of-stability")}, (0,), ["edge"], {"degree": [4]}
+    )
+    assert [trial.config.degree for trial in one] == [4]

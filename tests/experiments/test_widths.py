@@ -177,6 +177,26 @@ def test_checks_find_a_planted_peak_and_miss_a_wrong_one() -> None:
     assert len(experiment.check([*right, *near, *far])) == 6
 
 
+def test_an_odd_run_voids_no_sweep_and_mixes_with_none() -> None:
+    def odd(test: float, **fields: Any) -> Any:
+        config = vars(Widths("noisy", **fields))
+        ended = [SimpleNamespace(payload={"train_error": 0.0, "test_error": test})]
+        return SimpleNamespace(info={"config": config}, events=lambda _: ended)
+
+    right = planted("noisy", 10, 5)
+    whole = width_sweeps.gather(right, "noisy", 50)
+    others = [
+        odd(9.0, seed=0, width=100, batch=50),
+        odd(9.0, seed=3, width=64, batch=50, steps=7),
+        odd(9.0, seed=3, width=64, batch=50, lr=0.3),
+        odd(9.0, seed=3, width=64, batch=50, examples=400),
+    ]
+    for runs in ([*others, *right], [*right, *others]):
+        found = width_sweeps.gather(runs, "noisy", 50)
+        assert found.widths == WIDTHS and found.seeds == tuple(range(10))
+        assert np.array_equal(found.test, whole.test)
+
+
 @pytest.mark.parametrize("seeds", [0, 1, 3])
 def test_the_figure_takes_what_there_is(seeds: int) -> None:
     runs = planted("noisy", seeds, 5)

@@ -77,7 +77,7 @@ EXPERIMENT = Experiment(
     check=check,
     figure=figure,
     small={"steps": 2},
-    seconds={"works": 0.1, "": 0.2},
+    seconds={"works": 0.1, "null": 0.2, "": 0.2},
 )
 
 

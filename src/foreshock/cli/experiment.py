@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
-import sys
 from collections.abc import Sequence
 from dataclasses import make_dataclass
 from pathlib import Path
@@ -32,28 +31,6 @@ def described(name: str) -> str:
     return (text or "").split("\n\n")[0]
 
 
-# TEMPORARY, until all of `experiments.NAMES` are written: then `available(...)` is just that.
-def available(*, imported: bool = False) -> tuple[str, ...]:
-    """Names of the experiments that are written; with ``imported``, that can be imported."""
-    return tuple(n for n in experiments.NAMES if _whole(n) and (not imported or _imports(n)))
-
-
-def _imports(name: str) -> bool:
-    try:
-        return bool(experiments.experiment(name))
-    except (ImportError, SyntaxError, AttributeError) as error:
-        print(f"{name} is left out: {error}", file=sys.stderr)
-        return False
-
-
-def _whole(name: str) -> bool:
-    spec = importlib.util.find_spec(f"{experiments.__name__}.{name.replace('-', '_')}")
-    return spec is not None and "\nEXPERIMENT = " in Path(str(spec.origin)).read_text()
-
-
-# END OF TEMPORARY
-
-
 def _subcommands(words: Sequence[str]) -> Any:
     """A type for tyro: the configuration of each experiment that is named, none of the others.
 
@@ -66,7 +43,7 @@ def _subcommands(words: Sequence[str]) -> Any:
         A union of subcommands.
     """
     defaults, texts = {}, {}
-    for name in available():
+    for name in experiments.NAMES:
         plain = make_dataclass(name.title().replace("-", ""), [])
         defaults[name] = experiments.experiment(name).config() if name in words else plain()
         texts[name] = described(name)
@@ -103,7 +80,7 @@ def run(words: Sequence[str]) -> int:
         """
         found = next(
             (name, about)
-            for name in available()
+            for name in experiments.NAMES
             if name in words
             and isinstance(experiment, (about := experiments.experiment(name)).config)
         )

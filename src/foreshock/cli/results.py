@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import json as jsons
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,11 +17,20 @@ from rich.text import Text
 
 from foreshock import experiments
 from foreshock.cli.console import console, emit
+from foreshock.experiments import kept, trial
 from foreshock.experiments.setup import Check, Experiment
 from foreshock.store import Run, list_runs
 
 #: What a check says, for a person.
 ANSWERS = {True: "yes", False: "NO", None: "too few runs"}
+#: What there is to say of a run.
+REASONS = {
+    "unfinished": "not finished: left out.",
+    "small": "of the small size: left out (`--small` takes them alone).",
+    "full": "not of the small size: left out.",
+    "copies": "of a configuration that a newer run has: left out.",
+    "other_code": "made by other code than this: they count (`foreshock sweep --again`).",
+}
 # Run files, the interpreter's own and the libraries'.
 _FILES_BESIDE = 256
 
@@ -26,14 +38,18 @@ _FILES_BESIDE = 256
 def results(
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional] = (Path("runs"),),
     figure: str = "",
+    small: bool = False,
     json: bool = False,
 ) -> int:
-    """Print the numbers that experiments are held to, from all finished runs below some folders.
+    """Print the numbers that experiments are held to, from the finished runs below some folders.
+
+    A configuration counts once, by its newest run. What is left out is said.
 
     Args:
         folders: Folders of runs.
         figure: Also draw, into this file (.png, .svg, .pdf); for several experiments a folder, or
             a name with {name} in it.
+        small: Take what sweeps made of the small size, and nothing else.
         json: Print JSON.
 
     Returns:
@@ -42,45 +58,72 @@ def results(
     Raises:
         ValueError: If there is no finished run of an experiment, or the figures have one name.
     """
-    found, passed_over = gather(folders)
+    found, notes = gather(folders, small=small)
     if not found:
         where = ", ".join(map(str, folders))
+        told = "".join(f" {sentence}" for sentence in _sentences(notes))
         raise ValueError(
-            f"There is no finished run of an experiment below {where}. `foreshock sweep NAME` "
-            "makes some."
+            f"There is no finished run of an experiment below {where}.{told} `foreshock sweep "
+            "NAME` makes some."
         )
     targets = _targets(figure, list(found)) if figure else {}
     judged = {name: judge(name, paths, targets.get(name)) for name, paths in found.items()}
     if json:
-        emit(plain(found, judged, targets))
+        emit(plain(found, judged, targets, notes))
     else:
-        show(found, judged)
+        show(found, judged, notes)
         for path in targets.values():
             console().print(str(path), soft_wrap=True)
-        if passed_over:
-            console().print(f"{count(passed_over, 'run')} not finished: left out.")
     return 1 if any(c.holds is False for checks in judged.values() for c in checks) else 0
 
 
-def gather(folders: Iterable[Path]) -> tuple[dict[str, list[Path]], int]:
-    """Find the finished runs of experiments.
+def gather(
+    folders: Iterable[Path], *, small: bool = False
+) -> tuple[dict[str, list[Path]], dict[str, Counter[str]]]:
+    """Find the finished runs of experiments, of each configuration the newest.
 
     Args:
         folders: Where to look.
+        small: Whether to take what sweeps made of the small size, and nothing else.
 
     Returns:
-        Paths by name of the experiment, in the order of `NAMES`; and how many are not finished.
+        Paths by name of the experiment, in the order of `NAMES`, oldest first; and by name, how
+        many runs there is something to say of (`REASONS`), under ``""`` what cannot be read.
     """
     kinds = {name.replace("-", "_"): name for name in experiments.NAMES}
-    found: dict[str, dict[Path, None]] = {name: {} for name in experiments.NAMES}
-    others: set[Path] = set()
-    for folder in folders:
-        for summary in list_runs(folder):
-            if summary.kind in kinds and summary.state == "closed":
-                found[kinds[summary.kind]][summary.path.resolve()] = None
-            elif summary.kind in kinds or summary.state == "damaged":
-                others.add(summary.path.resolve())
-    return {name: list(paths) for name, paths in found.items() if paths}, len(others)
+    summaries = {run.path.resolve(): run for folder in folders for run in list_runs(folder)}
+    found: dict[str, dict[str, Path]] = {name: {} for name in experiments.NAMES}
+    notes: dict[str, Counter[str]] = {}
+    for path, summary in sorted(summaries.items(), key=lambda item: item[1].created, reverse=True):
+        name = kinds.get(summary.kind, "")
+        if not name and summary.state != "damaged":
+            continue
+        reason = "unfinished"
+        if name and summary.state == "closed":
+            with Run.open(path) as run:
+                config, asked = jsons.dumps(run.info["config"], sort_keys=True), kept.read(run)
+            if (asked is not None and asked.small) != small:
+                reason = "full" if small else "small"
+            elif config in found[name]:
+                reason = "copies"
+            else:
+                found[name][config] = path
+                reason = "other_code" if asked is not None and asked.code != _code(name) else ""
+        if reason:
+            notes.setdefault(name, Counter())[reason] += 1
+    paths = {name: list(reversed(runs.values())) for name, runs in found.items() if runs}
+    return paths, notes
+
+
+@functools.cache
+def _code(name: str) -> dict[str, str]:
+    return trial.code_of(experiments.experiment(name).run.__module__)
+
+
+def _sentences(notes: Mapping[str, Counter[str]]) -> list[str]:
+    """What there is to say of runs, of all experiments together."""
+    total = sum(notes.values(), Counter[str]())
+    return [f"{count(total[why], 'run')} {text}" for why, text in REASONS.items() if total[why]]
 
 
 def judge(name: str, paths: Sequence[Path], figure: Path | None = None) -> list[Check]:
@@ -140,8 +183,12 @@ def _allow_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def show(found: Mapping[str, Sequence[Path]], judged: Mapping[str, Sequence[Check]]) -> None:
-    """Print a table for each experiment."""
+def show(
+    found: Mapping[str, Sequence[Path]],
+    judged: Mapping[str, Sequence[Check]],
+    notes: Mapping[str, Counter[str]] | None = None,
+) -> None:
+    """Print a table for each experiment, and what there is to say of runs."""
     out = console()
     for name, checks in judged.items():
         title = f"{name}: {count(len(found[name]), 'run')}"
@@ -152,12 +199,15 @@ def show(found: Mapping[str, Sequence[Path]], judged: Mapping[str, Sequence[Chec
             words = check.name, check.expected, check.measured, ANSWERS[check.holds]
             table.add_row(*map(Text, words))  # as they are: a bracket is no markup
         out.print(table if checks else f"{title}, held to nothing", "")
+    for sentence in _sentences(notes or {}):
+        out.print(sentence, soft_wrap=True)
 
 
 def plain(
     found: Mapping[str, Sequence[Path]],
     judged: Mapping[str, Sequence[Check]],
     figures: Mapping[str, Path] | None = None,
+    notes: Mapping[str, Counter[str]] | None = None,
 ) -> dict[str, Any]:
     """The tables as plain values."""
     drawn = {name: str(path) for name, path in (figures or {}).items()}
@@ -166,6 +216,7 @@ def plain(
             "runs": len(found[name]),
             "checks": [asdict(check) for check in checks],
             "figure": drawn.get(name),
+            "notes": dict((notes or {}).get(name, {})),
         }
         for name, checks in judged.items()
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json as jsons
 import os
 import re
@@ -17,9 +18,9 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from foreshock import experiments
 from foreshock.cli import results
 from foreshock.cli.console import console, emit
-from foreshock.cli.experiment import available
 from foreshock.experiments import duration, experiment, trial
 from foreshock.experiments import sweep as sweeps
 from foreshock.experiments.setup import Experiment
@@ -38,6 +39,7 @@ def sweep(
     threads: int = 1,
     small: bool = False,
     out: Path | None = None,
+    again: bool = False,
     dry_run: bool = False,
     json: bool = False,
 ) -> int:
@@ -52,11 +54,12 @@ def sweep(
         variant: Variants, with commas; all of an experiment if not given.
         fields: Another field of the configuration, FIELD=VALUE; values with commas make a grid, and
             the option may be repeated.
-        jobs: Trials at a time; one a core if not given.
+        jobs: Trials at a time; as many as the cores bear if not given.
         threads: Threads of a trial, at most its share of the cores. More than one can change the
             last bits of a result.
         small: Take the size that shows the machinery within seconds, and not the numbers.
         out: Folder of the runs; runs/sweep if not given, runs/sweep-small for the small size.
+        again: Repeat what other code than this has finished.
         dry_run: Only list the trials and say how long they will take.
         json: Print JSON.
 
@@ -66,36 +69,37 @@ def sweep(
     Raises:
         ValueError: If an argument is out of its range.
     """
-    cores = _cores()
     if jobs < 0 or threads < 1:
         raise ValueError(f"`--jobs` and `--threads` must be at least 1. Got {jobs} and {threads}.")
-    jobs = jobs or cores
-    threads = max(1, min(threads, cores // jobs))
     about = {name: experiment(name) for name in _chosen(names)}
     grid = _grid(fields, about)
     trials = sweeps.plan(about, seeds_of(seed), _words(variant), grid, small=small)
     folder = out or Path("runs") / ("sweep-small" if small else "sweep")
-    jobs = min(jobs, len(trials))
+    jobs, allowed = _shared(_cores(), jobs, threads, len(trials))
+    if allowed < threads:
+        share = f"{results.count(allowed, 'thread')} each, which is the share of the cores"
+        print(f"foreshock: {results.count(jobs, 'job')} get {share}.", file=sys.stderr)
+    threads = allowed
 
-    def pace(waiting: Sequence[Trial]) -> duration.Pace:
+    def pace(waiting: Sequence[Trial], jobs: int) -> duration.Pace:
         modules = sorted({one.about.run.__module__ for one in waiting})
         return duration.measure_pace(jobs, modules, trial.environment(threads))
 
-    forecast = sweeps.foresee(trials, folder, jobs=jobs, pace=pace)
-    if not json:
-        _announce(trials, forecast, jobs, dry_run=dry_run)
-    if dry_run:
-        if json:
-            emit(_plain(trials, folder, forecast, None))
-        return 0
     try:
+        forecast = sweeps.foresee(trials, folder, jobs=jobs, pace=pace, again=again)
+        if not json:
+            _announce(trials, forecast, again=again, dry_run=dry_run)
+        if dry_run:
+            if json:
+                emit(_plain(trials, folder, forecast, None))
+            return 0
         with _watching(silent=json) as watch:
             outcome = sweeps.carry_out(
                 trials, folder, forecast, jobs=jobs, threads=threads, watch=watch
             )
     except KeyboardInterrupt:
-        kept = sum((folder / one.name).exists() for one in trials)
-        told = f"{kept} of {len(trials)} trials are finished and kept in {folder}"
+        finished = sum((folder / one.name).exists() for one in trials)
+        told = f"{finished} of {len(trials)} trials are finished and kept in {folder}"
         print(f"foreshock: interrupted; {told}; the same command goes on.", file=sys.stderr)
         return 130
     paths: dict[str, list[Path]] = {name: [] for name in about}
@@ -117,14 +121,18 @@ def sweep(
 
 
 def _chosen(names: Sequence[str]) -> tuple[str, ...]:
-    known = available()
+    known = experiments.NAMES
     if not names or "all" in names:
         if len(names) == 1:
-            return available(imported=True)
+            return known
         raise ValueError(f"Name the experiments, or type `all`. They are {', '.join(known)}.")
     for name in names:
         if name not in known:
-            raise ValueError(f"There is no experiment {name!r}. The names are {', '.join(known)}.")
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            raise ValueError(
+                f"There is no experiment {name!r}. {hint}The names are {', '.join(known)}."
+            )
     return tuple(dict.fromkeys(names))
 
 
@@ -165,6 +173,8 @@ def _grid(fields: Sequence[str], about: Mapping[str, Experiment]) -> dict[str, l
     grid: dict[str, list[Any]] = {}
     for text in fields:
         name, equals, values = text.partition("=")
+        if name in grid:
+            raise ValueError(f"Set `{name}` once, its values with commas. Got {text!r} as well.")
         if not equals or name in ("seed", "variant"):
             raise ValueError(
                 "`--set` takes FIELD=VALUE, as in steps=500, and seeds and variants have their "
@@ -186,20 +196,36 @@ def _grid(fields: Sequence[str], about: Mapping[str, Experiment]) -> dict[str, l
 
 def _value(name: str, hint: Any, text: str) -> Any:
     """One value in the type of its field."""
+    choices: dict[str, Any] = {}
     try:
         if hint is str:
             return text
-        if typing.get_origin(hint) is typing.Literal:
-            return next(value for value in typing.get_args(hint) if str(value) == text)
+        if choices := _choices(hint):
+            return choices[text]
         if hint is bool:
             return {"true": True, "false": False}[text.lower()]
         if hint in (int, float):
             return hint(text)
         value = jsons.loads(text)
         return tuple(value) if isinstance(value, list) else value
-    except (ValueError, KeyError, StopIteration) as error:
-        kind = getattr(hint, "__name__", str(hint).replace("typing.", ""))
-        raise ValueError(f"The `{name}` must be of the type {kind}. Got {text!r}.") from error
+    except (ValueError, KeyError) as error:
+        kind = f"of the type {getattr(hint, '__name__', str(hint).replace('typing.', ''))}"
+        must = f"one of {', '.join(choices)}" if choices else kind
+        raise ValueError(f"The `{name}` must be {must}. Got {text!r}.") from error
+
+
+def _choices(hint: Any) -> dict[str, Any]:
+    """What a field of literals may be, by how it is typed; nothing for other fields."""
+    if typing.get_origin(hint) is typing.Literal:
+        return {str(value): value for value in typing.get_args(hint)}
+    found = [_choices(part) for part in typing.get_args(hint)]
+    return {text: value for part in found for text, value in part.items()} if all(found) else {}
+
+
+def _shared(cores: int, jobs: int, threads: int, trials: int) -> tuple[int, int]:
+    """How many jobs there are, and how many of the threads that were asked for each may have."""
+    jobs = min(jobs or max(1, cores // threads), trials)
+    return jobs, max(1, min(threads, cores // jobs))
 
 
 def _cores() -> int:
@@ -211,7 +237,7 @@ def _cores() -> int:
 # ------------------------------------------------------------------ what is said
 
 
-def _announce(trials: Sequence[Trial], forecast: Forecast, jobs: int, *, dry_run: bool) -> None:
+def _announce(trials: Sequence[Trial], forecast: Forecast, *, again: bool, dry_run: bool) -> None:
     out = console()
     if dry_run:
         for one in trials:
@@ -219,15 +245,18 @@ def _announce(trials: Sequence[Trial], forecast: Forecast, jobs: int, *, dry_run
             told = "finished" if seconds is None else duration.human(seconds)
             out.print(f"{told:>10}  {one.name}", soft_wrap=True)
     kept = f", {len(forecast.kept)} of them finished" if forecast.kept else ""
+    if forecast.older:
+        done = "to be repeated" if again else "kept; `--again` repeats them"
+        kept += f", {len(forecast.older)} finished by other code than this ({done})"
     out.print(
-        f"{results.count(len(trials), 'trial')}{kept}: {_foretold(forecast, jobs)}.", soft_wrap=True
+        f"{results.count(len(trials), 'trial')}{kept}: {_foretold(forecast)}.", soft_wrap=True
     )
 
 
-def _foretold(forecast: Forecast, jobs: int) -> str:
+def _foretold(forecast: Forecast) -> str:
     if not forecast.each:
         return "nothing to do"
-    text = f"about {duration.human(forecast.seconds)} on {results.count(jobs, 'job')}"
+    text = f"about {duration.human(forecast.seconds)} on {results.count(forecast.jobs, 'job')}"
     return text if forecast.timed else f"{text}, a guess until some have finished"
 
 
@@ -282,7 +311,12 @@ def _watching(*, silent: bool) -> Iterator[Callable[[Status], None]]:
 def _crashed(crash: Crash) -> str:
     how = f"signal {-crash.code}" if crash.code < 0 else f"exit code {crash.code}"
     lines = "".join(f"\n    {line}" for line in crash.lines)
-    return f"{crash.name} crashed ({how}); {crash.log} ends with:{lines or ' nothing'}"
+    said = f"{crash.log} ends with:{lines}" if lines else "it printed nothing"
+    if crash.code == -9:
+        said += "\n    Killed from outside, often for want of memory: try fewer `--jobs`."
+    if crash.run is not None:
+        said += f"\n    What it recorded is in {crash.run}."
+    return f"{crash.name} crashed ({how}); {said}"
 
 
 def _conclude(
@@ -295,7 +329,7 @@ def _conclude(
         said = f"{said}; {duration.took(outcome.seconds, forecast.seconds)}"
     out.print(f"{said}.", soft_wrap=True)
     for crash in outcome.crashed:
-        out.print(f"crashed: {crash.name} ({crash.log})", soft_wrap=True)
+        out.print(f"crashed: {crash.name} ({crash.run or crash.log})", soft_wrap=True)
     if small:
         out.print("The small size shows the machinery; the numbers need the full one.")
     out.print("")
@@ -319,9 +353,11 @@ def _plain(
         row: dict[str, Any] = {"name": one.name, "experiment": one.experiment, "state": state}
         row["forecast"] = forecast.each.get(one.name)
         row["seconds"] = outcome.took.get(one.name) if outcome else None
+        row["other_code"] = state == "kept" and one.name in forecast.older
         if one.name in crashed:
             crash = crashed[one.name]
             row |= {"code": crash.code, "log": str(crash.log), "lines": crash.lines}
+            row["run"] = str(crash.run) if crash.run else None
         rows.append(row)
     told = {"out": str(folder), "trials": rows, "forecast": forecast.seconds}
     return told | {"timed": forecast.timed, "seconds": outcome.seconds if outcome else None}

@@ -6,8 +6,10 @@ formulas are those of `foreshock.stats.published`, `foreshock.density.published`
 `foreshock.simulators.published_fokker_planck`.
 
 Measuring changes no weight, gradient, buffer, mode or hook, and no global random number; only
-`FPETorchWrapper.apply_reset` changes weights, since that is what it is for. A wrong argument is a
-ValueError at the door. Where a formula divides by zero or overflows, its limit is returned, nan or
+`FPETorchWrapper.apply_reset` changes weights, since that is what it is for. What cannot be seen is
+not put back: a generator that a dataset keeps to itself, a dataset that can be read only once, and
+what a function of the user's does besides calling its model. A wrong argument is a ValueError at
+the door. Where a formula divides by zero or overflows, its limit is returned, nan or
 infinite, and never a number in its place.
 """
 

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from foreshock.documents.live import recordable
 from foreshock.probe.quiet import quiet
-from foreshock.probe.view import ModelView
+from foreshock.probe.view import ModelView, unwrap
 from foreshock.simulators.published_fokker_planck import FokkerPlanckDynamics as Published
 
 
@@ -56,15 +57,17 @@ class FokkerPlanckDynamics:
     particles at once, so it is rounding noise, and C depends on the float type; even done right C
     is a volume; S_dot is minus the rate of the entropy, with the density twice; the entropy term
     climbs or descends the density by the choice of unit; all particles share one target. The
-    density is 0/0 where h^d underflows, in float32 at h = .1 from 68 dimensions on: all that
-    follows is then nan, as by the formula, without an exception. Nothing is printed.
+    density is infinite where n (2 pi h^2)^(d/2) is below 3e-39 in float32, at h = .1 from d = 66
+    (n = 8) or 70 (n = 2048) on: all that follows is then nan, without an exception. Nothing is
+    printed.
 
     **Ours instead**: `foreshock.simulators.corrected_engine` and `train_epoch`; on a live run the
     observable `LatentFlow`.
 
     Args:
         model: The decoder: a module with ``decode`` (or called itself), or a function, on rows
-            (n, d) to (n, x). The listing wants a Flax module and a single row.
+            (n, d) to (n, x). The listing wants a Flax module and a single row. Pass the module and
+            no function that calls it, which would run the live one, in training mode.
         eta_0: Learning rate at t = 0.
         tau_eta: Its time scale.
         lambda_reg: Weight of the entropy gradient.
@@ -72,16 +75,16 @@ class FokkerPlanckDynamics:
         tau_D: Its time scale.
         gamma: Fisher coupling; "must be < 1/lambda_max" is not needed.
         C_threshold: A reset at every step > 10 with C below it.
-        alpha_reset: Share of the particles replaced.
+        alpha_reset: Share of the particles replaced, in [0, 1].
         beta_reset: Without effect, as published: it is stored and never used.
         kde_bandwidth: h, in the unit of z.
 
     Attributes:
-        target_x: (x,) or (m, x) The data; None at first, as published.
+        target_x: (x,) or (m, x) The data, a tensor or an array; None at first, as published. All
+            is computed in the float type of the decoder, or of the data where it is a function.
 
     Raises:
-        ValueError: If the bandwidth is not positive, or a module has no weight that trains (pass
-            its decode function).
+        ValueError: If the bandwidth is not positive, or `alpha_reset` is no share.
 
     References:
         The document "fokker_planck", section 12.1.
@@ -113,6 +116,10 @@ class FokkerPlanckDynamics:
                 "The `kde_bandwidth` of `FokkerPlanckDynamics` must be positive. "
                 f"Got {kde_bandwidth}."
             )
+        if not 0 <= alpha_reset <= 1:
+            raise ValueError(
+                f"The `alpha_reset` of `FokkerPlanckDynamics` must be in [0, 1]. Got {alpha_reset}."
+            )
         self.model = model
         self.eta_0 = eta_0
         self.tau_eta = tau_eta
@@ -124,16 +131,10 @@ class FokkerPlanckDynamics:
         self.alpha_reset = alpha_reset
         self.beta_reset = beta_reset
         self.kde_bandwidth = kde_bandwidth
-        self.target_x: Tensor | None = None
+        self.target_x: Any = None
         self._view: ModelView | None = None
-        weights = list(model.parameters()) if isinstance(model, nn.Module) else []
-        if isinstance(model, nn.Module) and weights:
-            if not any(p.requires_grad for p in weights):
-                raise ValueError(
-                    "The `model` of `FokkerPlanckDynamics` has no weight that trains. Pass its "
-                    "decode function instead: lambda z: model.decode(z)."
-                )
-            self._view = ModelView(model)
+        if isinstance(model, nn.Module):
+            self._view = ModelView(_Decoder(unwrap(model)))
             self._view.prepare()
 
     def learning_rate(self, t: float) -> float:
@@ -145,21 +146,22 @@ class FokkerPlanckDynamics:
         Returns:
             eta.
         """
-        return self._system(None, torch.zeros(1)).learning_rate(t)
+        return self._published(_undecoded, torch.zeros(1)).learning_rate(t)
 
     def consolidation_ratio(
         self, z: Tensor, params: Mapping[str, Tensor] | None, t: float
     ) -> float:
         r"""C = \|mu\|/\|D grad rho\| at particles.
 
-        **Wrong with it**: the gradient is rounding noise, so C is some thousand times what its
-        formula gives and always reads "exploitation"; see `foreshock.density.published.c_fp`. Use
+        **Wrong with it**: the gradient is rounding noise, or so small that the 1e-8 of the quotient
+        decides: from some 5,000 (d = 1) to 1e15 times (d = 16) what its formula gives in float32,
+        and any regime by chance; see `foreshock.density.published.c_fp`. Use
         `foreshock.density.flow`.
 
         Args:
             z: (n, d) Particles.
-            params: Weights of the decoder by name; None for those it has. A function has none, and
-                they are ignored.
+            params: Weights of the decoder by name, as of ``named_parameters()``; None for those it
+                has. A function has none, and they are ignored.
             t: Time.
 
         Returns:
@@ -198,7 +200,8 @@ class FokkerPlanckDynamics:
             S_dot.
         """
         rows = self._rows(z)
-        return self._system(None, rows[:1]).entropy_production(rows, J.to(rows))
+        flux = recordable(J).to(rows)
+        return self._published(_undecoded, rows[:1]).entropy_production(rows, flux)
 
     def apply_reset(self, z: Tensor, t: float, key: int | torch.Generator) -> Tensor:
         r"""Replace a share alpha_reset of the rows by draws from N(mean, 1.5 Cov).
@@ -221,7 +224,7 @@ class FokkerPlanckDynamics:
         if len(rows) < 2:
             raise ValueError("`apply_reset` needs at least 2 particles for a covariance. Got 1.")
         generator = key if isinstance(key, torch.Generator) else _seeded(key, rows)
-        return self._system(None, rows[:1]).apply_reset(rows, generator)
+        return self._published(_undecoded, rows[:1]).apply_reset(rows, generator)
 
     def train_epoch(
         self,
@@ -254,29 +257,41 @@ class FokkerPlanckDynamics:
             )
 
     def _rows(self, z: Any) -> Tensor:
-        """The particles as a matrix, in the type of the target."""
-        rows = torch.as_tensor(z).detach()
+        """The particles as a matrix, in the type that all is computed in."""
+        rows = recordable(z)
         if rows.ndim != 2:
             raise ValueError(
                 "The particles of `FokkerPlanckDynamics` must have the shape (n, d). "
                 f"Got {tuple(rows.shape)}."
             )
-        if self.target_x is not None:
-            return rows.to(self.target_x)
-        return rows if rows.is_floating_point() else rows.to(torch.get_default_dtype())
+        target = rows if self.target_x is None else torch.as_tensor(self.target_x)
+        return rows.to(target.device, self._dtype(target))
 
-    def _system(
-        self, params: Mapping[str, Tensor] | None, target: Tensor | None = None
-    ) -> Published:
-        """The published system as it stands; `target` where no decoder is asked."""
-        target = self.target_x if target is None else target
-        if target is None:
+    def _dtype(self, like: Tensor) -> torch.dtype:
+        """The float type of the decoder; of `like` where it has none."""
+        inner = self._decoder if self._view is not None else nn.Identity()
+        tensors = (*inner.parameters(), *inner.buffers(), like)
+        types = [t.dtype for t in tensors if t.is_floating_point()]
+        return types[0] if types else torch.get_default_dtype()
+
+    @property
+    def _decoder(self) -> nn.Module:
+        assert isinstance(self.model, nn.Module)
+        return unwrap(self.model)
+
+    def _system(self, params: Mapping[str, Tensor] | None) -> Published:
+        """The published system as it stands."""
+        if self.target_x is None:
             raise ValueError(
                 "Set `target_x` of `FokkerPlanckDynamics` first: the data that decoded particles "
                 "are compared with, of shape (x,) or (m, x)."
             )
+        target = recordable(self.target_x)
+        return self._published(self._decode(params), target.to(self._dtype(target)))
+
+    def _published(self, decode: Callable[[Tensor], Tensor], target: Tensor) -> Published:
         return Published(
-            self._decode(params),
+            decode,
             target,
             self.eta_0,
             self.tau_eta,
@@ -291,23 +306,54 @@ class FokkerPlanckDynamics:
         )
 
     def _decode(self, params: Mapping[str, Tensor] | None) -> Callable[[Tensor], Tensor]:
-        view = self._view
-        if view is None:
-            return lambda z: _call(self.model, z)
-        weights = dict(zip(view.names, view.parameters, strict=True))
+        if self._view is None:
+            return _decoding(self.model)
+        assert isinstance(self.model, nn.Module)
+        weights = dict(self._decoder.named_parameters())
         if params is not None:
-            lacking = set(view.names) - set(params)
+            # A wrapper puts a prefix before the names of the weights that it shares.
+            inner = {id(p): name for name, p in weights.items()}
+            names = {name: inner[id(p)] for name, p in self.model.named_parameters()}
+            given = {names.get(name, name): p for name, p in params.items()}
+            lacking = sorted(set(weights) - set(given))
             if lacking:
                 raise ValueError(
-                    "The `params` must hold every weight of the decoder that trains, as "
-                    f"`dict(model.named_parameters())` does. There is no {sorted(lacking)}."
+                    "The `params` must hold every weight of the decoder, as "
+                    f"`dict(model.named_parameters())` does. There is no {lacking}."
                 )
-            weights = {name: params[name].detach() for name in view.names}
-        return lambda z: view.call(list(weights.values()), _call, z)
+            weights = {name: given[name] for name in weights}
+        buffers = {name: b.clone() for name, b in self._decoder.named_buffers()}
+        state = {f"inner.{name}": t.detach() for name, t in (weights | buffers).items()}
+        shadow = self._shadow
+        return lambda z: torch.func.functional_call(shadow, state, z)
+
+    @property
+    def _shadow(self) -> nn.Module:
+        """The copy of the decoder, taken anew where its parts have been replaced."""
+        assert self._view is not None
+        assert self._view.live_parameters  # looks
+        return self._view.shadow
 
 
-def _call(model: Any, z: Tensor) -> Tensor:
-    return model.decode(z) if hasattr(model, "decode") else model(z)
+class _Decoder(nn.Module):
+    """A decoder that can be viewed whether or not it has a weight that trains."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.trains = nn.Parameter(torch.zeros(()))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return _decoding(self.inner)(z)
+
+
+def _decoding(model: Any) -> Callable[[Tensor], Tensor]:
+    return getattr(model, "decode", model)
+
+
+def _undecoded(_: Tensor) -> Tensor:
+    """The decoder where none is asked."""
+    raise AssertionError
 
 
 def _seeded(seed: int, like: Tensor) -> torch.Generator:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from foreshock.density.published import c_wrapper_fp, div_j_fp
 from foreshock.documents.fokker_planck import FokkerPlanckDynamics
+from foreshock.documents.live import gradient_norm, recordable
 from foreshock.policies.apply import Applier
-from foreshock.probe.view import norm, unwrap
 from foreshock.stats import published as pub
 from foreshock.types import Action
 
@@ -43,7 +43,7 @@ def detect_phase_transition(
         loss_plateau_tol: In the unit of the loss.
 
     Returns:
-        Indices.
+        Indices; none where there are fewer than 2 records.
 
     Raises:
         ValueError: If a series is missing (the published KeyError), or lengths differ.
@@ -64,11 +64,13 @@ def detect_phase_transition(
             f"There is no {', '.join(lacking)}."
         )
     c, production, loss = (metrics_history[name] for name in ("C", "S_dot", "loss"))
-    if not len(c) == len(production) == len(loss) or len(c) < 2 or window < 1:
+    if not len(c) == len(production) == len(loss) or window < 1:
         raise ValueError(
-            "The series of `detect_phase_transition` must have one length, at least 2, and "
-            f"`window` must be at least 1. Got {len(c)}, {len(production)}, {len(loss)}; {window}."
+            "The series of `detect_phase_transition` must have one length, and `window` must be at "
+            f"least 1. Got {len(c)}, {len(production)}, {len(loss)}; {window}."
         )
+    if len(c) < 2:
+        return np.empty(0, dtype=np.intp)
     with np.errstate(all="ignore"):
         return pub.transitions_fp(
             c, production, loss, window, drop_threshold, entropy_sigma, loss_plateau_tol
@@ -90,10 +92,11 @@ class RLHFMonitor:
     It reads numbers and touches nothing.
 
     **What the published form gets wrong**: no reward enters, so it cannot speak of reward hacking;
-    both thresholds have units; its C is some thousand times too large (rounding), so the alert
-    does not come; it reads ``fpe.model.params``, which does not exist (here: the `params` of the
-    call), and evaluates the flux at t = 0 for ever (kept). The divergence is only looked at where C
-    is low, and reads 0 elsewhere.
+    both thresholds have units; its C is rounding or the 1e-8 of the quotient, so it comes or not by
+    chance: with the defaults for 11 of 20 clouds of 60 particles N(0, .04 I) at the target in six
+    dimensions (float32), for 6 in eight. It reads ``fpe.model.params``, which does not exist
+    (here: the `params` of the call), and evaluates the flux at t = 0 for ever (kept). The
+    divergence is only looked at where C is low, and reads 0 elsewhere.
 
     **Ours instead**: the detectors ``over_optimisation``, ``gold_turnover`` and ``kl_threshold`` on
     the rewards themselves, calibrated by `ConformalAlarm` on runs known to be safe.
@@ -146,7 +149,7 @@ class RLHFMonitor:
         c, largest = self.fpe.consolidation_ratio(z_responses, params, t), 0.0
         if c < self.C_alert_threshold:
             flux = div_j_fp(
-                torch.as_tensor(z_responses).detach(),
+                self.fpe._rows(z_responses),
                 lambda z: self.fpe._compute_flux(z, params, 0.0),
             )
             largest = float(flux.abs().max())
@@ -163,8 +166,10 @@ class RLHFMonitor:
 class FPETorchWrapper:
     r"""C(t) of the wrapper for torch: parameter gradient over density gradient of latents.
 
-    `consolidation_ratio` reads gradients and writes nothing. `apply_reset` is what it says: it
-    changes weights, and it alone.
+    `consolidation_ratio` reads gradients as they stand and writes nothing: call it after
+    ``scaler.unscale_()`` where a `torch.amp.GradScaler` scales the loss, and after the last
+    ``backward()`` where several add up. `apply_reset` is what it says: it changes weights, and it
+    alone.
 
     **What the published form gets wrong**: a norm in parameter space over one in latent space, so C
     scales with the loss and the width of the network; a learning rate stands for a diffusion; 1.0
@@ -232,22 +237,21 @@ class FPETorchWrapper:
         Raises:
             ValueError: If the latents are no matrix.
         """
-        z = torch.as_tensor(z_batch).detach()
+        z = recordable(z_batch)
         if z.ndim != 2:
             raise ValueError(
                 "The `z_batch` of `consolidation_ratio` must have the shape (n, d). "
                 f"Got {tuple(z.shape)}; flatten or average the rest."
             )
-        gradients = [p.grad for p in unwrap(self.model).parameters() if p.grad is not None]
-        if not gradients:
+        # Its norm is all that is asked of the gradient, so no copy of it is made.
+        size = gradient_norm(self.model)
+        if size is None:
             warnings.warn(
                 "No parameter has a gradient, so `consolidation_ratio` of `FPETorchWrapper` is the "
                 "published 1.0, which stands for nothing. Call it before `zero_grad`.",
                 stacklevel=2,
             )
             return 1.0
-        # Its norm is all that is asked of the gradient, so no copy of it is made.
-        size = norm(gradients)
         try:
             z = z if z.dtype == torch.float64 else z.float()
             return c_wrapper_fp(z, size, t, self.kde_bandwidth, self.eta_0)
@@ -270,7 +274,8 @@ class FPETorchWrapper:
             model: The model to perturb.
             alpha: Share of the weights.
             noise_scale: Standard deviation of the noise.
-            seed: Of the draws; each call draws others.
+            seed: Of the draws; each call of one wrapper draws others, and a new wrapper begins
+                again with the same.
 
         Raises:
             ValueError: If the model has no weight that trains, or a number is out of range.

@@ -101,8 +101,13 @@ class StochasticHarmonicLearning:
             (dim,) New parameters; nan where D has become infinite.
 
         Raises:
-            ValueError: If theta has another shape, or dt is negative.
+            ValueError: If theta has another shape, dt is negative, or `lr` was set to 0 or below.
         """
+        if not self.lr > 0:
+            raise ValueError(
+                "The `lr` of `StochasticHarmonicLearning` must be positive: the temperature is "
+                f"D dt/lr. Got {self.lr}."
+            )
         if not 0 <= dt < math.inf:
             raise ValueError(f"The `dt` of `step` must be finite and not negative. Got {dt}.")
         point = self._point(theta)

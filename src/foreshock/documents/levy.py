@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules import module as modules
 
+from foreshock.documents.live import check_loss, gradient_norm, recordable
+from foreshock.estimators.hvp import reverse_product
 from foreshock.estimators.published import lambda_power, metric_log_det, power_iteration
 from foreshock.probe.quiet import quiet
 from foreshock.probe.spec import Probe
-from foreshock.probe.view import ModelView, norm, unwrap
+from foreshock.probe.view import ModelView, unwrap
 from foreshock.stats import published as pub
 
 Result = TypeVar("Result")
@@ -29,9 +32,11 @@ INPUTS = 32
 class CriticalityTracker:
     r"""The three observables of the document, and whether all lie in their bands.
 
-    Call `check_criticality` between ``backward()`` and ``step()``. The training run ends with the
-    weights it would have without it: gradients are read and never written, the model is seen
-    through a copy of its structure in evaluation mode, and random numbers are private.
+    Call `check_criticality` between ``backward()`` and ``step()``: after ``scaler.unscale_()``
+    where a `torch.amp.GradScaler` scales the loss, and after the last ``backward()`` where several
+    add up, since gradients are read as they stand. The training run ends with the weights it would
+    have without it: gradients are never written, the model is seen through a copy of its structure
+    in evaluation mode, and random numbers are private.
 
     **What the published form gets wrong.** Its `compute_rho` calls ``zero_grad`` and ``backward``,
     so the optimizer then steps on the gradient of one output of one example; its loop calls
@@ -117,10 +122,12 @@ class CriticalityTracker:
         Args:
             loss: As published the loss tensor, with the graph it came with: keep it alive by
                 ``backward(retain_graph=True)``. Or, simpler, a function of the model: it is called
-                on the weights as they stand, in evaluation mode. With a tensor whose graph is freed
-                or changed, or whose model or parameters have backward hooks (which would be
-                called), both numbers are nan and a warning says why. Hooks on other tensors of the
-                graph are not seen; a function never calls any.
+                on the weights as they stand, in evaluation mode, and must call its argument and
+                nothing else of the run. With a tensor whose graph is freed or changed or holds
+                activation checkpoints (which would run the model again), or whose model or
+                parameters have backward hooks (which would be called), both numbers are nan and a
+                warning says why. Hooks on other tensors of the graph are not seen; a function
+                never calls any.
             lr: Learning rate.
 
         Returns:
@@ -146,7 +153,7 @@ class CriticalityTracker:
         Returns:
             rho and the difference to the rho before; nan where a gradient is not finite.
         """
-        inputs = X[:INPUTS]
+        inputs = recordable(X[:INPUTS]) if isinstance(X, Tensor) else X[:INPUTS]
         probe = Probe(loss=_unused, batches=[inputs])
         rho = self._measured(
             "compute_rho", lambda: metric_log_det(self._view, probe, inputs), math.nan
@@ -160,7 +167,8 @@ class CriticalityTracker:
         r"""Take the gradient norm of this step, and all observables once the window is full.
 
         **Wrong with it**: see the class. S is left out until the window is full, since it would be
-        thrown away.
+        thrown away; a function is tried once at the first call, so that one that fails does not
+        stop the run at the call that fills the window.
 
         Args:
             loss: As in `compute_S`.
@@ -176,16 +184,18 @@ class CriticalityTracker:
             ValueError: At the first call, if there is no gradient yet, or the model cannot be run
                 on `X` or `loss`. What fails later is nan, with a warning.
         """
-        gradients = [p.grad for p in unwrap(self.model).parameters() if p.grad is not None]
-        if not gradients and not self.grad_norms:
+        size = self._measured("check_criticality", lambda: gradient_norm(self.model), None)
+        if size is None and not self.grad_norms:
             raise ValueError(
                 "`check_criticality` reads the gradients of this step, and there are none. Call it "
                 "between `loss.backward()` and `optimizer.step()`."
             )
-        size = self._measured("check_criticality", lambda: norm(gradients).item(), math.nan)
-        self.grad_norms.append(size)
+        if not isinstance(loss, Tensor) and "compute_S" not in self._worked:
+            self._measured("compute_S", lambda: self._of_function(loss), math.nan)
+        self.grad_norms.append(math.nan if size is None else size.item())
         found = self.compute_C_alpha()
         rho, rate = self.compute_rho(X)
+        self._worked.update({"compute_S", "compute_rho"})  # from now on what fails is missing
         if found is None:
             return None
         s, top = self.compute_S(loss, lr)
@@ -201,22 +211,38 @@ class CriticalityTracker:
         }
 
     def _of_function(self, loss: Callable[[nn.Module], Tensor]) -> float:
-        return lambda_power(
-            self._view, lambda model, _: loss(model), [None], products=PRODUCTS, seed=self._seed
-        )
+        def of(model: nn.Module, _: Any) -> Tensor:
+            return loss(model)
+
+        if "loss" not in self._worked:
+            check_loss("The `loss`", self._view, of, None, self.model)
+            self._worked.add("loss")
+        return lambda_power(self._view, of, [None], products=PRODUCTS, seed=self._seed)
 
     def _of_graph(self, loss: Tensor) -> float:
         """The same from the graph that the user's own forward pass left."""
         live, parameters = unwrap(self.model), self._view.live_parameters
         hooked = any(m._backward_hooks or m._backward_pre_hooks for m in live.modules())
+        hooked |= bool(modules._global_backward_hooks or modules._global_backward_pre_hooks)
         if hooked or any(p._backward_hooks for p in parameters):
             _warn("compute_S", "the model has backward hooks, which would be called")
             return math.nan
+        if _reentrant(loss):
+            _warn("compute_S", "the graph ends at a reentrant checkpoint, which hides weights")
+            return math.nan
         try:
             with quiet(self._seed):
-                start = torch.cat([torch.randn_like(p.detach()).reshape(-1) for p in parameters])
-                return power_iteration(_product(loss, parameters), start, PRODUCTS)
-        except RuntimeError as error:  # freed, changed in place, or without a second derivative
+                handle = modules.register_module_forward_pre_hook(_refuse)
+                try:
+                    start = torch.cat(
+                        [torch.randn_like(p.detach()).reshape(-1) for p in parameters]
+                    )
+                    return power_iteration(_product(loss, parameters), start, PRODUCTS)
+                finally:
+                    handle.remove()
+        except (
+            RuntimeError
+        ) as error:  # freed, changed, checkpointed, or without a second derivative
             _warn("compute_S", f"{str(error).splitlines()[0][:90]}")
             return math.nan
 
@@ -264,24 +290,36 @@ def _ratio(recent: NDArray[np.float64]) -> float:
 
 def _product(loss: Tensor, parameters: list[nn.Parameter]) -> Callable[[Tensor], Tensor]:
     """The product v to Hv on the graph of a loss, which is kept."""
-    slopes = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
-    bent = [i for i, slope in enumerate(slopes) if slope is not None and slope.requires_grad]
+    slopes = torch.autograd.grad(
+        loss, parameters, create_graph=True, materialize_grads=True, allow_unused=True
+    )
     sizes = [p.numel() for p in parameters]
 
     def product(v: Tensor) -> Tensor:
         parts = [
             part.reshape(p.shape).to(p) for part, p in zip(v.split(sizes), parameters, strict=True)
         ]
-        if not bent:
-            return torch.zeros_like(v)
-        images = torch.autograd.grad(
-            [slopes[i] for i in bent],
-            parameters,
-            [parts[i] for i in bent],
-            retain_graph=True,
-            materialize_grads=True,
-            allow_unused=True,
-        )
+        images = reverse_product(slopes, parameters, parts)
         return torch.cat([image.reshape(-1) for image in images]).to(v)
 
     return product
+
+
+def _reentrant(loss: Tensor) -> bool:
+    """Whether a reentrant checkpoint stands in the graph: no weight is reached through it."""
+    waiting: list[Any] = [loss.grad_fn]
+    seen: set[Any] = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        seen.add(node)
+        waiting += [parent for parent, _ in node.next_functions]
+    return False
+
+
+def _refuse(*_: Any) -> None:
+    """A hook on all modules, for a backward pass that must not call any."""
+    raise RuntimeError("an activation checkpoint would run the model again")

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from foreshock.documents.loaders import borrow
+from foreshock.documents.live import check_loss, undisturbed
+from foreshock.documents.loaders import borrow, check_loader, lent
 from foreshock.estimators.published import consolidation_ratio
 from foreshock.probe.spec import Probe
-from foreshock.probe.view import ModelView
+from foreshock.probe.view import ModelView, forward_of
 from foreshock.stats import published as pub
 
 Loader = Iterable[Any]
@@ -20,7 +22,8 @@ Loader = Iterable[Any]
 def compute_loss(model: nn.Module, batch: Any) -> Tensor:
     """The loss that the listings call and do not define, for batches (inputs, labels).
 
-    Cross-entropy of integer labels, mean squared error of others.
+    Cross-entropy of integer labels, with the classes in the last dimension of the outputs; mean
+    squared error of others. Shapes that do not match are refused.
 
     Args:
         model: A model.
@@ -35,12 +38,10 @@ def compute_loss(model: nn.Module, batch: Any) -> Tensor:
         >>> compute_loss(linear, (torch.ones(3, 1), torch.zeros(3, 2))).ndim
         0
     """
-    inputs, labels = _pair(batch)
-    outputs = model(inputs)
-    outputs = getattr(outputs, "logits", outputs)
+    outputs, labels = _answers(model, batch)
     if labels.is_floating_point():
         return nn.functional.mse_loss(outputs, labels)
-    return nn.functional.cross_entropy(outputs, labels)
+    return nn.functional.cross_entropy(outputs.reshape(-1, outputs.shape[-1]), labels.reshape(-1))
 
 
 def evaluate(model: nn.Module, dataloader: Loader, *, seed: int = 0) -> float:
@@ -49,15 +50,15 @@ def evaluate(model: nn.Module, dataloader: Loader, *, seed: int = 0) -> float:
     In evaluation mode, on a copy of the structure: the model is not touched.
 
     Args:
-        model: A classifier.
-        dataloader: All of it is read.
+        model: A classifier, with the classes in the last dimension of its outputs.
+        dataloader: All of it is read, one batch at a time; not an iterator.
         seed: Of the order of the examples, which does not matter to the result.
 
     Returns:
         Share of examples whose largest output is that of the label.
 
     Raises:
-        ValueError: If a label is not an integer.
+        ValueError: If a label is not an integer, or a shape does not match.
 
     Examples:
         >>> import torch
@@ -67,16 +68,17 @@ def evaluate(model: nn.Module, dataloader: Loader, *, seed: int = 0) -> float:
         0.5
     """
     view, right, total = ModelView(model), 0, 0
-    for batch in borrow(dataloader, None, seed=seed):
-        inputs, labels = _pair(batch)
-        if labels.is_floating_point():
-            raise ValueError(
-                "`evaluate` counts right answers and needs integer labels. Pass your own "
-                "`evaluate(model, dataloader)`."
-            )
-        outputs = view.outputs(Probe(loss=compute_loss, batches=[batch]), inputs)
-        right += int((outputs.argmax(-1) == labels).sum())
-        total += labels.numel()
+    check_loader(dataloader)
+    with lent(dataloader, seed=seed) as batches, torch.no_grad():
+        for batch in batches:
+            outputs, labels = view.call(view.parameters, _answers, batch)
+            if labels.is_floating_point():
+                raise ValueError(
+                    "`evaluate` counts right answers and needs integer labels. Pass your own "
+                    "`evaluate(model, dataloader)`."
+                )
+            right += int((outputs.argmax(-1) == labels).sum())
+            total += labels.numel()
     return right / total if total else float("nan")
 
 
@@ -96,7 +98,8 @@ def compute_consolidation_ratio(
 
     The training run does not notice: no gradient is written, the model is seen in evaluation mode
     (published as it stands, so that dropout draws and batch norm learns from the measurement), and
-    random numbers are private, those of the loader's shuffling among them.
+    random numbers are private, those of the loader's shuffling among them. A generator that a
+    dataset keeps to itself is not seen: pass a list of batches there.
 
     **What the published form gets wrong**: pure noise reads C = 1/n_samples; C is proportional to
     the batch size, so p says as much about the batch as about the model, and is the probability of
@@ -109,14 +112,16 @@ def compute_consolidation_ratio(
         model: The model that is trained.
         dataloader: Batches; not an iterator, whose batches would be missing in training.
         n_samples: Batches to take, at least 2. One gradient each is held.
-        compute_loss: ``compute_loss(model, batch) -> scalar``; the listing does not define it.
+        compute_loss: ``compute_loss(model, batch) -> scalar``, of the model it is given and nothing
+            else of the run; the listing does not define it.
         seed: Of the order of the examples. The same seed takes the same ones.
 
     Returns:
         ``C_alpha``, ``p``, ``signal``, ``noise`` and ``I``.
 
     Raises:
-        ValueError: If there are fewer than 2 batches, or the model has nothing to train.
+        ValueError: If there are fewer than 2 batches, the model has nothing to train, or the loss
+            is no function of it.
 
     References:
         The document "signal", section 11.1.
@@ -138,6 +143,9 @@ def compute_consolidation_ratio(
             f"Got {len(batches)}."
         )
     view = ModelView(model, seed=seed)
+    check_loss(
+        "The `compute_loss` of `compute_consolidation_ratio`", view, compute_loss, batches[0], model
+    )
     found = consolidation_ratio([view.gradient(compute_loss, batch)[1] for batch in batches])
     p = pub.p_signal(found.c)
     return {
@@ -180,7 +188,8 @@ def track_learning_dynamics(
         train_epoch: ``train_epoch(model, train_loader)``, your epoch, with your optimizer. The
             listing calls one and does not define it; there is none that could be assumed.
         compute_loss: As in `compute_consolidation_ratio`.
-        evaluate: ``evaluate(model, loader) -> accuracy``.
+        evaluate: ``evaluate(model, loader) -> accuracy``. Yours gets the live model, and a loader
+            like yours: random numbers are private, and modes and buffers are put back.
         report: Called with a sentence at every crossing.
 
     Returns:
@@ -218,8 +227,9 @@ def track_learning_dynamics(
             model, train_loader, compute_loss=compute_loss, seed=epoch
         )
         found["epoch"] = epoch
-        found["train_acc"] = evaluate(model, train_loader)
-        found["test_acc"] = evaluate(model, test_loader)
+        for key, loader in (("train_acc", train_loader), ("test_acc", test_loader)):
+            with undisturbed(model), lent(loader, seed=epoch) as rows:
+                found[key] = evaluate(model, rows)
         history.append(found)
         if epoch and history[-2]["p"] <= 0.5 < found["p"]:
             report(
@@ -319,10 +329,13 @@ def estimate_tail_index(gradients_flat: Any, n_tail: int = 100) -> float:
 
     Args:
         gradients_flat: (n,) Coordinates or norms, an array or a tensor, n > `n_tail`.
-        n_tail: Number of tail samples; not more is refused.
+        n_tail: Number of tail samples, at least 1.
 
     Returns:
         alpha in [1, 2]; nan if a number is.
+
+    Raises:
+        ValueError: If `n_tail` is below 1, or there are not more numbers than that.
 
     References:
         The document "signal", section 11.5.
@@ -332,6 +345,8 @@ def estimate_tail_index(gradients_flat: Any, n_tail: int = 100) -> float:
         >>> round(estimate_tail_index(pareto), 1)
         1.5
     """
+    if n_tail < 1:
+        raise ValueError(f"The `n_tail` of `estimate_tail_index` must be at least 1. Got {n_tail}.")
     if isinstance(gradients_flat, Tensor):
         gradients_flat = gradients_flat.detach().cpu().double().numpy()
     with np.errstate(invalid="ignore"):
@@ -346,3 +361,17 @@ def _pair(batch: Any) -> tuple[Any, Tensor]:
             f"{type(batch).__name__}; for others pass your own `compute_loss` and `evaluate`."
         )
     return batch[0], batch[1]
+
+
+def _answers(model: Any, batch: Any) -> tuple[Tensor, Tensor]:
+    """Outputs and labels of a batch, the classes of integer labels in the last dimension."""
+    inputs, labels = _pair(batch)
+    outputs = forward_of(Probe(loss=compute_loss, batches=[batch]))(model, inputs)
+    shape = outputs.shape if labels.is_floating_point() else outputs.shape[:-1]
+    if shape != labels.shape or not outputs.ndim:
+        raise ValueError(
+            "The outputs must have the shape of the labels, and for integer labels the classes in "
+            f"the last dimension besides. Got {tuple(outputs.shape)} and {tuple(labels.shape)}; "
+            "for others pass your own `compute_loss` and `evaluate`."
+        )
+    return outputs, labels

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foreshock.documents.live import check_loss
 from foreshock.documents.loaders import borrow
 from foreshock.estimators.hvp import hessian
 from foreshock.estimators.published import lambda_power
@@ -41,8 +42,9 @@ def estimate_lambda_max(
 
     Args:
         model: The model that is trained.
-        loss_fn: ``loss_fn(model, batch) -> scalar``.
-        dataloader: Batches, not an iterator.
+        loss_fn: ``loss_fn(model, batch) -> scalar``, of the model it is given and nothing else of
+            the run.
+        dataloader: Batches, at least one; not an iterator.
         n_iter: Hessian-vector products; none is refused.
         n_batches: Batches that the Hessian is averaged over.
         seed: Of the start and of the order of the examples.
@@ -63,6 +65,7 @@ def estimate_lambda_max(
     batches = borrow(dataloader, n_batches, seed=seed)
     share = _share("estimate_lambda_max", len(batches), n_batches)
     view = ModelView(model, seed=seed)
+    check_loss("The `loss_fn` of `estimate_lambda_max`", view, loss_fn, batches[0], model)
     # The iteration does not see the length of Hv, so the published factor comes out of it.
     return share * lambda_power(view, loss_fn, batches, products=n_iter, seed=seed)
 
@@ -98,7 +101,8 @@ def hessian_vector_product(
         One tensor for every trainable parameter.
 
     Raises:
-        ValueError: If there is no batch, or `v` has not the shapes of the parameters.
+        ValueError: If there is no batch, `v` has not the shapes of the parameters, or the loss is
+            no function of the model it is given.
 
     References:
         The document "signal", section 11.6.
@@ -119,6 +123,7 @@ def hessian_vector_product(
         )
     batches = borrow(dataloader, n_batches, seed=seed)
     share = _share("hessian_vector_product", len(batches), n_batches)
+    check_loss("The `loss_fn` of `hessian_vector_product`", view, loss_fn, batches[0], model)
     flat = torch.cat([part.detach().reshape(-1) for part in v])
     with quiet(seed):
         images = [hessian(view, loss_fn, batch)[0](flat) for batch in batches]

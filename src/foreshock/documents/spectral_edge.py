@@ -33,7 +33,7 @@ def k_star(singular_values: ArrayLike) -> int:
         k*.
 
     Raises:
-        ValueError: If there are fewer than 2.
+        ValueError: If there are fewer than 2, or they do not descend.
 
     References:
         The document "spectral_edge".
@@ -48,6 +48,8 @@ def k_star(singular_values: ArrayLike) -> int:
             "The `singular_values` of `k_star` must be a list of at least 2. "
             f"Got shape {sigma.shape}."
         )
+    if (np.diff(sigma) > 0).any():
+        raise ValueError("The `singular_values` of `k_star` must descend. Sort them first.")
     with np.errstate(divide="ignore", invalid="ignore"):
         return pub.k_star_raw(sigma)
 
@@ -80,6 +82,6 @@ def adiabatic_parameter(gram_change: float, eta: float, gap: float) -> float:
         (1.0, inf)
     """
     try:
-        return pub.a_adiabatic(gram_change, eta, gap)
+        return pub.a_adiabatic(float(gram_change), float(eta), float(gap))
     except ZeroDivisionError:
         return math.nan if gram_change == 0 else math.inf

@@ -23,11 +23,12 @@ class Ordering:
     """How well a measure orders the gap along each hyper-parameter.
 
     Args:
-        psi: Name of the hyper-parameter to psi, the mean over pairs of neighbouring configurations
-            of sign(difference of the measure) times sign(difference of the gap), in [-1, 1].
+        psi: Name of the hyper-parameter to psi, the mean over all pairs of configurations that
+            differ in it alone of sign(difference of the measure) times sign(difference of the
+            gap), in [-1, 1].
         overall: Mean of psi over hyper-parameters.
         sign_error: Largest share of pairs that a hyper-parameter's pair of values orders wrongly,
-            ties of the measure counting half; .5 is guessing, 1 is always wrong.
+            ties of the measure or of the gap counting half; .5 is guessing, 1 is always wrong.
         worst: That hyper-parameter and its two values.
         pairs: How many pairs were compared.
     """
@@ -78,8 +79,9 @@ def ordering(
     if not found:
         raise ValueError("No two configurations of `ordering` differ in a single hyper-parameter.")
     psi = {
-        name: float(np.mean([p for products in by_values.values() for p in products]))
-        for name, by_values in found.items()
+        name: float(np.mean([p for products in found[name].values() for p in products]))
+        for name in configurations[0]
+        if name in found
     }
     errors = {
         f"{name} {values}": (1 - float(np.mean(products))) / 2
@@ -109,33 +111,37 @@ def pairs(configurations: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, st
             yield differ[0], values, low, high
 
 
-def ordering_null(
-    configurations: Sequence[Mapping[str, Any]],
-    gap: ArrayLike,
-    *,
-    permutations: int = 200,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """95 % band of the overall psi of a measure that knows nothing: a random order of the grid.
+def signed_orders(configurations: Sequence[Mapping[str, Any]], gap: ArrayLike) -> Array:
+    """Overall psi of every measure that knows the hyper-parameters' values and nothing of the gap.
+
+    Such a measure is a sum of s_k z_k, z_k any increasing function of hyper-parameter k alone and
+    s_k a sign. Pairs differ in one hyper-parameter, so only the signs matter, and all 2^K are
+    gone through. This is the null to read `Ordering.overall` against. Shuffling the configurations
+    is none: points of a grid are not exchangeable, and a measure that merely follows the
+    hyper-parameters, blind to the gap, lies far out of what shuffles give.
 
     Args:
         configurations: The grid.
         gap: ``(n,)``.
-        permutations: How many random orders.
-        seed: Of the orders.
 
     Returns:
-        Low and high.
+        ``(2^K,)`` in increasing order, K the hyper-parameters that any pair differs in.
+
+    Raises:
+        ValueError: If no two configurations differ in a single hyper-parameter.
 
     Examples:
-        >>> grid = [{"a": a, "b": b} for a in range(4) for b in range(4)]
-        >>> low, high = ordering_null(grid, range(16))
-        >>> low < -0.1 < 0.1 < high
-        True
+        >>> grid = [{"a": a, "b": b} for a in range(2) for b in range(2)]
+        >>> signed_orders(grid, [0, 1, 2, 3]).tolist()  # both raise the gap
+        [-1.0, 0.0, 0.0, 1.0]
     """
-    rng, size = np.random.default_rng(seed), len(configurations)
-    found = [
-        ordering(configurations, rng.permutation(size), gap).overall for _ in range(permutations)
+    names = sorted({name for name, *_ in pairs(configurations)})
+    if not names:
+        raise ValueError(
+            "No two configurations of `signed_orders` differ in a single hyper-parameter."
+        )
+    own = [
+        ordering(configurations, [c[name] for c in configurations], gap).psi[name] for name in names
     ]
-    low, high = np.quantile(found, [0.025, 0.975])
-    return float(low), float(high)
+    signs = itertools.product((-1, 1), repeat=len(names))
+    return np.sort([np.dot(one, own) / len(names) for one in signs])

@@ -11,7 +11,8 @@ lambda until the loss falls again; above 4 lambda grows as well and the run dive
 al. 2020, arXiv 2003.02218). The boundaries hold for m to infinity.
 
 ``catapult``, and its nulls: ``lazy``, at a rate below 2, in the same steps; ``divergent``, above 4.
-A run has one rate, given as eta lambda at the start. What it cannot show: that networks with more
+A run has one rate, given as eta lambda at the start; where it is given it decides on the variant.
+What it cannot show: that networks with more
 than one direction do the same; and nothing here warns of the peak but the rate itself.
 """
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foreshock.experiments.seeds import all_of
 from foreshock.experiments.setup import (
     Check,
     Experiment,
@@ -52,7 +54,8 @@ GRID = {
     "lazy": (1.9, 1.95),
     "divergent": (4.2, 4.05),
 }
-PEAK = "step of the largest loss, if it exceeds the first"
+RATES = tuple(sorted(rate for rates in GRID.values() for rate in rates))
+PEAK = "step of the largest loss, if it exceeds the first and the loss falls below that again"
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,9 @@ class Catapult:
     """Configuration of one run.
 
     Args:
-        variant: ``catapult``, or the null: ``lazy``, ``divergent``.
-        eta_lambda: Learning rate times the tangent kernel at the start; 0 for the first of `GRID`.
+        variant: ``catapult``, or the null: ``lazy``, ``divergent``. It gives the rate where
+            ``eta_lambda`` is 0, the first of `GRID`, and follows from the rate otherwise.
+        eta_lambda: Learning rate times the tangent kernel at the start, or 0.
         seed: Of the initial weights.
         width: m.
         steps: Updates.
@@ -86,17 +90,34 @@ class Catapult:
             if not getattr(self, field) >= least:
                 got = getattr(self, field)
                 raise ValueError(f"The `{field}` must be at least {least}. Got {got}.")
-        low, high = {"lazy": (0, 2), "catapult": (2, 4), "divergent": (4, math.inf)}[self.variant]
-        if self.eta_lambda and not low < self.eta_lambda < high:
+        if not 0 <= self.eta_lambda < math.inf or self.eta_lambda in (2, 4):
             raise ValueError(
-                f"The `eta_lambda` of the variant {self.variant!r} must lie between {low} and "
-                f"{high}, or be 0 for its default. Got {self.eta_lambda}."
+                "The `eta_lambda` must be positive, finite and not 2 or 4, where nothing is "
+                f"decided, or 0 for the rate of the variant. Got {self.eta_lambda}."
             )
+        if self.eta_lambda:
+            object.__setattr__(self, "variant", fate_of(self.eta_lambda))
 
     @property
     def start(self) -> float:
         """Learning rate times the tangent kernel at the start."""
         return self.eta_lambda or GRID[self.variant][0]
+
+
+def fate_of(eta_lambda: float) -> Variant:
+    """The variant a rate belongs to, as for an infinite width.
+
+    Args:
+        eta_lambda: Learning rate times the tangent kernel at the start, not 2 or 4.
+
+    Returns:
+        The variant.
+
+    Examples:
+        >>> [fate_of(rate) for rate in (1.9, 3.0, 4.2)]
+        ['lazy', 'catapult', 'divergent']
+    """
+    return "lazy" if eta_lambda < 2 else "catapult" if eta_lambda < 4 else "divergent"
 
 
 class Product(nn.Module):
@@ -219,8 +240,8 @@ def run(
         finite = np.isfinite(losses)
         peak = int(np.argmax(np.where(finite, losses, -1)))
         grew = peak > 0 and losses[peak] > losses[0]
-        milestone(record, "peak", PEAK, peak if grew else None)
         converged = bool(finite.all()) and losses[-1] < losses[0]
+        milestone(record, "peak", PEAK, peak if grew and converged else None)
         # Once the loss is far below the first one, rounding is all that differs.
         told = finite & (losses > 1e-12 * losses[0]) & np.isfinite(f[:-1]) & (losses < 1e6)
         off = np.abs(losses[told] / (f[:-1][told] ** 2 / 2) - 1)
@@ -249,49 +270,45 @@ def check(runs: Sequence[Run]) -> list[Check]:
     """The fate on either side of both boundaries, flatter ends, and the recursion.
 
     Args:
-        runs: Runs of this experiment.
+        runs: Runs of this experiment; those of fewer updates than by default are left out.
 
     Returns:
-        One line for each rate, one for the exact recursion.
+        One line for each rate of `RATES` and any other that was run, one for the exact recursion.
     """
-    told, by_rate = [], {}
+    by_rate: dict[float, list[dict[str, Any]]] = {rate: [] for rate in RATES}
     for run in having(runs):
-        if outcome(run):
-            config = Catapult(**run.info["config"])
-            by_rate.setdefault((config.start, config.variant), []).append(outcome(run))
+        config, ends = Catapult(**run.info["config"]), outcome(run)
+        if ends and config.steps >= Catapult().steps:
+            by_rate.setdefault(config.start, []).append(ends)
     words = {
         "lazy": "below 2: the loss never grows and converges",
         "catapult": "between 2 and 4: grows first, converges, and ends below 2",
         "divergent": "above 4: diverges",
     }
-    for (start, variant), found in sorted(by_rate.items()):
+    told = []
+    for start, found in sorted(by_rate.items()):
+        variant = fate_of(start)
         good = [
             (n["grew"], n["converged"]) == FATE[variant]
             and (variant != "catapult" or n["last_eta_lambda"] < 2)
             for n in found
         ]
-        peaks = np.median([n["peak_loss"] for n in found])
-        ends = np.median([n["last_eta_lambda"] for n in found])
-        measured = f"{sum(good)} of {len(good)} seeds"
-        if variant == "catapult":
-            measured += f", median peak loss {peaks:.3g}, eta lambda {start:g} to {ends:.2g}"
-        told.append(Check(f"eta lambda = {start:g}", words[variant], measured, all(good)))
-    everything = [n for found in by_rate.values() for n in found]
-    if everything:
-        worst = max(n["off_recursion"] for n in everything)
-        told.append(
-            Check(
-                "exact recursion",
-                "the loss of every step within 1e-6",
-                f"largest relative difference {worst:.1g} in {len(everything)} runs",
-                worst < 1e-6,
-            )
-        )
-    return told
+        line = all_of(f"eta lambda = {start:g}", words[variant], good)
+        if found and variant == "catapult":
+            peaks = np.median([n["peak_loss"] for n in found])
+            ends = np.median([n["last_eta_lambda"] for n in found])
+            more = f"median peak loss {peaks:.3g}, eta lambda {start:g} to {ends:.2g}"
+            line = replace(line, measured=f"{line.measured}; {more}")
+        told.append(line)
+    off = [n["off_recursion"] for found in by_rate.values() for n in found]
+    line = all_of("exact recursion", "the loss of every step within 1e-6", [x < 1e-6 for x in off])
+    if off:
+        line = replace(line, measured=f"{line.measured}; largest difference {max(off):.1g}")
+    return [*told, line]
 
 
 def figure(runs: Sequence[Run]) -> Figure:
-    """Loss and curvature of the first seed at every rate.
+    """Loss and curvature at every rate: seeds thin, their median thick.
 
     Args:
         runs: Runs of this experiment.
@@ -304,19 +321,21 @@ def figure(runs: Sequence[Run]) -> Figure:
     from foreshock.report.figures import GREY, paper_figure
 
     drawn, axes = paper_figure(1, 2, size=(8.2, 3.0))
-    chosen: dict[float, Run] = {}
+    groups: dict[float, list[Run]] = {}
     for run in having(runs):
-        chosen.setdefault(Catapult(**run.info["config"]).start, run)
-    shades = colormaps["viridis"](np.linspace(0, 0.92, len(chosen)))
-    for colour, start in zip(shades, sorted(chosen), strict=True):
-        loss, kernel = (chosen[start].series(name) for name in ("loss", "tangent_kernel"))
-        eta = start / kernel.value[0]
-        for one, column, values in (
-            (axes[0, 0], loss, loss.value),
-            (axes[0, 1], kernel, eta * kernel.value),
-        ):
-            there = np.isfinite(values) & (values < 1e8)
-            one.plot(column.step[there], values[there], color=colour, lw=1.4, label=f"{start:g}")
+        groups.setdefault(Catapult(**run.info["config"]).start, []).append(run)
+    shades = colormaps["viridis"](np.linspace(0, 0.92, len(groups)))
+    for colour, (start, found) in zip(shades, sorted(groups.items()), strict=True):
+        losses = [run.series("loss").value for run in found]
+        kernels = [run.series("tangent_kernel").value for run in found]
+        scaled = [start * kernel / kernel[0] for kernel in kernels]
+        for one, seeds in ((axes[0, 0], losses), (axes[0, 1], scaled)):
+            shown = [np.where(values < 1e8, values, np.nan) for values in seeds]
+            length = min(map(len, shown))
+            for values in shown if len(shown) > 1 else ():
+                one.plot(values, color=colour, lw=0.4, alpha=0.3)
+            median = np.median([values[:length] for values in shown], axis=0)
+            one.plot(median, color=colour, lw=1.4, label=f"{start:g} ({len(shown)})")
     axes[0, 0].set_ylabel("training loss")
     axes[0, 1].set_ylabel("$\\eta\\lambda$")
     axes[0, 0].set_yscale("log")
@@ -327,9 +346,9 @@ def figure(runs: Sequence[Run]) -> Figure:
     for one in axes[0]:
         one.set_xlim(0, 60)
         one.set_xlabel("optimizer step")
-    if chosen:
+    if groups:
         axes[0, 1].legend(
-            title="$\\eta\\lambda$ at the start", frameon=False, fontsize=7.5, ncols=2
+            title="$\\eta\\lambda$ at the start (seeds)", frameon=False, fontsize=7.5, ncols=2
         )
     else:
         axes[0, 0].text(0.5, 0.5, "no runs", transform=axes[0, 0].transAxes, ha="center")
@@ -343,6 +362,7 @@ EXPERIMENT = Experiment(
     variants=VARIANTS,
     check=check,
     figure=figure,
+    grid={"eta_lambda": RATES},
     small={"steps": 60},
     seconds={"": 0.1},
 )

@@ -1,19 +1,21 @@
 """How long trials will take: seconds on the reference machine, this machine's pace, and packing.
 
-A trial takes the reference seconds of its label, times this machine's pace, times the monitor's
-share, and the start of a process; where trials with the same settings have finished, their median
-instead. The pace is that of a fixed piece of training on as many processes as jobs, at the same
-time, so what jobs take from each other, and others from them, is in it.
+A trial takes the reference seconds of its label, times this machine's pace, and the start of a
+process; where trials with the same settings have finished, the median of what they took at the pace
+of their time counts as reference. The pace is that of a fixed piece of training on as many
+processes as jobs, at the same time, so what jobs take from each other, and others from them, is in
+it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from statistics import median
 from typing import Any, NamedTuple
@@ -24,9 +26,6 @@ REFERENCE_STEP = 1.7e-3
 WORKLOAD = 1.0
 #: Without a reference: at most 3 s by the law of `Experiment.small`, and most are far below.
 SMALL_SECONDS = 1.0
-#: Share of the monitor where it measures by a rhythm and not by a budget: 1.3 and 1.4 of processor
-#: time, `standard` on the p59 network every 10 of 400 steps.
-RHYTHM_SHARE = 1.3
 
 
 class Pace(NamedTuple):
@@ -63,7 +62,8 @@ def expected(
             ``small``.
         config: Of the trial.
         pace: Of this machine.
-        finished: Wall seconds of finished trials that differ in their seed alone.
+        finished: Reference seconds (wall seconds by the pace of their time) of finished trials that
+            differ in their seed alone.
         small: Whether the trial has the small size.
 
     Returns:
@@ -78,45 +78,29 @@ def expected(
         >>> toy = SimpleNamespace(config=Config, label=lambda config: "a", seconds={"a": 4.0})
         >>> expected(toy, Config(), Pace(factor=2.0, startup=1.0))
         Seconds(value=9.0, timed=True)
-        >>> expected(toy, Config(steps=20), Pace(2.0, 1.0), finished=[15.0, 16.0, 40.0])
-        Seconds(value=16.0, timed=True)
+        >>> expected(toy, Config(steps=20), Pace(2.0, 1.0), finished=[7.0, 8.0, 40.0])
+        Seconds(value=17.0, timed=True)
     """
-    if finished:
-        return Seconds(median(finished), True)
     label = experiment.label(config)
     told = experiment.seconds.get("small" if small else label)
+    timed = told is not None and (small or not _untold(experiment, config, label))
     if told is None and not small:
         told = experiment.seconds.get("")
-    timed = told is not None and (small or not _untold(experiment, config, label))
-    share, by_rhythm = _share(config)
-    base = (SMALL_SECONDS if told is None else told) * (1 + share)
-    return Seconds(base * pace.factor + pace.startup, timed and not by_rhythm)
+        timed = told is not None and config == replace(experiment.config(), seed=config.seed)
+    base = median(finished) if finished else SMALL_SECONDS if told is None else told
+    return Seconds(base * pace.factor + pace.startup, timed or bool(finished))
 
 
-#: Fields that reference seconds do not depend on, or that are reckoned with elsewhere.
-_FREE = ("variant", "seed", "observables", "every", "budget")
-
-
-def _untold(experiment: Any, config: Any, label: str) -> list[str]:
-    """Fields that are not as in the reference although its label does not tell."""
-    plain, named = experiment.config(), label in experiment.seconds
-    other = {f.name: getattr(plain, f.name) for f in fields(plain)}
-    return [
-        name
-        for name, value in other.items()
-        if name not in _FREE
-        and getattr(config, name) != value
-        and not (named and experiment.label(replace(config, **{name: value})) != label)
-    ]
-
-
-def _share(config: Any) -> tuple[float, bool]:
-    """Share of the monitor, and whether it is a guess because there is no budget."""
-    if getattr(config, "observables", "none") == "none":
-        return 0.0, False
-    if getattr(config, "every", 0) or not hasattr(config, "budget"):
-        return RHYTHM_SHARE, True
-    return config.budget, False
+def _untold(experiment: Any, config: Any, label: str) -> bool:
+    """Whether a field is not as in the reference although its label does not tell."""
+    plain = experiment.config()
+    for name in (f.name for f in fields(plain) if f.name != "seed"):
+        if getattr(config, name) == getattr(plain, name):
+            continue
+        with contextlib.suppress(ValueError):  # no such configuration, so none of this label
+            if experiment.label(replace(config, **{name: getattr(plain, name)})) == label:
+                return True
+    return False
 
 
 def makespan(seconds: Iterable[float], jobs: int, busy: Sequence[float] = ()) -> float:
@@ -221,6 +205,8 @@ def _digits(value: float, unit: str) -> str:
 def measure_pace(jobs: int, modules: Sequence[str], environment: Mapping[str, str]) -> Pace:
     """Train a fixed small network for a second in as many processes as jobs, all at once.
 
+    An ``OSError`` says that a process died instead.
+
     Args:
         jobs: How many.
         modules: What trials import, one a process, for the time that a start takes.
@@ -228,10 +214,14 @@ def measure_pace(jobs: int, modules: Sequence[str], environment: Mapping[str, st
 
     Returns:
         The means over the processes.
-
-    Raises:
-        OSError: If a process died instead.
     """
+
+    def line(child: subprocess.Popen[str]) -> str:
+        assert child.stdout is not None
+        if not (said := child.stdout.readline()):
+            raise OSError("A process that measures this machine's pace died; its error is above.")
+        return said
+
     command = [sys.executable, "-P", "-m", __name__]
     pipe, start = subprocess.PIPE, time.perf_counter()
     children = [
@@ -241,28 +231,22 @@ def measure_pace(jobs: int, modules: Sequence[str], environment: Mapping[str, st
             stdout=pipe,
             env=dict(environment),
             text=True,
+            start_new_session=True,  # Ctrl-C is for the sweep, which ends them
         )
         for index in range(jobs)
     ]
     try:
-        startups, steps = [], []
+        startups = []
         for child in children:
-            assert child.stdout is not None
-            if child.stdout.readline() != "ready\n":
-                raise OSError(
-                    "A process that measures this machine's pace died; its error is above."
-                )
+            line(child)  # it has imported what a trial imports
             startups.append(time.perf_counter() - start)
         for child in children:
-            assert child.stdout is not None
-            child.stdout.readline()  # warm, so that all of them work at the same time
+            line(child)  # warm, so that all of them work at the same time
         for child in children:
             assert child.stdin is not None
             child.stdin.write("go\n")
             child.stdin.flush()
-        for child in children:
-            assert child.stdout is not None
-            steps.append(json.loads(child.stdout.readline()))
+        steps = [json.loads(line(child)) for child in children]
     finally:
         for child in children:
             child.kill()
@@ -270,14 +254,15 @@ def measure_pace(jobs: int, modules: Sequence[str], environment: Mapping[str, st
     return Pace(sum(steps) / len(steps) / REFERENCE_STEP, sum(startups) / len(startups))
 
 
-def workload(seconds: float = WORKLOAD) -> float:
+def workload(seconds: float = WORKLOAD, clock: Callable[[], float] = time.perf_counter) -> float:
     """Train a small network for so long.
 
     Args:
         seconds: How long, at least.
+        clock: What tells seconds; by default of the wall.
 
     Returns:
-        Mean wall seconds a step.
+        Mean seconds a step.
 
     Examples:
         >>> 0 < workload(0.01) < 1
@@ -295,15 +280,15 @@ def workload(seconds: float = WORKLOAD) -> float:
     x = torch.randn(512, 128, generator=generator)
     y = torch.randint(59, (512,), generator=generator)
     start, steps = 0.0, -3
-    while steps < 1 or time.perf_counter() - start < seconds:
+    while steps < 1 or clock() - start < seconds:
         if steps == 0:
-            start = time.perf_counter()  # the first steps allocate
+            start = clock()  # the first steps allocate
         loss = functional.cross_entropy(model(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         steps += 1
-    return (time.perf_counter() - start) / steps
+    return (clock() - start) / steps
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Induction: a transformer without MLPs abruptly learns to continue what repeats.
 
-A sequence is a random word of 8 to 19 tokens, repeated over 49 tokens. What comes next, once the
-word has been seen, can be read off: find the earlier place of the current token and copy what came
-after it. That takes two attention layers, one that looks a token back and one that looks for a
-match (Elhage and others 2021; Olsson and others 2022); both heads are looked at while they form.
+A sequence is a random word of 8 to 19 distinct tokens, repeated over 49 tokens. What comes next,
+once the word has been seen, can be read off: find the earlier place of the current token and copy
+what came after it. That takes two attention layers, one that looks a token back and one that looks
+for a match (Elhage and others 2021; Olsson and others 2022); both heads are looked at while they
+form.
 
 ``two_layers`` is the phenomenon. The nulls change one thing each. ``one_layer``: one layer, which
 stalls at a low accuracy. ``shuffled``: every repeat of the word is in an order of its own, so there
@@ -27,7 +28,14 @@ from torch import Tensor
 
 from foreshock.evaluation.events import milestones
 from foreshock.experiments.decoder import Decoder, cross_entropy, parameters, token_loss
-from foreshock.experiments.seeds import all_of, draw_spread, reached, spread
+from foreshock.experiments.seeds import (
+    all_of,
+    draw_spread,
+    full_size,
+    middle_within,
+    reached,
+    spread,
+)
 from foreshock.experiments.setup import (
     Check,
     Experiment,
@@ -128,8 +136,9 @@ LENGTH = 48
 
 
 def draw_sequences(config: Induction, count: int, generator: torch.Generator) -> Sequences:
-    """Random words, each repeated until the sequence is full.
+    """Random words of distinct tokens, each repeated until the sequence is full.
 
+    Were a token twice in a word, what follows it could not be told by looking at one token.
     All variants take the same random numbers in the same order, so that the twins of a seed see
     the same words.
 
@@ -142,7 +151,7 @@ def draw_sequences(config: Induction, count: int, generator: torch.Generator) ->
         The sequences.
     """
     periods = torch.randint(SHORTEST, LONGEST + 1, (count,), generator=generator)
-    words = torch.randint(TOKENS, (count, LONGEST), generator=generator)
+    words = torch.rand(count, TOKENS, generator=generator).argsort(1)[:, :LONGEST]
     turns = LENGTH // SHORTEST + 1
     keys = torch.rand(count, turns, LONGEST, generator=generator)
     if config.variant == "fixed_period":
@@ -312,6 +321,10 @@ def record_outcome(record: Run, model: Decoder) -> None:
     )
 
 
+#: What must be as at full size for a run to say anything.
+SIZE = ("steps", "batch", "heldout", "evaluate_every")
+
+
 def check(runs: Sequence[Run]) -> list[Check]:
     """The numbers that induction is held to.
 
@@ -319,43 +332,59 @@ def check(runs: Sequence[Run]) -> list[Check]:
         runs: Finished runs of any variants and seeds.
 
     Returns:
-        Whether two layers learn and the nulls do not, and when, beside the reference.
+        Whether two layers learn and the nulls, as long as they, do not; when and how well, in a
+        range around the reference. Runs that are unfinished or of another size are left out.
     """
-    learnt = {v: ["T50" in milestones_of(r) for r in having(runs, variant=v)] for v in VARIANTS}
-    found = [outcome(run) for run in having(runs, variant="two_layers")]
-    final = {v: [outcome(r).get("accuracy") for r in having(runs, variant=v)] for v in VARIANTS}
+    given = {v: having(runs, variant=v) for v in VARIANTS}
+    kept = {v: full_size(some, Induction(), SIZE) for v, some in given.items()}
+    without = {v: len(given[v]) - len(kept[v]) for v in VARIANTS}
+
+    def whether(name: str, expected: str, variant: str, event: str, *, there: bool) -> Check:
+        answers = [(event in milestones_of(run)) is there for run in kept[variant]]
+        return all_of(name, expected, answers, left_out=without[variant])
+
+    position = (
+        "T50 in every run of `fixed_period`: position is enough, so accuracy alone is no sign of "
+        "induction"
+    )
     checks = [
-        all_of("two layers learn", "T50 in every run (Olsson 2022)", learnt["two_layers"]),
-        all_of(
-            "one layer does not",
-            "T50 in no run; the reference stalls at 0.23",
-            [not there for there in learnt["one_layer"]],
+        whether(
+            "two layers learn", "T90 in every run (Olsson 2022)", "two_layers", "T90", there=True
         ),
-        all_of(
+        whether("one layer does not", "T50 in no run", "one_layer", "T50", there=False),
+        whether(
             "nothing to copy, nothing learnt",
             "T50 in no run of `shuffled`",
-            [not there for there in learnt["shuffled"]],
+            "shuffled",
+            "T50",
+            there=False,
         ),
-        all_of("frozen", "T50 in no run of `frozen`", [not there for there in learnt["frozen"]]),
-        all_of(
-            "one layer, one period",
-            "T50 in every run of `fixed_period`: position is enough, so accuracy alone is no sign "
-            "of induction",
-            learnt["fixed_period"],
-        ),
+        whether("frozen", "T50 in no run of `frozen`", "frozen", "T50", there=False),
+        whether("one layer, one period", position, "fixed_period", "T50", there=True),
     ]
-    told = {"10": "50", "50": "100", "90": "250", "98": "550 to 700"}
-    for level, steps in told.items():
-        values = [numbers.get(f"steps_to_{level}") for numbers in found]
+    found = [outcome(run) for run in kept["two_layers"]]
+    for level, steps in {"10": "50", "50": "100", "98": "550 to 700"}.items():
+        values = [numbers["steps_to_" + level] for numbers in found]
         checks.append(
             Check(f"steps to {level} %", f"about {steps} (reference)", spread(values), None)
         )
-    for variant, expected in (("two_layers", "0.98"), ("one_layer", "0.23")):
-        measured = spread(final[variant], 3)
-        checks.append(
-            Check(f"final accuracy, {variant}", f"{expected} (reference)", measured, None)
-        )
-    return checks
+    final = {v: [outcome(run)["accuracy"] for run in kept[v]] for v in VARIANTS}
+    return [
+        *checks,
+        middle_within(
+            "steps to 90 %",
+            "about 250 (reference, within a factor of 1.5)",
+            [numbers["steps_to_90"] for numbers in found],
+            *(250 / 1.5, 250 * 1.5),
+            0,
+        ),
+        middle_within(
+            "final accuracy, two_layers", "0.98 (reference)", final["two_layers"], 0.97, 1.0, 3
+        ),
+        middle_within(
+            "final accuracy, one_layer", "0.23 (reference)", final["one_layer"], 0.18, 0.28, 3
+        ),
+    ]
 
 
 def figure(runs: Sequence[Run]) -> Figure:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foreshock.experiments.seeds import LEAST, all_of
+from foreshock.experiments.seeds import LEAST, all_of, apart, full_size
 from foreshock.experiments.setup import Check, having, milestones_of, outcome
 from foreshock.report import paper_figure
 from foreshock.report.figures import GREY, PALETTE
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 VARIANTS = ("hacking", "gaussian", "wide", "gold", "frozen")
 
 
+#: What must be as at full size for a run to say anything.
+SIZE = ("steps", "batch", "length")
+
+
 def check(runs: Sequence[Run]) -> list[Check]:
     """Whether the proxy with heavy-tailed errors is over-optimised and the Gaussian one is not.
 
@@ -28,25 +32,29 @@ def check(runs: Sequence[Run]) -> list[Check]:
         runs: Any runs of this experiment.
 
     Returns:
-        A line a variant, and how much of its gain gold loses.
+        A line a variant, and how much of its gain gold loses. Runs that are unfinished or of
+        another size are left out.
     """
-    event = {
-        v: ["over_optimised" in milestones_of(run) for run in having(runs, variant=v)]
-        for v in VARIANTS
-    }
+    from foreshock.experiments.overoptimisation import OverOptimising  # which imports this module
+
+    given = {v: having(runs, variant=v) for v in VARIANTS}
+    kept = {v: full_size(some, OverOptimising(), SIZE) for v, some in given.items()}
+    without = {v: len(given[v]) - len(kept[v]) for v in VARIANTS}
+    event = {v: ["over_optimised" in milestones_of(run) for run in kept[v]] for v in VARIANTS}
     hits, count = sum(event["hacking"]), len(event["hacking"])
     low, high = clopper_pearson(hits, count) if count else (0.0, 1.0)
+    told = f"{hits} of {count} runs (95 %: {low:.2f} to {high:.2f})" if count else "no runs"
     found = [
         Check(
             "hacking is over-optimised",
             "in most seeds: 16 of 20, twice, in seeds 0 to 39",
-            f"{hits} of {count} runs (95 %: {low:.2f} to {high:.2f})" if count else "no runs",
+            told + apart(without["hacking"]),
             low < 0.91 and high > 0.64 and hits > count / 2 if count >= LEAST else None,
         )
     ]
     for variant in ("gaussian", "gold", "frozen"):
         silent = [not happened for happened in event[variant]]
-        found.append(all_of(f"{variant} is not", "no seed", silent))
+        found.append(all_of(f"{variant} is not", "no seed", silent, left_out=without[variant]))
     wide = event["wide"]
     found.append(
         Check(
@@ -56,16 +64,19 @@ def check(runs: Sequence[Run]) -> list[Check]:
             None,
         )
     )
-    ends = {
-        v: [n["gold_end"] / n["gold_start"] for r in having(runs, variant=v) if (n := outcome(r))]
-        for v in ("hacking", "gaussian")
-    }
-    told = ", ".join(f"{v} {np.median(e):.2f}" for v, e in ends.items() if e)
+    ends = {v: _ends(kept[v]) for v in ("hacking", "gaussian")}
+    told = ", ".join(f"{v} {np.median(e):.2f} (n = {len(e)})" for v, e in ends.items() if e)
     enough = min(len(e) for e in ends.values()) >= LEAST
     falls = bool(np.median(ends["hacking"]) < 1 < np.median(ends["gaussian"])) if enough else None
     expected = "gold's last block over its first: hacking below 1, Gaussian above (about 5)"
     found.append(Check("gold at the end", expected, f"median {told}" if told else "no runs", falls))
     return found
+
+
+def _ends(runs: Sequence[Run]) -> list[float]:
+    """Gold's last block over its first; a run that starts without gold has no such number."""
+    numbers = [outcome(run) for run in runs]
+    return [n["gold_end"] / n["gold_start"] for n in numbers if n["gold_start"] > 0]
 
 
 def figure(runs: Sequence[Run]) -> Figure:

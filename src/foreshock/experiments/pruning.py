@@ -1,4 +1,8 @@
-"""Pruning: masks of a perceptron's weight matrices, and what a weight is worth."""
+"""Pruning: masks of a perceptron's weight matrices, and what a weight is worth.
+
+A mask is part of the network: it multiplies the weights in the forward pass, so that every gradient
+and curvature is that of the ticket, whoever measures it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,38 @@ from torch.nn import functional
 SHARE = 0.2
 #: One mask for each weight matrix, in the order of the layers; biases are kept.
 Masks = list[Tensor]
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer whose weights count where its mask is 1; a buffer, all 1 at first.
+
+    Args:
+        inputs: Width of what comes in.
+        outputs: Width of what goes out.
+
+    Examples:
+        >>> layer = MaskedLinear(2, 1)
+        >>> _ = layer.mask.fill_(0)
+        >>> bool((layer(torch.ones(3, 2)) == layer.bias).all())
+        True
+    """
+
+    mask: Tensor
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.register_buffer("mask", torch.ones(outputs, inputs))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The layer with what is masked at 0.
+
+        Args:
+            input: ``(n, inputs)``.
+
+        Returns:
+            ``(n, outputs)``.
+        """
+        return functional.linear(input, self.weight * self.mask, self.bias)
 
 
 def matrices(model: nn.Module) -> list[nn.Parameter]:
@@ -50,10 +86,17 @@ def pruned(masks: Masks, scores: Sequence[Tensor], share: float = SHARE) -> Mask
 
 
 def apply(model: nn.Module, masks: Masks) -> None:
-    """Set the weights that are gone to 0."""
+    """Mask the layers of a network; the weights that are gone are 0, and their gradients too.
+
+    Args:
+        model: With a `MaskedLinear` for each mask.
+        masks: In the order of the layers.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, MaskedLinear)]
     with torch.no_grad():
-        for parameter, mask in zip(matrices(model), masks, strict=True):
-            parameter.mul_(mask)
+        for layer, mask in zip(layers, masks, strict=True):
+            layer.mask.copy_(mask)
+            layer.weight.mul_(mask)
 
 
 def magnitude(model: nn.Module) -> list[Tensor]:

@@ -28,7 +28,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from foreshock.experiments.random_feature_curves import check, figure
+from foreshock.experiments.random_feature_curves import PROMINENCE, check, figure, peak
 from foreshock.experiments.ridge_solution import fit, isotropic_risk
 from foreshock.experiments.setup import Experiment, conclude, milestone
 from foreshock.store import Run
@@ -45,7 +45,10 @@ RATIOS = (
 )
 #: Ridges that are tried, in units of the mean squared feature.
 RIDGES = np.geomspace(1e-4, 1e4, 41)
-PEAK = "The N of the grid with the largest test error."
+PEAK = (
+    f"The N of the interior maximum of the test error that stands out most, {PROMINENCE:g} times "
+    "or more from the valleys on both sides."
+)
 
 
 @dataclass(frozen=True)
@@ -243,10 +246,10 @@ def run(
             run.append(count, told)
             errors.append(told["test_mse"])
             progress(index + 1, len(config.grid))
-        at = int(np.argmax(errors))
-        if config.variant != "ridge":
-            milestone(run, "peak", PEAK, config.grid[at])
-        conclude(run, {"peak": config.grid[at], "largest": errors[at], "last": errors[-1]})
+        at = peak(np.array(errors))
+        place = None if at is None else config.grid[at]
+        milestone(run, "peak", PEAK, place)
+        conclude(run, {"peak": place, "largest": max(errors), "last": errors[-1]})
     return Run.open(path)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foreshock.experiments.setup import Check
+from foreshock.experiments.setup import Check, outcome
 from foreshock.stats.intervals import clopper_pearson
 from foreshock.stats.sample import mean_interval
 from foreshock.store import Run
@@ -20,7 +21,10 @@ LEAST = 10
 
 
 def reached(run: Run, name: str, level: float, *, below: bool = False) -> int | None:
-    """First evaluation whose centred 3-point median reaches a level; the ends as they are.
+    """First evaluation whose centred 3-point median reaches a level; at the ends, two values do.
+
+    One high value, wherever it is, is no event. The first two evaluations count for the first, and
+    the last two for the last; a series of one or two values must be there throughout.
 
     Args:
         run: A run.
@@ -37,26 +41,67 @@ def reached(run: Run, name: str, level: float, *, below: bool = False) -> int | 
         ...     for step, value in enumerate([0.0, 0.9, 0.1, 0.6, 0.7, 0.8]):
         ...         record.append(step, {"acc": value})
         ...     reached(record, "acc", 0.5)
-        3
+        2
     """
     if name not in run.names():
         return None
     series = run.series(name)
-    value = np.array(series.value)
-    if len(value) > 2:
-        triples = np.stack([value[:-2], value[1:-1], value[2:]])
-        value[1:-1] = np.median(triples, axis=0)
+    raw = np.array(series.value)
+    if not len(raw):
+        return None
+    worse = np.maximum if below else np.minimum
+    around = np.pad(raw, 1, mode="edge")
+    value = np.median(np.stack([around[:-2], raw, around[2:]]), axis=0)
+    value[0], value[-1] = worse(raw[0], raw[:2][-1]), worse(raw[-1], raw[-2:][0])
     there = value < level if below else value >= level
     return int(series.step[there.argmax()]) if there.any() else None
 
 
-def all_of(name: str, expected: str, there: Sequence[bool]) -> Check:
+def full_size(
+    runs: Sequence[Run], config: Any, names: Sequence[str], of: Sequence[str] = ("variant",)
+) -> list[Run]:
+    """The runs that were finished at full size, which alone can say yes or no.
+
+    A null that was cut short, or never evaluated, shows nothing as well, and proves nothing.
+
+    Args:
+        runs: Runs of one experiment.
+        config: Its configuration at full size.
+        names: Fields and properties that must be as in ``config``.
+        of: Fields that may differ from it, and what must be as there may depend on them.
+
+    Returns:
+        Those with an outcome and these values.
+
+    Examples:
+        >>> import tempfile
+        >>> from foreshock.experiments.induction import Induction
+        >>> told = {"variant": "frozen", "seed": 0, "steps": 20}
+        >>> with Run.create(tempfile.mkdtemp() + "/a", kind="toy", config=told) as record:
+        ...     record.event("outcome", "toy", {"accuracy": 0.03})
+        ...     full_size([record], Induction(), ["steps"])
+        []
+    """
+    known = {field.name for field in fields(config)}
+    kept = []
+    for run in runs:
+        told = {name: v for name, v in run.info["config"].items() if name in known}
+        made = replace(config, **told)
+        like = replace(config, **{name: getattr(made, name) for name in of})
+        if outcome(run) and all(getattr(made, n) == getattr(like, n) for n in names):
+            kept.append(run)
+    return kept
+
+
+def all_of(name: str, expected: str, there: Sequence[bool], *, left_out: int = 0) -> Check:
     """A check that every seed must pass.
 
     Args:
         name: What it is.
         expected: What should be true.
         there: One answer a run.
+        left_out: Runs that were given and cannot say, because they are unfinished or of another
+            size (`full_size`).
 
     Returns:
         The check; undecided while fewer than `LEAST` runs have all passed.
@@ -69,14 +114,59 @@ def all_of(name: str, expected: str, there: Sequence[bool]) -> Check:
     """
     n, hits = len(there), sum(there)
     if not n:
-        return Check(name, expected, f"no run; {LEAST} are needed", None)
+        return Check(name, expected, f"no run; {LEAST} are needed{apart(left_out)}", None)
     low, high = clopper_pearson(hits, n)
-    measured = f"{hits} of {n} runs (95 %: {low:.2f} to {high:.2f})"
+    measured = f"{hits} of {n} runs (95 %: {low:.2f} to {high:.2f}){apart(left_out)}"
     if hits < n:
         return Check(name, expected, measured, False)
     if n < LEAST:
         return Check(name, expected, f"{measured}; {LEAST} are needed", None)
     return Check(name, expected, measured, True)
+
+
+def apart(left_out: int) -> str:
+    """How many runs a check leaves out, as the end of a sentence; nothing for none.
+
+    Args:
+        left_out: Their number.
+
+    Returns:
+        The words.
+
+    Examples:
+        >>> apart(0), apart(2)
+        ('', '; 2 unfinished or of another size left out')
+    """
+    return f"; {left_out} unfinished or of another size left out" if left_out else ""
+
+
+def middle_within(
+    name: str, expected: str, values: Sequence[float | None], low: float, high: float, digits: int
+) -> Check:
+    """A check that the median over seeds lies in a range.
+
+    Args:
+        name: What it is.
+        expected: What should be true; the range is added.
+        values: One a run; ``None`` where it did not happen, which counts as beyond every range.
+        low: Start of the range.
+        high: Its end, included.
+        digits: After the point.
+
+    Returns:
+        The check; undecided below `LEAST` runs.
+
+    Examples:
+        >>> middle_within("T90", "about 250", [200.0] * 10, 170, 375, 0).holds
+        True
+        >>> middle_within("T90", "about 250", [200.0] * 4 + [None] * 6, 170, 375, 0).holds
+        False
+    """
+    f = f",.{digits}f"
+    expected = f"{expected}, median between {low:{f}} and {high:{f}}"
+    middle = np.median([np.inf if value is None else value for value in values] or [np.inf])
+    holds = bool(low <= middle <= high) if len(values) >= LEAST else None
+    return Check(name, expected, f"{spread(values, digits)} (n = {len(values)})", holds)
 
 
 def spread(values: Sequence[float | None], digits: int = 0) -> str:
@@ -127,7 +217,8 @@ def draw_spread(axes: Axes, runs: Sequence[Run], name: str, colour: str, **line:
     length = min(len(series.step) for series in found)
     steps = found[0].step[:length]
     values = np.stack([series.value[:length] for series in found])
-    axes.plot(steps, np.median(values, axis=0), color=colour, **{"lw": 1.5, **line})
+    style: dict[str, Any] = {"lw": 1.5, **line}
+    axes.plot(steps, np.median(values, axis=0), color=colour, **style)
     if len(found) > 1:
         axes.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.18, lw=0)
     return True

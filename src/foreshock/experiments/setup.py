@@ -59,8 +59,11 @@ class Experiment:
         check: From runs of any variants and seeds to the numbers it is held to.
         figure: From the same runs to the figure a paper would print.
         small: Fields of a size that shows the machinery within seconds, not the numbers.
-        seconds: Wall seconds of one full-size run without observables, by label; measured on one
-            core. ``""`` holds for labels that are not named.
+        grid: Other fields over which a full-size sweep goes where it is not told otherwise: what
+            ``check`` needs. A variant that refuses a value is left out there.
+        seconds: Processor seconds of one full-size trial with the monitor as configured by default,
+            by label, in a process of its own but without its start; ``foreshock bench experiments
+            --time`` measures them. ``""`` is a guess for labels that are not named.
     """
 
     config: type
@@ -70,6 +73,7 @@ class Experiment:
     check: Callable[[Sequence[Run]], list[Check]]
     figure: Callable[[Sequence[Run]], Figure]
     small: Mapping[str, Any] = field(default_factory=dict)
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def configured(self, *, small: bool = False, **fields: Any) -> Any:

@@ -7,20 +7,22 @@ by starting it again: `foreshock.experiments.trial` says why that loses and repe
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
 import re
 import sys
 import time
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from foreshock.experiments import duration, trial
+from foreshock.experiments import duration, kept, trial
+from foreshock.experiments.kept import settings_of
 from foreshock.experiments.setup import Experiment
-from foreshock.store import Run, StoreError
 
 _TICK = 0.1
 
@@ -50,23 +52,14 @@ class Trial:
     def name(self) -> str:
         """Name of its folder: experiment, label, seed, and eight digits of all fields."""
         label = re.sub(r"[^\w.=+-]+", "-", self.about.label(self.config))
-        words = (self.experiment, label, str(self.config.seed), _digest(self.fields))
-        return "-".join(word for word in words if word)
+        text = json.dumps(self.fields, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return "-".join(filter(None, (self.experiment, label, str(self.config.seed), digest)))
 
     @property
     def settings(self) -> str:
         """What it has in common with trials that differ in their seed alone."""
-        return _settings(self.experiment, self.fields)
-
-
-def _settings(experiment: str, fields: Mapping[str, Any]) -> str:
-    others = {key: value for key, value in fields.items() if key != "seed"}
-    return f"{experiment}-{_digest(others)}"
-
-
-def _digest(fields: Mapping[str, Any]) -> str:
-    text = json.dumps(fields, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return settings_of(self.experiment, self.fields)
 
 
 def plan(
@@ -83,7 +76,8 @@ def plan(
         experiments: By name.
         seeds: Seeds.
         variants: Those of them that an experiment has; all that it has if empty.
-        grid: Other fields and their values.
+        grid: Other fields and their values; where it does not name one that the experiment itself
+            has a grid of, and the size is full, that grid is taken.
         small: Whether to take the size that shows the machinery within seconds.
 
     Returns:
@@ -113,58 +107,31 @@ def plan(
                 f"{name} has none of the variants {', '.join(variants)}. It has "
                 f"{', '.join(about.variants)}."
             )
-        for seed, variant, *values in itertools.product(seeds, chosen, *grid.values()):
-            others = dict(zip(grid, values, strict=True))
+        own = {} if small else {k: v for k, v in about.grid.items() if k not in grid}
+        fields = {**grid, **own}
+        for seed, variant, *values in itertools.product(seeds, chosen, *fields.values()):
+            others = _typed(about.config, dict(zip(fields, values, strict=True)))
             try:
                 config = about.configured(small=small, variant=variant, seed=seed, **others)
             except TypeError as error:
                 known = ", ".join(asdict(about.config()))
                 raise ValueError(f"{name}: {error}. Its fields are {known}.") from error
+            except ValueError:
+                if not own:
+                    raise
+                continue  # a value of the grid that this variant does not have
             one = Trial(name, about, config, small)
             found.setdefault(one.name, one)
     return list(found.values())
 
 
-class Kept(NamedTuple):
-    """A finished trial, as its run tells it.
-
-    Attributes:
-        settings: What it has in common with trials that differ in their seed alone.
-        fields: All fields of its configuration.
-        seconds: Wall seconds of its process.
-    """
-
-    settings: str
-    fields: dict[str, Any]
-    seconds: float
-
-
-def finished(out: Path) -> dict[str, Kept | None]:
-    """Read back what a folder holds.
-
-    Args:
-        out: Folder of a sweep; need not exist.
-
-    Returns:
-        The finished trials by name; ``None`` for what is no trial or cannot be read.
-    """
-    if not out.is_dir():
-        return {}
-    folders = [path for path in sorted(out.iterdir()) if path.is_dir()]
-    return {path.name: _read(path) for path in folders if not path.name.startswith(".")}
-
-
-def _read(path: Path) -> Kept | None:
-    try:
-        with Run.open(path) as run:
-            told, timings = run.events("trial"), run.events("timing")
-    except StoreError:
-        return None
-    if not told or not timings:
-        return None
-    asked, timing = told[-1].payload, timings[-1].payload
-    settings = _settings(asked["experiment"], asked["config"])
-    return Kept(settings, asked["config"], timing["seconds"] + timing["startup"])
+def _typed(config: type, values: dict[str, Any]) -> dict[str, Any]:
+    """An integer for a field of real numbers is one: 1 and 1.0 are the same trial."""
+    hints = typing.get_type_hints(config)
+    return {
+        name: float(value) if hints.get(name) is float and isinstance(value, int) else value
+        for name, value in values.items()
+    }
 
 
 class Forecast(NamedTuple):
@@ -172,15 +139,21 @@ class Forecast(NamedTuple):
 
     Attributes:
         seconds: From its start to its end.
-        each: Expected seconds of the trials that are not finished, by name.
+        each: Expected seconds of the trials to be run, by name.
         timed: Whether somebody timed all their settings; a guess otherwise.
-        kept: Names of the trials that are finished.
+        kept: Names of the trials that are finished and not to be run again.
+        older: Names of the trials that other code than this has finished.
+        jobs: How many will run at a time.
+        pace: Seconds here for one of the reference.
     """
 
     seconds: float
     each: dict[str, float]
     timed: bool
     kept: tuple[str, ...]
+    older: tuple[str, ...] = ()
+    jobs: int = 1
+    pace: float = 1.0
 
 
 def foresee(
@@ -188,15 +161,18 @@ def foresee(
     out: Path,
     *,
     jobs: int,
-    pace: Callable[[Sequence[Trial]], duration.Pace],
+    pace: Callable[[Sequence[Trial], int], duration.Pace],
+    again: bool = False,
 ) -> Forecast:
     """Say how long a sweep will take, from reference seconds, this machine, and finished trials.
 
     Args:
         trials: The trials.
         out: Folder of the sweep.
-        jobs: How many run at a time.
-        pace: From the trials to be run to the pace of this machine; called if there is one.
+        jobs: How many may run at a time.
+        pace: From the trials to be run, and how many at a time, to the pace of this machine; called
+            if there is one.
+        again: Whether to repeat what other code than this has finished.
 
     Returns:
         The forecast.
@@ -204,22 +180,35 @@ def foresee(
     Raises:
         ValueError: If the folder of a trial holds something else.
     """
-    found = finished(out)
+    found = kept.finished(out)
+    codes: dict[str, dict[str, str]] = {}
+    older = []
     for one in trials:
-        kept = found.get(one.name)
-        if one.name in found and (kept is None or kept.fields != one.fields):
+        if one.name not in found:
+            continue
+        there = found[one.name]
+        if isinstance(there, str) or there.fields != one.fields:
+            why = there if isinstance(there, str) else "its configuration is another"
             raise ValueError(
-                f"{out / one.name} holds something else than this trial. Move it away, or choose "
-                "another folder."
+                f"{out / one.name} holds something else than this trial ({why.rstrip('.')}). Move "
+                "it away, or choose another folder."
             )
-    names = [one.name for one in trials if one.name in found]
-    waiting = [one for one in trials if one.name not in found]
+        module = one.about.run.__module__
+        if module not in codes:
+            codes[module] = trial.code_of(module)
+        if there.code != codes[module]:
+            older.append(one.name)
+    repeated = set(older) if again else set[str]()
+    names = [one.name for one in trials if one.name in found and one.name not in repeated]
+    waiting = [one for one in trials if one.name not in found or one.name in repeated]
     if not waiting:
-        return Forecast(0.0, {}, True, tuple(names))
+        return Forecast(0.0, {}, True, tuple(names), tuple(older))
     seconds: dict[str, list[float]] = {}
-    for kept in filter(None, found.values()):
-        seconds.setdefault(kept.settings, []).append(kept.seconds)
-    now = pace(waiting)
+    for there in found.values():
+        if isinstance(there, kept.Kept):
+            seconds.setdefault(there.settings, []).append(there.seconds)
+    jobs = min(jobs, len(waiting))
+    now = pace(waiting, jobs)
     told = {
         one.name: duration.expected(
             one.about, one.config, now, seconds.get(one.settings, ()), small=one.small
@@ -228,7 +217,8 @@ def foresee(
     }
     each = {name: expected.value for name, expected in told.items()}
     total = duration.makespan(sorted(each.values(), reverse=True), jobs)
-    return Forecast(total, each, all(s.timed for s in told.values()), tuple(names))
+    timed = all(expected.timed for expected in told.values())
+    return Forecast(total, each, timed, tuple(names), tuple(older), jobs, now.factor)
 
 
 class Crash(NamedTuple):
@@ -239,12 +229,14 @@ class Crash(NamedTuple):
         code: Exit code of its process, negative for a signal.
         log: File with what it printed.
         lines: The last of that.
+        run: What it recorded, if it did.
     """
 
     name: str
     code: int
     log: Path
     lines: tuple[str, ...]
+    run: Path | None = None
 
 
 class Status(NamedTuple):
@@ -279,21 +271,27 @@ class Outcome(NamedTuple):
     crashed: tuple[Crash, ...]
 
 
-def start_process(one: Trial, out: Path, threads: int) -> trial.Child:
+def start_process(one: Trial, out: Path, threads: int, pace: float) -> trial.Child:
     """Start the process of a trial, which ends when this process does.
 
     Args:
         one: The trial.
         out: Folder of the sweep.
         threads: How many threads its numerical libraries may use.
+        pace: Seconds here for one of the reference.
 
     Returns:
         The process.
 
     Raises:
-        ValueError: If the module of ``run`` is not that of the ``EXPERIMENT``.
+        ValueError: If its process could not import the experiment.
     """
     module = one.about.run.__module__
+    if module == "__main__":
+        raise ValueError(
+            f"The `run` of {one.experiment} is defined in the script that is run. A trial is a "
+            "process of its own and imports it: put the experiment into a module beside the script."
+        )
     if getattr(sys.modules[module], "EXPERIMENT", None) is not one.about:
         raise ValueError(
             f"{module} defines `run` and so must define the `EXPERIMENT` of {one.name}."
@@ -303,9 +301,11 @@ def start_process(one: Trial, out: Path, threads: int) -> trial.Child:
             "module": module,
             "experiment": one.experiment,
             "config": one.fields,
+            "small": one.small,
             "out": str(out.resolve()),
             "name": one.name,
             "threads": threads,
+            "pace": pace,
         }
     )
 
@@ -318,14 +318,15 @@ def carry_out(
     jobs: int,
     threads: int = 1,
     watch: Callable[[Status], object] = lambda status: None,
-    start: Callable[[Trial, Path, int], trial.Child] = start_process,
+    start: Callable[[Trial, Path, int, float], trial.Child] = start_process,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Outcome:
     """Run all trials that are not finished, the longest first, so many at a time.
 
     A trial that another sweep has in work is left to it, and taken over if that sweep dies. An
-    exception, such as of Ctrl-C, ends the processes; what is finished stays.
+    exception, such as of Ctrl-C, ends the processes; what is finished stays. A run that is repeated
+    is moved to ``.repeated`` first, what a crashed trial recorded to ``.crashed``.
 
     Args:
         trials: The trials.
@@ -349,7 +350,10 @@ def carry_out(
     took: dict[str, float] = {}
     crashed: list[Crash] = []
     begin = clock()
-    _tidy(out)
+    trial.clear(out)
+    for name in forecast.older:
+        if name in expected and (out / name).exists():
+            trial.set_aside(out / name, out / trial.REPEATED / name)
     try:
         while waiting or running:
             for name, (child, since) in list(running.items()):
@@ -357,13 +361,17 @@ def carry_out(
                 if code is None:
                     continue
                 del running[name]
+                works = code == 0 and (out / name).exists()
+                recorded = trial.discard(out, name, crashed=not works and code != trial.BUSY)
                 if code == trial.BUSY:
                     waiting.append(name)
-                elif code == 0 and (out / name).exists():
+                elif works:
                     took[name] = clock() - since
+                    if not child.said():  # this time: of crashes before it nobody need read
+                        trial.log_of(out, name).unlink(missing_ok=True)
                 else:
-                    crashed.append(Crash(name, code, trial.log_of(out, name), child.said()))
-                    trial.clear(out)
+                    log = trial.log_of(out, name)
+                    crashed.append(Crash(name, code, log, child.said(), recorded))
             for name in list(waiting):
                 if len(running) >= jobs:
                     break
@@ -371,7 +379,7 @@ def carry_out(
                     waiting.remove(name)
                 elif not trial.in_work(out, name):
                     waiting.remove(name)
-                    running[name] = start(known[name], out, threads), clock()
+                    running[name] = start(known[name], out, threads, forecast.pace), clock()
             now = clock()
             shares = {name: trial.told(out, name) for name in running}
             after = duration.refined(expected, kinds, took)
@@ -382,18 +390,19 @@ def carry_out(
             if waiting or running:
                 sleep(_TICK)
     finally:
-        for child, _ in running.values():
+        for name, (child, _) in running.items():
             child.end()
-        _tidy(out)
+            trial.discard(out, name)
+        for name in known:
+            if (out / name).exists():
+                _remove_empty(trial.log_of(out, name))
     return Outcome(took, clock() - begin, tuple(crashed))
 
 
-def _tidy(out: Path) -> None:
-    """Remove what killed sweeps left: unfinished trials, and logs that say nothing."""
-    trial.clear(out)
-    for log in out.glob("*.log"):
-        if (out / log.stem).exists() and not log.stat().st_size:
-            log.unlink(missing_ok=True)
+def _remove_empty(log: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):  # another sweep may end at the same time
+        if not log.stat().st_size:
+            log.unlink()
 
 
 def _left(expected: float, spent: float, share: float) -> float:

@@ -7,14 +7,19 @@ when it is finished: a folder with a trial's name is a finished trial, whatever 
 Who works on a trial holds a lock in its hidden folder, which the operating system takes back when
 the process ends, so two sweeps share a folder and neither repeats what the other does. Hidden
 folders appear and vanish only while the lock of ``.sweep`` itself is held. A disk without file
-locks bears one sweep at a time.
+locks bears one sweep at a time: nobody can tell there what is in work, so a sweep removes what its
+own processes left and nothing else.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import ctypes
+import hashlib
 import importlib
+import importlib.metadata
+import importlib.util
 import json
 import os
 import shutil
@@ -33,6 +38,8 @@ from foreshock.store.lock import WriterLock, is_live
 
 #: Below the folder of a sweep: what is not finished.
 HIDDEN = ".sweep"
+#: Below the folder of a sweep: recordings of trials that crashed, and runs that were repeated.
+CRASHED, REPEATED = ".crashed", ".repeated"
 #: Exit code: this trial is another process's (EX_TEMPFAIL).
 BUSY = 75
 #: Read by BLAS and torch when they are imported, so they are set for the process and not in it.
@@ -80,9 +87,48 @@ def clear(out: Path) -> None:
     if not (out / HIDDEN).is_dir():
         return
     with hidden(out) as home:
+        if not is_live(home):  # although we hold its lock: no locks here, and `hidden` has said so
+            return
         for folder in home.iterdir():
             if folder.is_dir() and not is_live(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def discard(out: Path, name: str, *, crashed: bool = False) -> Path | None:
+    """Remove what a process that has ended left of its trial, unless another took it over.
+
+    Args:
+        out: Folder of the sweep.
+        name: Of the trial.
+        crashed: Whether to keep what it recorded.
+
+    Returns:
+        Where that is, or ``None``.
+    """
+    kept = None
+    with hidden(out) as home:
+        folder = home / name
+        if folder.is_dir() and not is_live(folder):
+            if crashed and (folder / "run").is_dir():
+                kept = set_aside(folder / "run", out / CRASHED / name)
+            shutil.rmtree(folder, ignore_errors=True)
+    return kept
+
+
+def set_aside(run: Path, target: Path) -> Path:
+    """Move a run to where nobody looks for finished ones, in place of what was there before.
+
+    Args:
+        run: Its folder.
+        target: Where to.
+
+    Returns:
+        The same.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    os.rename(run, target)
+    return target
 
 
 @contextlib.contextmanager
@@ -94,7 +140,7 @@ def claim(out: Path, name: str) -> Iterator[Path | None]:
         name: Of the trial.
 
     Yields:
-        The hidden folder, which is removed at the end; ``None`` if another process has the right.
+        The hidden folder, for `discard` to remove; ``None`` if another process has the right.
     """
     with hidden(out) as home:
         folder = home / name
@@ -102,15 +148,49 @@ def claim(out: Path, name: str) -> Iterator[Path | None]:
         lock = WriterLock.take(folder)
         if lock is not None:
             shutil.rmtree(folder / "run", ignore_errors=True)
+            (folder / "progress").unlink(missing_ok=True)
     if lock is None:
         yield None
         return
     try:
         yield folder
     finally:
-        with hidden(out):
-            shutil.rmtree(folder, ignore_errors=True)
-            lock.release()
+        lock.release()
+
+
+def code_of(module: str) -> dict[str, str]:
+    """What made a run, beside its configuration.
+
+    Args:
+        module: Name of an experiment's module.
+
+    Returns:
+        ``sources``, a digest of this module and of those of its package that it imports, and the
+        versions of ``foreshock`` and ``torch``.
+
+    Examples:
+        >>> sorted(code_of("foreshock.experiments.grokking"))
+        ['foreshock', 'sources', 'torch']
+    """
+    package, seen, waiting = module.rpartition(".")[0], dict[str, bytes](), [module]
+    while waiting:
+        name = waiting.pop()
+        spec = importlib.util.find_spec(name)
+        if name in seen or spec is None or not spec.has_location or spec.origin is None:
+            continue
+        seen[name] = Path(spec.origin).read_bytes()
+        for node in ast.walk(ast.parse(seen[name])):
+            if isinstance(node, ast.ImportFrom) and node.module and package:
+                if node.module.startswith(f"{package}."):
+                    waiting.append(node.module)
+                elif node.module == package:
+                    waiting += [f"{package}.{alias.name}" for alias in node.names]
+    text = b"\0".join(seen[name] for name in sorted(seen))
+    told = {"sources": hashlib.sha256(text).hexdigest()[:16]}
+    for library in ("foreshock", "torch"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # on a path only
+            told[library] = importlib.metadata.version(library)
+    return told
 
 
 # ------------------------------------------------------------------ in the process of the sweep
@@ -177,8 +257,7 @@ def start(task: Mapping[str, Any]) -> Child:
     """Start a process that carries out a task.
 
     Args:
-        task: As for `carry_out`, without ``started``, and ``threads``, how many its numerical
-            libraries may use.
+        task: As for `carry_out`, without ``started``.
 
     Returns:
         The process. It adds to the log beside the run, and ends when this process does.
@@ -186,11 +265,12 @@ def start(task: Mapping[str, Any]) -> Child:
     out = Path(task["out"])
     out.mkdir(parents=True, exist_ok=True)
     log = log_of(out, task["name"])
-    told = {**task, "parent": os.getpid(), "started": time.time()}
+    path = [os.path.abspath(entry) for entry in sys.path]
+    told = {**task, "parent": os.getpid(), "started": time.time(), "path": path}
     with open(log, "ab") as file:
         offset = file.tell()
         child = subprocess.Popen(
-            # -P: the folder in which the sweep was started is no place to import from.
+            # -P: what lies where the sweep was started hides no library; see `path` below.
             [sys.executable, "-P", "-m", "foreshock.experiments.trial"],
             stdin=subprocess.PIPE,
             stdout=file,
@@ -224,30 +304,29 @@ def carry_out(task: Mapping[str, Any]) -> int:
 
     Args:
         task: ``module`` (which has an ``EXPERIMENT``), ``experiment`` (its name), ``config`` (all
-            fields), ``out`` (folder of the sweep), ``name`` (of the trial), ``started`` (epoch
-            seconds when the process was asked for).
+            fields), ``small``, ``out`` (folder of the sweep), ``name`` (of the trial), ``started``
+            (epoch seconds when the process was asked for), ``threads`` (of its numerical
+            libraries), ``pace`` (seconds here for one of the reference).
 
     Returns:
         0, or `BUSY` if another process works on it or has finished it.
     """
     out, name = Path(task["out"]), task["name"]
     with claim(out, name) as folder:
-        if folder is None:
-            return BUSY
-        if (out / name).exists():  # finished by another, just now
+        if folder is None or (out / name).exists():  # finished by another, just now
             return BUSY
         experiment = importlib.import_module(task["module"]).EXPERIMENT
-        fields = {key: _tuples(value) for key, value in task["config"].items()}
-        config = experiment.config(**fields)
+        asked = {key: task[key] for key in ("experiment", "config", "small")}
+        asked["code"] = code_of(task["module"])
+        config = experiment.config(**{key: _tuples(v) for key, v in task["config"].items()})
         startup = time.time() - task["started"]
         start = time.perf_counter()
         path = folder / "run"
         experiment.run(config, path, progress=_teller(folder / "progress")).close()
         took = {"seconds": time.perf_counter() - start, "startup": startup}
-        asked = {"experiment": task["experiment"], "config": task["config"]}
         with Run.open(path, "a") as record:
             record.event("trial", "sweep", asked)
-            record.event("timing", "sweep", took | {"threads": task["threads"]})
+            record.event("timing", "sweep", took | {key: task[key] for key in ("threads", "pace")})
         os.rename(path, out / name)
         sync(out)
     return 0
@@ -293,4 +372,6 @@ def _exit_at_end_of_input() -> None:
 if __name__ == "__main__":
     _task = json.loads(sys.stdin.buffer.readline())
     _die_with_parent(_task["parent"])
+    # Last, what the sweep can import: an experiment may lie beside the script that sweeps it.
+    sys.path += [entry for entry in _task["path"] if entry not in sys.path]
     sys.exit(carry_out(_task))

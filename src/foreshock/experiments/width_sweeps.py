@@ -7,7 +7,7 @@ has been run at every width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = NDArray[np.float64]
+#: Grid of widths, factors of 4/3 to 2 apart. With 51 h + 10 parameters, as many as there are
+#: outputs to fit, 1,000 examples times 10 classes, lie at h = 196.
+WIDTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 #: Batch size that is spoken of where there is no run.
 DEFAULT_BATCH = 100
 
@@ -39,7 +42,10 @@ class Sweep(NamedTuple):
 
 
 def gather(runs: Sequence[Run], variant: str, batch: int) -> Sweep:
-    """The finished runs of one variant and batch size as tables.
+    """The finished runs of one variant and batch size as tables, over `WIDTHS`.
+
+    Runs of other widths are left out. Of runs that differ in examples, updates or rate those of the
+    most frequent setting count and no others: they are other sweeps.
 
     Args:
         runs: Of any configuration.
@@ -49,12 +55,14 @@ def gather(runs: Sequence[Run], variant: str, batch: int) -> Sweep:
     Returns:
         The tables.
     """
-    cells = {}
+    groups: dict[tuple[float, ...], dict[tuple[int, int], Any]] = {}
     for run in having(runs, variant=variant, batch=batch):
         told, config = outcome(run), run.info["config"]
-        if told:
-            cells[config["seed"], config["width"]] = told
-    widths = tuple(sorted({width for _, width in cells}))
+        if told and config["width"] in WIDTHS:
+            setting = tuple(config[name] for name in ("examples", "steps", "lr"))
+            groups.setdefault(setting, {})[config["seed"], config["width"]] = told
+    cells = max(groups.values(), key=len, default={})
+    widths = WIDTHS
     seeds = sorted({seed for seed, _ in cells})
     whole = tuple(seed for seed in seeds if all((seed, width) in cells for width in widths))
 

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from foreshock.experiments.grokking_tasks import seeded
 from foreshock.experiments.setup import (
     Experiment,
     Preset,
@@ -40,6 +41,7 @@ from foreshock.experiments.setup import (
     milestone,
     watch_training,
 )
+from foreshock.experiments.width_sweeps import WIDTHS as WIDTHS
 from foreshock.experiments.width_sweeps import check, figure
 from foreshock.probe import Probe
 from foreshock.store import Run
@@ -48,9 +50,6 @@ from foreshock.types import Detector, Observable, OnAlarm
 Variant = Literal["noisy", "clean"]
 VARIANTS: tuple[Variant, ...] = Variant.__args__  # type: ignore[attr-defined]
 
-#: Grid of widths, factors of 4/3 to 2 apart. With 51 h + 10 parameters, as many as there are
-#: outputs to fit, 1,000 examples times 10 classes, lie at h = 196.
-WIDTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 #: Share of the training labels that are wrong in ``noisy``.
 NOISE = 0.15
 CLASSES = 10
@@ -168,11 +167,12 @@ def make_data(config: Widths) -> Data:
 
 def make_model(config: Widths) -> nn.Module:
     """40-h-10 with ReLU, initialised from the seed without moving the global generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return nn.Sequential(
+    return seeded(
+        config.seed,
+        lambda: nn.Sequential(
             nn.Linear(40, config.width), nn.ReLU(), nn.Linear(config.width, CLASSES)
-        )
+        ),
+    )
 
 
 def loss_of(model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -284,6 +284,7 @@ EXPERIMENT = Experiment(
     variants=VARIANTS,
     check=check,
     figure=figure,
+    grid={"width": WIDTHS},
     small={"width": 16, "examples": 100, "steps": 200},
     seconds={"": 3.0},
 )

@@ -96,7 +96,9 @@ def save_figure(figure: Figure, out: str | Path) -> Path:
 
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
+    # The hour of writing is all that differs between two files of one figure.
+    dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    metadata: dict[str, Any] = dated.get(path.suffix.lower(), {})
     with rc_context(_STYLE):
         figure.savefig(path, dpi=200, metadata=metadata)
     return path
