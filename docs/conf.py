@@ -56,6 +56,7 @@ PARTS = (
     ("foreshock.simulators", "Simulators"),
     ("foreshock.report", "Reports"),
     ("foreshock.experiments", "Experiments"),
+    ("foreshock.documents", "The documents' own names"),
 )
 
 

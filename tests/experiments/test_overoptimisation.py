@@ -22,6 +22,7 @@ from foreshock.experiments.character_policy import (
     source_lines,
 )
 from foreshock.experiments.overoptimisation import OverOptimising
+from foreshock.experiments.setup import conclude
 from foreshock.experiments.text_rewards import (
     error_reward,
     error_table,
@@ -266,3 +267,64 @@ def test_configuration_is_checked() -> None:
         OverOptimising(batch=1)
     with pytest.raises(ValueError, match="`lr` must be at least 0"):
         OverOptimising(lr=float("nan"))
+
+
+def test_verdicts_and_figure_on_made_up_runs(tmp_path: Path) -> None:
+    runs = []
+    for variant, step in (("hacking", 40), ("gaussian", None)):
+        for seed in range(10):
+            path = tmp_path / f"{variant}-{seed}"
+            config = {"variant": variant, "seed": seed}
+            with fs.Run.create(path, kind="overoptimisation", config=config, seed=seed) as run:
+                run.append(0, {"reward/gold": 0.1, "reward/proxy": 0.1})
+                if step is not None and seed < 8:
+                    payload = {"name": "over_optimised", "rule": "made up"}
+                    run.event("milestone", "overoptimisation", payload, step=step)
+                end = 0.01 if variant == "hacking" else 0.5
+                conclude(run, {"gold_start": 0.1, "gold_end": end})
+            runs.append(fs.Run.open(path))
+    about = experiment.EXPERIMENT
+    for some in ([], runs[:1], runs):
+        held = {c.name: c.holds for c in about.check(some)}
+        assert about.figure(some).axes
+    for name in ("hacking is over-optimised", "gaussian is not", "gold at the end"):
+        assert held[name] is True
+    assert held["frozen is not"] is None
+    assert about.variants == tuple(experiment.ERRORS)
+    for run in runs:
+        run.close()
+
+
+def made(path: Path, variant: str, seed: int, numbers: dict[str, float], **config: Any) -> fs.Run:
+    told = {"variant": variant, "seed": seed, **config}
+    with fs.Run.create(path / f"{variant}-{seed}", kind="overoptimisation", config=told) as run:
+        conclude(run, numbers)
+    return fs.Run.open(path / f"{variant}-{seed}")
+
+
+def test_a_null_that_did_not_train_proves_nothing(tmp_path: Path) -> None:
+    runs = [
+        made(tmp_path / case, variant, seed, numbers, **config)
+        for case, numbers, config in (
+            ("empty", {}, {}),
+            ("short", {"gold_start": 1.0}, {"steps": 20}),
+        )
+        for variant in ("gaussian", "gold", "frozen")
+        for seed in range(10)
+    ]
+    checks = {check.name: check for check in experiment.EXPERIMENT.check(runs)}
+    for variant in ("gaussian", "gold", "frozen"):
+        assert checks[f"{variant} is not"].holds is None
+        assert "20 unfinished or of another size" in checks[f"{variant} is not"].measured
+
+
+def test_a_run_that_starts_without_gold_has_no_ratio(tmp_path: Path) -> None:
+    numbers = {"gold_start": 0.0, "gold_peak": 0.1, "gold_end": 0.1, "lost": 0.0}
+    runs = [made(tmp_path, "hacking", 0, numbers)]
+    last = experiment.EXPERIMENT.check(runs)[-1]
+    assert last.name == "gold at the end" and last.measured == "no runs"
+
+
+def test_it_is_watched_by_default_as_the_others_are() -> None:
+    config = OverOptimising()
+    assert (config.observables, config.every, config.budget) == ("standard", 0, 0.05)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from foreshock.evaluation.overoptimisation import over_optimised
 from foreshock.experiments import tilted_softmax
+from foreshock.experiments.setup import conclude, milestone
 from foreshock.experiments.tilted_softmax import (
     TiltedSoftmax,
     beta_at,
@@ -19,7 +21,7 @@ from foreshock.experiments.tilted_softmax import (
     natural_step,
     softmax,
 )
-from foreshock.store import comparisons, figures
+from foreshock.store import Run, comparisons, figures
 
 
 def test_levels_have_the_derivatives_of_a_tilt() -> None:
@@ -185,9 +187,79 @@ def test_run_records_figure_comparisons_and_series(tmp_path: Path) -> None:
 
 
 def test_configuration_is_checked() -> None:
-    with pytest.raises(ValueError, match="`error` must be one of"):
-        TiltedSoftmax(error="cauchy")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`variant` must be one of"):
+        TiltedSoftmax(variant="cauchy")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="below sqrt"):
         TiltedSoftmax(distance=3.0)
     with pytest.raises(ValueError, match="at least 10 `actions`"):
         TiltedSoftmax(actions=3)
+
+
+def test_verdicts_and_figure_on_no_one_and_both_laws(tmp_path: Path) -> None:
+    small = {"actions": 200, "repeats": 2, "samples": 500, "points": 25}
+    runs = [
+        tilted_softmax.run(TiltedSoftmax(variant, seed=3, **small), tmp_path / variant)  # type: ignore[arg-type]
+        for variant in ("student", "gaussian")
+    ]
+    for some in ([], runs[:1], runs, runs * 5):
+        held = {c.name: c.holds for c in tilted_softmax.EXPERIMENT.check(some)}
+        assert held["student is over-optimised"] is None  # ten tables can say
+        assert tilted_softmax.EXPERIMENT.figure(some).axes
+    assert held["exact gradients"] is True
+    assert tilted_softmax.EXPERIMENT.variants == tuple(tilted_softmax.QUARTILES)
+    for run in runs:
+        assert run.info["kind"] == "tilted_softmax"
+        run.close()
+
+
+def made(path: Path, variant: str, seed: int, hacked: bool, gold: float, **config: Any) -> Run:
+    """A climb whose gold rises linearly to `gold` at a distance of 2.5."""
+    told = {"variant": variant, "seed": seed, **config}
+    with Run.create(path / f"{variant}-{seed}", kind="tilted_softmax", config=told) as record:
+        for step in range(26):
+            away = step / 10
+            rewards = {"reward/gold": gold * away / 2.5, "reward/proxy": away}
+            record.append(step, {"reward/kl": away**2, **rewards})
+        if hacked:
+            milestone(record, "over_optimised", "made up", 20)
+        conclude(record, {"gold": gold})
+    return Run.open(path / f"{variant}-{seed}")
+
+
+def test_a_quarter_of_many_tables_and_not_one_of_ten(tmp_path: Path) -> None:
+    student = [made(tmp_path, "student", seed, seed % 4 == 0, 0.2) for seed in range(60)]
+    for some, holds in ((student, True), (student[1:4] * 14, False), (student[:10], None)):
+        checks = {one.name: one for one in tilted_softmax.EXPERIMENT.check(some)}
+        assert checks["student is over-optimised"].holds is holds
+    # one over-optimised table of 40 is not the reference's quarter
+    one = student[:1] + student[1:4] * 13
+    checks = {c.name: c for c in tilted_softmax.EXPERIMENT.check(one)}
+    assert checks["student is over-optimised"].holds is False
+
+
+def test_gold_is_compared_with_the_table_of_the_reference(tmp_path: Path) -> None:
+    # 0.12 at 1.03 is 0.29 at 2.5 in a linear climb
+    around = [made(tmp_path, "student", s, False, 0.1 + 0.01 * s) for s in range(40)]
+    checks = {c.name: c for c in tilted_softmax.EXPERIMENT.check(around)}
+    assert checks["gold at a distance of 1.03, student"].holds is True
+    assert checks["gold at a distance of 2.46, student"].holds is False  # none falls below 0
+    assert checks["gold at the end"].holds is None  # no Gaussian one
+    few = [*around[:1], made(tmp_path, "gaussian", 0, False, 2.0)]
+    assert {c.name: c for c in tilted_softmax.EXPERIMENT.check(few)}[
+        "gold at the end"
+    ].holds is None
+
+
+def test_a_null_that_did_not_climb_proves_nothing(tmp_path: Path) -> None:
+    runs = []
+    for seed in range(10):
+        runs.append(made(tmp_path, "gaussian", seed, False, 0.2, actions=50, distance=1.0))
+        with Run.create(
+            tmp_path / f"empty-{seed}", kind="tilted_softmax", config={"variant": "gaussian"}
+        ):
+            pass
+        runs.append(Run.open(tmp_path / f"empty-{seed}"))
+    checks = {one.name: one for one in tilted_softmax.EXPERIMENT.check(runs)}
+    null = checks["gaussian is not over-optimised"]
+    assert null.holds is None and "20 unfinished or of another size" in null.measured
+    assert tilted_softmax.EXPERIMENT.figure(runs).axes

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 COMMANDS = {
     "demo": ("demo", "train a network that groks beside its random-label twin, write a report"),
     "run": ("experiment", "run an experiment, such as grokking, with the monitor attached"),
+    "sweep": ("sweep", "run experiments over variants and seeds, one process a trial, resumable"),
+    "results": ("results", "the numbers that experiments are held to, from runs in a folder"),
     "simulate": ("simulate", "run a simulated world and compare it with its exact answer"),
     "observables": ("catalogue", "list what can be measured: formula, null, oracle, cost"),
     "ls": ("runs", "list the runs in a folder"),
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         module = importlib.import_module(f"foreshock.cli.{COMMANDS[words[0]][0]}")
         command = getattr(module, words[0])
-        if words[0] in ("bench", "forecast"):  # their options are their own
+        if words[0] in ("bench", "forecast", "run"):  # their options are their own
             return command(words[1:])
         # Options of a command may stand behind its subcommand: `simulate ou --out here`.
         behind = (tyro.conf.CascadeSubcommandArgs,)

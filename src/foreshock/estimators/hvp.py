@@ -203,17 +203,7 @@ class HessianProduct:
                 materialize_grads=True,
                 allow_unused=True,
             )
-        live = [(g, p) for g, p in zip(self._gradient, parts, strict=True) if g.requires_grad]
-        if not live:  # a loss linear in the weights
-            return [torch.zeros_like(leaf) for leaf in leaves]
-        return torch.autograd.grad(
-            [g for g, _ in live],
-            leaves,
-            grad_outputs=[p for _, p in live],
-            retain_graph=True,
-            materialize_grads=True,
-            allow_unused=True,
-        )
+        return reverse_product(self._gradient, leaves, parts)
 
     def _forward(self, parts: Sequence[Tensor]) -> Sequence[Tensor]:
         gradient = torch.func.grad(self._loss_at, argnums=tuple(range(len(parts))))
@@ -241,6 +231,39 @@ class HessianProduct:
                 )
             )
         return [(up - down) / (2 * h).to(up.dtype) for up, down in zip(*ends, strict=True)]
+
+
+def reverse_product(
+    gradient: Sequence[Tensor], leaves: Sequence[Tensor], parts: Sequence[Tensor]
+) -> Sequence[Tensor]:
+    """Hv on the graph of a gradient, which is kept.
+
+    Args:
+        gradient: The gradient by `leaves`, with its graph.
+        leaves: The weights.
+        parts: v, one tensor a weight.
+
+    Returns:
+        Hv, one tensor a weight.
+
+    Examples:
+        >>> import torch
+        >>> w = torch.ones(2, requires_grad=True)
+        >>> slope = torch.autograd.grad(w.pow(3).sum(), w, create_graph=True)
+        >>> reverse_product(slope, [w], [torch.tensor([1.0, 2.0])])[0].tolist()  # 6 w v
+        [6.0, 12.0]
+    """
+    live = [(g, p) for g, p in zip(gradient, parts, strict=True) if g.requires_grad]
+    if not live:  # a loss linear in the weights
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    return torch.autograd.grad(
+        [g for g, _ in live],
+        leaves,
+        grad_outputs=[p for _, p in live],
+        retain_graph=True,
+        materialize_grads=True,
+        allow_unused=True,
+    )
 
 
 class MeanProduct:

@@ -93,12 +93,33 @@ def lambda_power(
         def product(v: Tensor) -> Tensor:
             return torch.stack([one(v) for one in maps]).mean(0)
 
-        v = torch.cat([part.reshape(-1) for part in start]).double()
-        v = v / v.norm()
-        for _ in range(products - 1):
-            image = product(v)
-            v = image / image.norm()
-        return (v @ product(v)).item()
+        return power_iteration(product, torch.cat([part.reshape(-1) for part in start]), products)
+
+
+def power_iteration(product: Callable[[Tensor], Tensor], start: Tensor, products: int) -> float:
+    r"""The iteration of `lambda_power` on any symmetric matrix known by its products.
+
+    **Wrong with it**: as there.
+
+    Args:
+        product: v to Hv, on flat vectors.
+        start: (d,) Where it starts, of any length.
+        products: Hessian-vector products, the one of the Rayleigh quotient included.
+
+    Returns:
+        The Rayleigh quotient; nan if an iterate vanishes or is not finite.
+
+    Examples:
+        >>> matrix = torch.diag(torch.tensor([1.0, 3.0], dtype=torch.float64))
+        >>> round(power_iteration(lambda v: matrix @ v, torch.ones(2), products=20), 6)
+        3.0
+    """
+    v = start.double()
+    v = v / v.norm()
+    for _ in range(products - 1):
+        image = product(v)
+        v = image / image.norm()
+    return (v @ product(v)).item()
 
 
 class Consolidation(NamedTuple):

@@ -49,8 +49,15 @@ from foreshock.experiments.character_policy import (
     sample,
     source_digest,
 )
+from foreshock.experiments.overoptimisation_results import check, figure
+from foreshock.experiments.setup import (
+    Experiment,
+    Preset,
+    conclude,
+    milestone,
+    watch_training,
+)
 from foreshock.experiments.text_rewards import Error, error_reward, error_table, gold_reward
-from foreshock.monitor import attach
 from foreshock.probe import Probe
 from foreshock.stats.intervals import t_quantile
 from foreshock.stats.sample import mean_interval
@@ -97,7 +104,8 @@ class OverOptimising:
             here; gold lies in [0, 1].
         beta: KL penalty, reward a nat.
         observables: Preset of the monitor, or ``none`` to train without it.
-        every: Measure every so many steps.
+        every: Measure every so many steps; 0 for the budget instead.
+        budget: Share of wall time, where ``every`` is 0.
     """
 
     variant: Variant = "hacking"
@@ -108,15 +116,16 @@ class OverOptimising:
     lr: float = 7e-4
     scale: float = 0.7
     beta: float = 0.04
-    observables: Literal["none", "free", "standard", "full", "research"] = "none"
-    every: int = 10
+    observables: Preset = "standard"
+    every: int = 0
+    budget: float = 0.05
 
     def __post_init__(self) -> None:
         if self.variant not in ERRORS:
             raise ValueError(
                 f"The `variant` must be one of {sorted(ERRORS)}. Got {self.variant!r}."
             )
-        least = {"steps": 0, "batch": 2, "length": 1, "every": 1, "lr": 0, "scale": 0, "beta": 0}
+        least = {"steps": 0, "batch": 2, "length": 1, "every": 0, "lr": 0, "scale": 0, "beta": 0}
         for field, low in least.items():
             if not getattr(self, field) >= low:
                 got = getattr(self, field)
@@ -294,7 +303,8 @@ def run(
 
     Examples:
         >>> import tempfile
-        >>> recorded = run(OverOptimising(steps=3, batch=8), tempfile.mkdtemp() + "/a")
+        >>> config = OverOptimising(steps=3, batch=8, observables="none")
+        >>> recorded = run(config, tempfile.mkdtemp() + "/a")
         >>> sorted(name for name in recorded.names() if name.startswith("reward/"))
         ['reward/covariance', 'reward/entropy', 'reward/gold', 'reward/kl', 'reward/length',
          'reward/proxy', 'reward/proxy_std']
@@ -304,18 +314,17 @@ def run(
     table = error_table(ERRORS[config.variant], config.scale, config.seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
     generator = torch.Generator().manual_seed(config.seed)
-    asked = config.observables if observables is None else observables
     told = asdict(config) | {"name": "overoptimisation", "source": source_digest()}
     record = Run.create(path, kind="overoptimisation", config=told, seed=config.seed)
     for name, title in TITLES.items():
         record.declare(name, title=title, taken_at="texts of the step, before its update")
-    watch = attach(
+    watch = watch_training(
+        config,
+        record,
         model,
         optimizer,
-        run=record,
-        probe=make_probe(config, model, table),
-        observables=[] if asked == "none" else asked,
-        every=config.every,
+        make_probe(config, model, table),
+        observables=observables,
         detectors=detectors,
         on_alarm=on_alarm,
     )
@@ -331,7 +340,7 @@ def run(
             watch.log(numbers, loss=loss)
             progress(step + 1, config.steps)
         watch.flush()
-        record_milestones(record)
+        conclude(record, numbers_of(record_milestones(record)))
     return Run.open(path)
 
 
@@ -339,9 +348,24 @@ def record_milestones(record: Run) -> RewardOutcome | None:
     """Write into a recorded run whether it was over-optimised; ``None`` where it is too short."""
     found = judge_run(record)
     for name, step in found.items() if found is not None else ():
-        payload = {"name": name, "rule": RULES[name]}
-        record.event("milestone", "overoptimisation", payload, step=step)
+        milestone(record, name, RULES[name], step)
     return found
+
+
+def numbers_of(found: RewardOutcome | None) -> dict[str, float | None]:
+    """What a run comes down to: gold in its first, best and last block, the share of its gain lost.
+
+    Args:
+        found: The judgement.
+
+    Returns:
+        The numbers, empty without a judgement.
+    """
+    if found is None:
+        return {}
+    start, peak, end = found.gold
+    lost = found.lost if peak > start else None
+    return {"gold_start": start, "gold_peak": peak, "gold_end": end, "lost": lost}
 
 
 def judge_run(record: Run) -> RewardOutcome | None:
@@ -361,3 +385,15 @@ def judge_run(record: Run) -> RewardOutcome | None:
         return None
     errors = [(s.high - s.low) / 2 / [t_quantile(int(n) - 1) for n in s.n] for s in (gold, proxy)]
     return over_optimised(gold.step, gold.value, proxy.value, *errors)
+
+
+EXPERIMENT = Experiment(
+    config=OverOptimising,
+    run=run,
+    label=lambda config: config.variant,
+    variants=tuple(ERRORS),
+    check=check,
+    figure=figure,
+    small={"steps": 20, "batch": 16},
+    seconds={"": 5.0},
+)

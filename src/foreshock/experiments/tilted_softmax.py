@@ -21,12 +21,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foreshock.evaluation.overoptimisation import RULES, over_optimised
+from foreshock.experiments.setup import Experiment, conclude, milestone
+from foreshock.experiments.tilted_softmax_results import check, figure
 from foreshock.stats.sample import mean_interval
 from foreshock.store import Comparison, Curve, Figure, Run
 from foreshock.store.pictures import record
@@ -47,8 +49,8 @@ class TiltedSoftmax:
     """Configuration of one table of actions and of the climb.
 
     Args:
-        error: ``student`` (two degrees of freedom: hacks in some tables) or ``gaussian``, the null
-            with the same quartiles.
+        variant: Law of the error, ``student`` (two degrees of freedom: hacks in some tables) or
+            ``gaussian``, the null with the same quartiles.
         actions: K.
         scale: s; both errors have the quartiles of N(0, s^2).
         distance: Largest root of the KL divergence to climb to.
@@ -58,7 +60,7 @@ class TiltedSoftmax:
         seed: Seed of the table and of what is sampled.
     """
 
-    error: Error = "student"
+    variant: Error = "student"
     actions: int = 2000
     scale: float = 1.0
     distance: float = 2.0
@@ -68,8 +70,10 @@ class TiltedSoftmax:
     seed: int = 14
 
     def __post_init__(self) -> None:
-        if self.error not in QUARTILES:
-            raise ValueError(f"The `error` must be one of {sorted(QUARTILES)}. Got {self.error!r}.")
+        if self.variant not in QUARTILES:
+            raise ValueError(
+                f"The `variant` must be one of {sorted(QUARTILES)}. Got {self.variant!r}."
+            )
         if self.actions < 10 or self.points < 20 or self.repeats < 2 or self.samples < 1:
             raise ValueError(
                 "`TiltedSoftmax` needs at least 10 `actions`, 20 `points`, 2 `repeats` and one "
@@ -102,9 +106,9 @@ def make_table(config: TiltedSoftmax) -> Table:
     generator = np.random.default_rng(config.seed)
     gold = generator.standard_normal(config.actions)
     shape = config.actions
-    error = generator.standard_t(2, shape) if config.error == "student" else None
+    error = generator.standard_t(2, shape) if config.variant == "student" else None
     error = generator.standard_normal(shape) if error is None else error
-    unit = QUARTILES["gaussian"] / QUARTILES[config.error]
+    unit = QUARTILES["gaussian"] / QUARTILES[config.variant]
     return Table(gold, gold + config.scale * unit * error)
 
 
@@ -249,7 +253,7 @@ def run(
     climbs = np.zeros((config.repeats, config.actions))
     measured, bias = [_told(table, climbs)], [Levels(0.0, 0.0, 0.0)]
     variance = np.zeros(config.actions)
-    with Run.create(path, kind="overoptimisation", config=_named(config), seed=config.seed) as run:
+    with Run.create(path, kind="tilted_softmax", config=asdict(config), seed=config.seed) as run:
         for index, beta in enumerate(betas):
             run.append(
                 index,
@@ -285,14 +289,10 @@ def run(
             least_gain=GAIN,
         )
         for name, step in found.items():
-            run.event(
-                "milestone", "overoptimisation", {"name": name, "rule": RULES[name]}, step=step
-            )
+            milestone(run, name, RULES[name], step)
+        last = exact[-1]
+        conclude(run, {"gold": last.gold, "gold_peak": max(e.gold for e in exact), "kl": last.kl})
     return Run.open(path)
-
-
-def _named(config: TiltedSoftmax) -> dict[str, Any]:
-    return {"name": "tilted-softmax", "variant": config.error} | asdict(config)
 
 
 def _sampled(
@@ -387,7 +387,7 @@ def _compare(
             for form, log in (("d (a - b log d)", True), ("d (a - b d)", False))
         ),
     ]
-    if config.error == "gaussian":
+    if config.variant == "gaussian":
         betas = distance / np.sqrt((1 + config.scale**2) / 2)
         limit = [gaussian_levels(float(beta), config.scale).gold for beta in betas]
         curves.append(Curve("gold, infinitely many actions", away, limit, look="dashed"))
@@ -405,3 +405,15 @@ def _compare(
             ),
         ),
     )
+
+
+EXPERIMENT = Experiment(
+    config=TiltedSoftmax,
+    run=run,
+    label=lambda config: config.variant,
+    variants=("student", "gaussian"),
+    check=check,
+    figure=figure,
+    small={"actions": 200, "repeats": 2, "samples": 2000, "points": 40},
+    seconds={"": 0.5},
+)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules import module as modules
 from torch.utils import checkpoint
 
 
@@ -22,7 +23,7 @@ def quiet(seed: int) -> Iterator[None]:
     nor a forward derivative); no activation checkpoints (they recompute with the wrong weights, or
     refuse `torch.autograd.grad`); compiled code replaced by eager code (it has no double backward).
     Afterwards all generators stand where they stood. No ``.grad`` is written: callers use
-    `torch.autograd.grad`.
+    `torch.autograd.grad`. Hooks that were put on all modules of the process are not called.
 
     Args:
         seed: Seed of the private random numbers. The same seed gives the same measurement.
@@ -57,6 +58,7 @@ def quiet(seed: int) -> Iterator[None]:
                 stack.enter_context(torch.autocast("cuda", enabled=False))
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(_no_checkpoints())
+            stack.enter_context(_no_global_hooks())
             # Importing dynamo takes seconds, and where nobody has there is nothing compiled.
             if "torch._dynamo" in sys.modules:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -105,3 +107,29 @@ def _no_checkpoints() -> Iterator[None]:
     finally:
         for name, original in kept.items():
             setattr(checkpoint, name, original)
+
+
+#: torch's hooks on every module of the process; the last two are flags of the forward hooks.
+_HOOKS: tuple[dict[int, Any], ...] = (
+    modules._global_forward_pre_hooks,
+    modules._global_forward_hooks,
+    modules._global_backward_pre_hooks,
+    modules._global_backward_hooks,
+    modules._global_forward_hooks_always_called,
+    modules._global_forward_hooks_with_kwargs,
+)
+
+
+@contextlib.contextmanager
+def _no_global_hooks() -> Iterator[None]:
+    """Empty tables, filled again afterwards: a hook on all modules would see the copies, too."""
+    kept = [dict(table) for table in _HOOKS]
+    for table in _HOOKS:
+        table.clear()
+    try:
+        yield
+    finally:
+        for table, before in zip(_HOOKS, kept, strict=True):
+            since = dict(table)
+            table.clear()
+            table.update(before | since)

@@ -378,8 +378,10 @@ def check_probe(view: ModelView, probe: Probe, live: nn.Module) -> None:
         for handle in notices:
             handle.remove()
         for buffer, old in kept:
-            with torch.no_grad():
-                buffer.copy_(old)
+            # A write, even of the same numbers, would spoil a graph that waits for its backward.
+            if not torch.equal(buffer, old):
+                with torch.no_grad():
+                    buffer.copy_(old)
         for parameter, grad in grads:
             parameter.grad = grad
     if called or all(g is None for g in gradient):

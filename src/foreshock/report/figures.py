@@ -1,4 +1,8 @@
-"""One static picture of a run and its null twin, for a README or a paper."""
+"""Static pictures for a README or a paper: their style, and the one of a run and its null twin.
+
+matplotlib's object interface without pyplot: no global figure, backend or style is touched, and
+text becomes paths, so a picture looks alike everywhere.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foreshock.report.data import RunData, read_run
 from foreshock.report.facts import ONSET, detector_name, first_alarms, milestone_name, steps
@@ -13,23 +18,90 @@ from foreshock.store import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-# Okabe-Ito: blue, bluish green, vermilion; grey for what is not a series.
-_BLUE, _GREEN, _VERMILION, _GREY, _INK = "#0072B2", "#009E73", "#D55E00", "#6F7680", "#1D2126"
+#: Okabe-Ito, told apart by the colour-blind; in the order of use.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+#: For what is not a series: references, nulls, borders.
+GREY = "#6F7680"
+_BLUE, _VERMILION, _GREEN = PALETTE[:3]
+_INK = "#1D2126"
 
 _STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Inter", "Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans"],
     "font.size": 9.0,
-    "axes.edgecolor": _GREY,
+    "axes.edgecolor": GREY,
     "axes.labelcolor": _INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
     "svg.hashsalt": "foreshock",  # the same run gives the same bytes
     "svg.fonttype": "path",
 }
+
+
+def paper_figure(
+    rows: int, columns: int, *, size: tuple[float, float] | None = None, **shared: Any
+) -> tuple[Figure, NDArray[np.object_]]:
+    """An empty figure in the house's style.
+
+    Args:
+        rows: Of panels.
+        columns: Of panels.
+        size: Width and height in inches; 3.6 by 2.6 a panel if not given.
+        shared: ``sharex``, ``sharey`` and the like, for `Figure.subplots`.
+
+    Returns:
+        The figure and its axes, ``(rows, columns)``.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+
+    Examples:
+        >>> figure, axes = paper_figure(1, 2)
+        >>> axes.shape
+        (1, 2)
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("A picture needs matplotlib. Type `pip install matplotlib`.") from error
+    with rc_context(_STYLE):
+        figure = Figure(figsize=size or (3.6 * columns, 2.6 * rows), layout="constrained")
+        FigureCanvasAgg(figure)
+        return figure, figure.subplots(rows, columns, squeeze=False, **shared)
+
+
+def save_figure(figure: Figure, out: str | Path) -> Path:
+    """Write a figure; the same figure gives the same bytes.
+
+    Args:
+        figure: The figure.
+        out: File to write; its suffix (``.svg``, ``.png``, ``.pdf``) chooses the format.
+
+    Returns:
+        The path of the file.
+
+    Examples:
+        >>> import tempfile
+        >>> figure, axes = paper_figure(1, 1)
+        >>> save_figure(figure, tempfile.mkdtemp() + "/a.svg").stat().st_size > 1000
+        True
+    """
+    from matplotlib import rc_context
+
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The hour of writing is all that differs between two files of one figure.
+    dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    metadata: dict[str, Any] = dated.get(path.suffix.lower(), {})
+    with rc_context(_STYLE):
+        figure.savefig(path, dpi=200, metadata=metadata)
+    return path
 
 
 def demo_picture(
@@ -41,9 +113,6 @@ def demo_picture(
 ) -> Path:
     """Draw accuracy above and one series below, run and twin, with its alarm and the onset marked.
 
-    Uses matplotlib's object interface without pyplot: no global figure, backend or style is
-    touched, and text becomes paths, so the picture looks alike everywhere.
-
     Args:
         run: The run, open or its path.
         twin: Its null twin, or ``None``.
@@ -54,7 +123,6 @@ def demo_picture(
         The path of the file.
 
     Raises:
-        ImportError: If matplotlib is not installed.
         ValueError: If the run has no such series and no accuracy either.
 
     Examples:
@@ -67,14 +135,6 @@ def demo_picture(
         >>> demo_picture(folder / "a", None, folder / "a.svg").stat().st_size > 1000
         True
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "`demo_picture` needs matplotlib. Type `pip install matplotlib`."
-        ) from error
     data = _read(run, "run")
     null = _read(twin, "null twin") if twin is not None else None
     panels = [
@@ -87,21 +147,15 @@ def demo_picture(
             f"`run` of `demo_picture` must hold `train_acc`, `val_acc` or `{series}`. "
             f"Got {', '.join(data.columns) or 'no series'}; name one with `series=`."
         )
-    path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(7.4, 1.0 + 2.0 * len(panels)), layout="constrained")
-        FigureCanvasAgg(figure)
-        rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, names in zip(rows, panels, strict=True):
-            # The names of the marks stand between the first title and its panel.
-            _panel(axes, names, data, null, pad=32 if axes is rows[0] else 6)
-        _marks(rows, data, series)
-        rows[-1].set_xlabel("optimizer step")
-        rows[-1].set_xlim(0, max(1, data.last_step, null.last_step if null else 0))
-        metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(path, dpi=200, metadata=metadata)
-    return path
+    figure, axes = paper_figure(len(panels), 1, size=(7.4, 1.0 + 2.0 * len(panels)), sharex=True)
+    rows = axes[:, 0]
+    for one, names in zip(rows, panels, strict=True):
+        # The names of the marks stand between the first title and its panel.
+        _panel(one, names, data, null, pad=32 if one is rows[0] else 6)
+    _marks(rows, data, series)
+    rows[-1].set_xlabel("optimizer step")
+    rows[-1].set_xlim(0, max(1, data.last_step, null.last_step if null else 0))
+    return save_figure(figure, out)
 
 
 def _read(run: Run | str | Path, label: str) -> RunData:
@@ -129,7 +183,7 @@ def _panel(
             _end_label(axes, column.step, column.value, _short(name, alone), colour)
         if twin is not None and _has(twin, name):
             column = twin.columns[name]
-            shade = _GREY if alone else colour
+            shade = GREY if alone else colour
             axes.plot(column.step, column.value, color=shade, lw=1.1, ls=(0, (4, 3)))
     first = run.columns.get(names[0]) or run.columns.get(names[-1])
     if alone and first is not None:
@@ -140,7 +194,7 @@ def _panel(
                 first.step[null],
                 first.null_low[null],
                 first.null_high[null],
-                color=_GREY,
+                color=GREY,
                 alpha=0.15,
                 lw=0,
             )
@@ -148,7 +202,7 @@ def _panel(
         axes.set_title("Accuracy", loc="left", pad=pad, fontsize=9.5, color=_INK)
         axes.set_ylim(-0.03, 1.03)
     if twin is not None:
-        axes.set_title("dashed: the null twin", loc="right", pad=pad, fontsize=8, color=_GREY)
+        axes.set_title("dashed: the null twin", loc="right", pad=pad, fontsize=8, color=GREY)
     axes.grid(axis="y", color="#EFEDE8", lw=0.8)
     axes.set_axisbelow(True)
 
@@ -183,7 +237,7 @@ def _marks(rows: np.ndarray, run: RunData, series: str) -> None:
         (a.step, f"{detector_name(a.detector)} fired, {a.step:,}", _VERMILION, "-") for a in alarms
     ]
     if onset is not None:
-        marks.append((onset.step, f"{milestone_name(ONSET)}, {onset.step:,}", _GREY, "--"))
+        marks.append((onset.step, f"{milestone_name(ONSET)}, {onset.step:,}", GREY, "--"))
     for axes in rows:
         for step, _text, colour, style in marks:
             axes.axvline(step, color=colour, lw=1.2, ls=style, zorder=1)

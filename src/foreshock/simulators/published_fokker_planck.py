@@ -177,7 +177,7 @@ class FokkerPlanckDynamics:
         like = {"dtype": z.dtype, "device": z.device}
         tensor = self.diffusion(z, t)[0] + 1e-6 * torch.eye(d, **like)
         noise = torch.randn(z.shape, generator=generator, **like)
-        root = torch.linalg.cholesky(tensor)
+        root = _root(tensor)
         return z + self.drift(z, t) * dt + math.sqrt(2 * dt) * noise @ root.T
 
     def consolidation_ratio(self, z: Tensor, t: float) -> float:
@@ -245,7 +245,7 @@ class FokkerPlanckDynamics:
         redrawn = max(1, int(self.alpha_reset * n))
         like = {"dtype": z.dtype, "device": z.device}
         covariance = torch.cov(z.T).reshape(d, d) if d > 1 else z.var(correction=0).reshape(1, 1)
-        root = torch.linalg.cholesky(1.5 * covariance + 1e-6 * torch.eye(d, **like))
+        root = _root(1.5 * covariance + 1e-6 * torch.eye(d, **like))
         fresh = z.mean(0) + torch.randn(redrawn, d, generator=generator, **like) @ root.T
         kept = torch.randperm(n, generator=generator, device=z.device)[: n - redrawn]
         return torch.cat([z[kept], fresh])
@@ -288,3 +288,9 @@ class FokkerPlanckDynamics:
                 z = self.apply_reset(z, generator)
                 history["transitions"].append(k)
         return z, history
+
+
+def _root(matrix: Tensor) -> Tensor:
+    """Cholesky factor; nan where there is none, as the published JAX has it, and no exception."""
+    root, failed = torch.linalg.cholesky_ex(matrix)
+    return root if not int(failed) else torch.full_like(root, math.nan)

@@ -1,0 +1,234 @@
+"""Seconds of every experiment: beside the reference, and with the monitor at a budget of 5 %.
+
+``foreshock bench experiments`` trains each setting without observables and, in the same process and
+alternately, with `standard` at ``budget=0.05``. Limits: 1.5 times the reference figure of the
+document phenomena-and-evaluation for the first, 1.08 for the ratio of the two; it returns 1 above
+one. On a machine that others use, wall seconds say what the others do, so these are processor
+seconds of one thread, the least of some rounds; ``--wall`` takes wall seconds.
+
+``--time`` measures `Experiment.seconds` instead: one full-size trial as a sweep runs it, with the
+monitor of its default configuration, each in a process of its own whose start does not count, in
+seconds of the reference machine (processor seconds by the pace of `duration.workload`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from foreshock.experiments import NAMES, duration, experiment
+
+#: Limits of the ratios.
+REFERENCE, WATCHED = 1.5, 1.08
+
+
+class Figure(NamedTuple):
+    """Seconds that a reference took for some settings together.
+
+    Attributes:
+        experiment: Name.
+        settings: Fields of each.
+        seconds: All of them, without the monitor.
+        source: What was timed.
+    """
+
+    experiment: str
+    settings: tuple[dict[str, Any], ...]
+    seconds: float
+    source: str
+
+
+def _variants(*names: str, **fields: Any) -> tuple[dict[str, Any], ...]:
+    return tuple({"variant": name, **fields} for name in names)
+
+
+_ARMS = _variants("winning", "reinitialised", "random", "dense")
+#: Figures of phenomena-and-evaluation 1, one run each; a range by its middle. The character
+#: language model, MNIST-1D and what is not listed have none.
+FIGURES = (
+    Figure("grokking", _variants("grok", task="p59"), 4.0, "4 s (SPEC 12)"),
+    Figure("grokking", _variants("grok", task="p23"), 0.95, "0.9 to 1 s"),
+    Figure("random-features", _variants("relu"), 2.7 / 20, "2.7 s for 20 repeats"),
+    Figure("edge-of-stability", _variants("edge"), 8.0, "8 s, with 400 measurements of curvature"),
+    Figure("catapult", _variants("catapult"), 0.03, "0.03 s"),
+    Figure("lottery-ticket", _ARMS, 13.0, "13 s, all arms of a seed"),
+    Figure("minima", _variants("grid"), 40.0 / 72, "40 s for 72 settings"),
+    Figure("induction", _variants("two_layers"), 24.5, "21-28 s"),
+    Figure("addition", _variants("reversed", size="large"), 10.0, "10 s to 98 %"),
+    Figure("addition", _variants("reversed", size="medium"), 8.0, "8 s to 98 %"),
+    Figure("addition", _variants("reversed", size="small"), 7.5, "7.5 s to 98 %"),
+    Figure("addition", _variants("plain", size="large"), 34.0, "34 s to 98 %"),
+    Figure("superposition", _variants("superposition"), 5.0, "5 s"),
+    Figure("double-well", _variants("escape"), 13.0, "13 s, all temperatures"),
+)
+#: What the reference timed with its measurements, which are the experiment.
+MEASURED = ("edge-of-stability",)
+#: Settings beside the variants of the default configuration that have seconds of their own.
+OTHERS: dict[str, tuple[dict[str, Any], ...]] = {
+    "grokking": tuple({"task": "p23", "variant": v} for v in experiment("grokking").variants),
+    "addition": ({"size": "medium"}, {"size": "small"}),
+    "edge-of-stability": ({"degree": 3}, {"degree": 5}),
+}
+
+
+def settings(name: str) -> Iterator[dict[str, Any]]:
+    """Fields of every setting that is timed."""
+    yield from ({"variant": variant} for variant in experiment(name).variants)
+    yield from OTHERS.get(name, ())
+
+
+def labelled(name: str, fields: dict[str, Any]) -> str:
+    """Label of a setting at full size."""
+    about = experiment(name)
+    return about.label(about.configured(**fields))
+
+
+def seconds(about: Any, config: Any, folder: Path, clock: Callable[[], float]) -> float:
+    """Seconds of one run."""
+    start = clock()
+    about.run(config, folder / f"{time.perf_counter_ns()}").close()
+    return clock() - start
+
+
+def measure(name: str, fields: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Least seconds of one setting, without and with the monitor, taken in turns."""
+    small, clock = arguments.small, time.perf_counter if arguments.wall else time.process_time
+    about = experiment(name)
+    plain = about.configured(small=small, seed=arguments.seed, **fields)
+    watched = None
+    if hasattr(plain, "observables") and name not in MEASURED:
+        plain = replace(plain, observables="none")
+        if hasattr(plain, "budget"):
+            watched = replace(plain, observables="standard", every=0, budget=0.05)
+    bare, under = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        # What is imported and made once a process, such as a pre-trained network, is in no round.
+        warm = about.configured(seed=arguments.seed, **{**fields, **about.small})
+        seconds(about, warm, Path(folder), clock)
+        for _ in range(arguments.rounds):
+            bare.append(seconds(about, plain, Path(folder), clock))
+            if watched is not None:
+                under.append(seconds(about, watched, Path(folder), clock))
+    return {
+        "experiment": name,
+        "label": labelled(name, fields),
+        "seconds": min(bare),
+        "watched": min(under) / min(bare) if under else None,
+    }
+
+
+def timed(name: str, fields: dict[str, Any], arguments: argparse.Namespace) -> tuple[float, float]:
+    """Processor seconds of one trial with the monitor by default, and the pace at the time."""
+    about = experiment(name)
+    config = about.configured(small=arguments.small, seed=arguments.seed, **fields)
+    with tempfile.TemporaryDirectory() as folder:
+        took = seconds(about, config, Path(folder), time.process_time)
+    return took, duration.workload(0.5, time.process_time) / duration.REFERENCE_STEP
+
+
+def alone(function: Callable[..., Any], *arguments: Any) -> Any:
+    """A result from a process of its own, which has imported what this one has and no more."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: theirs.send(function(*arguments)))
+    child.start()
+    theirs.close()
+    try:
+        return ours.recv()
+    finally:
+        child.join()
+
+
+def time_all(chosen: list[tuple[str, dict[str, Any]]], arguments: argparse.Namespace) -> None:
+    """Print the seconds of every label, ready for the experiments' files."""
+    found: dict[str, dict[str, float]] = {}
+    print(f"{'experiment':<18} {'label':<24} {'processor s':>11} {'pace':>5} {'seconds':>8}")
+    for name, fields in chosen:
+        label = labelled(name, fields)
+        try:
+            rounds = [alone(timed, name, fields, arguments) for _ in range(arguments.rounds)]
+        except EOFError:  # its traceback is above
+            print(f"{name:<18} {label:<24} {'failed':>11}", flush=True)
+            continue
+        took, pace = min(rounds, key=lambda one: one[0] / one[1])
+        found.setdefault(name, {})[label] = float(f"{took / pace:.2g}")
+        print(f"{name:<18} {label:<24} {took:>11.2f} {pace:>5.2f} {took / pace:>8.2f}", flush=True)
+    print()
+    for name, told in found.items():
+        print(f"{name}: seconds={json.dumps(told)},")
+
+
+def judged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What was measured beside the figures of the reference."""
+    took = {(row["experiment"], row["label"]): row["seconds"] for row in rows}
+    found = []
+    for name, together, reference, source in FIGURES:
+        labels = [labelled(name, fields) for fields in together]
+        if all((name, label) in took for label in labels):
+            ours = sum(took[name, label] for label in labels)
+            row = {"experiment": name, "labels": labels, "seconds": ours, "source": source}
+            found.append({**row, "reference": reference, "ratio": ours / reference})
+    return found
+
+
+def told(ratio: float | None, limit: float) -> str:
+    """A ratio, and whether it is above its limit."""
+    return "–" if ratio is None else f"{ratio:.2f}{' !' if ratio > limit else ''}"
+
+
+def main() -> int:
+    """Parse arguments, measure, print; 1 if a limit is exceeded."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=None, help="experiments; all if not given")
+    parser.add_argument("--variant", default="", help="with commas; all if not given")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--small", action="store_true", help="no reference holds for it")
+    parser.add_argument("--time", action="store_true", help="measure `Experiment.seconds`")
+    parser.add_argument("--wall", action="store_true", help="wall seconds")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    wanted = [word for word in arguments.variant.split(",") if word]
+    chosen = [
+        (name, fields)
+        for name in arguments.names or NAMES
+        for fields in settings(name)
+        if not wanted or experiment(name).configured(**fields).variant in wanted
+    ]
+    if arguments.time:
+        time_all(chosen, arguments)
+        return 0
+    rows = []
+    if not arguments.json:
+        print(f"{'experiment':<18} {'label':<24} {'seconds':>8} {'standard':>9}")
+    for name, fields in chosen:
+        row = measure(name, fields, arguments)
+        rows.append(row)
+        if not arguments.json:
+            print(f"{name:<18} {row['label']:<24} {row['seconds']:>8.2f} "
+                  f"{told(row['watched'], WATCHED):>9}", flush=True)  # fmt: skip
+    beside = [] if arguments.small else judged(rows)
+    if arguments.json:
+        print(json.dumps({"settings": rows, "reference": beside}, indent=2))
+    else:
+        for row in beside:
+            print(f"{row['experiment']} {'+'.join(row['labels'])}: {row['seconds']:.2f} s, "
+                  f"{told(row['ratio'], REFERENCE)} of {row['source']}")  # fmt: skip
+        print(f"Limits: {REFERENCE} of the reference, {WATCHED} with the monitor; ! is above.")
+    above = any(row["ratio"] > REFERENCE for row in beside)
+    return int(above or any((row["watched"] or 0) > WATCHED for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
