@@ -201,3 +201,10 @@ def test_configuration_is_checked() -> None:
         RandomFeatures(examples=3)
     with pytest.raises(ValueError, match="`noise` must be at least 0"):
         RandomFeatures(noise=float("nan"))
+
+
+def test_two_settings_of_a_variant_are_not_pooled(tmp_path: Path) -> None:
+    quiet = recorded(tmp_path / "a", "isotropic", range(10), noise=0.3)
+    loud = recorded(tmp_path / "b", "isotropic", range(3), noise=3.0)
+    alone, both = (experiment.EXPERIMENT.check(runs)[1] for runs in (quiet, [*loud, *quiet]))
+    assert alone == both and "10 seeds" in both.measured
