@@ -160,7 +160,9 @@ def test_replay_of_a_run_without_detectors(tmp_path: Path, capsys: Capture) -> N
 def test_demo_end_to_end_at_small_size(tmp_path: Path, capsys: Capture) -> None:
     words = ["demo", "--steps", "200", "--every", "20", "--out", str(tmp_path / "demo")]
     found = answer(capsys, *words)
-    assert found["milestones"]["memorised"] == found["twin_milestones"]["memorised"] == 159
+    # The twin has the same pairs, other labels: it memorises within an evaluation of the run.
+    assert found["milestones"]["memorised"] == 159
+    assert abs(found["twin_milestones"]["memorised"] - 159) <= 10
     assert {"grad/snr", "hessian/lambda_max", "update/k_star"} <= {
         r["series"] for r in found["readings"]
     }
