@@ -7,6 +7,7 @@ import math
 import pytest
 
 from foreshock.policies import (
+    Below,
     Council,
     DiffusionBoost,
     Every,
@@ -221,3 +222,14 @@ def test_it_is_the_policy_it_holds() -> None:
 def test_arguments(make, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+def test_a_refused_event_does_not_silence_the_next() -> None:
+    council = Council([Guarded(WeightReset(on=Below("loss", 0.5)), refractory=1)])
+    (first,) = council.feed(30, {"loss": Estimate.exact(0.1)}, [])
+    council.refused(first)
+    assert council.feed(31, {"loss": Estimate.exact(0.9)}, []) == []
+    (again,) = council.feed(
+        32, {"loss": Estimate.exact(0.1)}, []
+    )  # within the 20 of a rule on rates
+    assert again.kind == "reset_weights"

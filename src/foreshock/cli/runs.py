@@ -157,8 +157,9 @@ def replay(
 
 
 def _replay_policies(run: Path, policy: Sequence[str], detector: Sequence[str], json: bool) -> int:
+    from foreshock.detectors import caveats, unread
     from foreshock.detectors import resolve as resolve_detector
-    from foreshock.detectors import unread
+    from foreshock.evaluation import replay as run_replay
     from foreshock.evaluation import replay_actions
     from foreshock.policies import Council, resolve
 
@@ -175,10 +176,12 @@ def _replay_policies(run: Path, policy: Sequence[str], detector: Sequence[str], 
                 )
         actions = replay_actions(recorded, council.policies, named or None)
         missing = unread([*council.policies, *named], recorded.names())
+        said = caveats(recorded, named, run_replay(recorded, named)) if named else []
     code = 1 if missing else 0
     if json:
         blind = sorted({series for names in missing.values() for series in names})
-        emit({"run": str(run), "actions": [asdict(a) for a in actions], "unread": blind})
+        acted = [asdict(a) for a in actions]
+        emit({"run": str(run), "actions": acted, "unread": blind, "caveats": said})
         return code
     out = console()
     _print_blind(missing, run)
@@ -186,6 +189,8 @@ def _replay_policies(run: Path, policy: Sequence[str], detector: Sequence[str], 
         what = f"{action.policy}, {action.kind}: {action.reason}"
         out.print(f"step {action.step:>7,}  {what}", soft_wrap=True)
     out.print(f"{len(actions)} action{'' if len(actions) == 1 else 's'}, none carried out.")
+    for sentence in said:
+        out.print(sentence, soft_wrap=True)
     return code
 
 

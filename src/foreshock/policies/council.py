@@ -130,7 +130,9 @@ class Council:
         _, before = self._before.pop(name)
         now = self._states[name]
         self._states[name] = after_refusal(now, before, action.kind)
-        if action.kind != "rollback" and self._states[name] is not now:
+        # A rule that believes would want the same at every step; an event comes when it comes.
+        inner = now.inner if isinstance(now, GuardState) else now
+        if action.kind != "rollback" and getattr(type(inner), "BELIEVED", ()):
             self._again[name] = action.step + AGAIN
 
     def resume(self, acted_for: Collection[str] | None = None) -> None:
