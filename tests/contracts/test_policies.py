@@ -207,7 +207,7 @@ def told(values: dict[str, float], flagged: str) -> dict[str, Estimate]:
 def test_no_flagged_estimate_has_a_part_in_an_alarm_that_leads_to_an_action(flagged: str) -> None:
     """Gold turns while the proxy rises, which is what the detector is for, if it may see both."""
     council, draw, found = Council([Stop(on="over_optimisation")]), random.Random(1), []
-    judge = Judge([OverOptimisation()], heard=council.hears.values())
+    judge = Judge([OverOptimisation()], heard=[(0, council.hears.values())])
     for step in range(1400):
         gold = min(step, 2000 - step) * 0.01 + draw.gauss(0, 0.05)
         row = {"reward/proxy": step * 0.01 + draw.gauss(0, 0.05), "reward/gold": gold}

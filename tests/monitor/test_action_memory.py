@@ -12,6 +12,7 @@ import torch
 
 import foreshock as fs
 from foreshock.evaluation.actions import check_actions
+from foreshock.evaluation.replay import replay
 from foreshock.policies import (
     Below,
     DescentMargin,
@@ -31,7 +32,7 @@ from foreshock.policies import (
     WeightReset,
 )
 from foreshock.policies.record import recorded_actions
-from foreshock.types import Action, Estimate, Policy
+from foreshock.types import Action, Estimate, Flag, Policy
 
 Values = Callable[[int], Mapping[str, float | Estimate]]
 
@@ -327,3 +328,38 @@ def test_a_pause_needs_somebody_to_ask_before_training(tmp_path: Path) -> None:
         Loop(tmp_path / "r", [ask], lambda t: {"c": 0.3})
     assert not (tmp_path / "r").exists()
     Loop(tmp_path / "r", [ask], lambda t: {"c": 0.3}, dry_run=True).watch.close()
+
+
+def test_a_policy_that_comes_later_changes_no_alarm_before_it(tmp_path: Path) -> None:
+    """Alone a rule sees flagged numbers; once a policy waits for it, it does not: part by part."""
+    flag = {"flags": Flag.NOT_CONVERGED, "reason": "Too few iterations."}
+
+    def values(step: int) -> dict[str, float | Estimate]:
+        return {"reward/kl": Estimate(9.0 if step >= 20 else 0.1, **flag)}
+
+    loop = Loop(tmp_path / "r", [], values, detectors=["kl_threshold"], dry_run=True).train(40)
+    loop.policies = [Stop(on="kl_threshold")]
+    loop.resume(dry_run=False)
+    loop.train(20).watch.close()
+    assert not loop.watch.should_stop  # what is flagged leads to no action
+    with fs.Run.open(tmp_path / "r") as run:
+        recorded = [event.step for event in run.events("alarm")]
+        assert recorded and recorded == [a.step for a in replay(run, ["kl_threshold"])]
+
+
+def test_a_factor_lapses_in_a_part_without_policies(tmp_path: Path) -> None:
+    policy = LangevinRate(series="c", refractory=500)
+    low = {"c": Estimate(0.3, 0.29, 0.31, n=9)}
+    loop = Loop(tmp_path / "r", [policy], lambda step: low).train(20)
+    assert loop.factors[-1] == 1.5
+    loop.policies = []
+    loop.resume(dry_run=True)
+    loop.train(20)
+    loop.policies = [policy]
+    loop.resume(dry_run=False)
+    loop.train(20)
+    # The rate was the schedule's for twenty steps; the rule may want it changed, but it wants anew.
+    assert set(loop.factors[20:41]) == {1.0}
+    with fs.Run.open(tmp_path / "r") as run:
+        parts = [event.payload["resumed_at"] for event in run.events("policies")]
+        assert parts == [0, 20, 40]

@@ -19,6 +19,8 @@ class Judge:
         heard: Names of detectors whose alarms something is done on: they are shown no finite
             number that is flagged, so that no action rests on one, whatever they sum up. What is
             not finite they see, and its alarms lead to nothing (`foreshock.policies.Alarmed`).
+            A run that was resumed may have other names in each part: pairs of its first step and
+            the names, in order.
 
     Raises:
         ValueError: If two detectors share a name.
@@ -36,7 +38,7 @@ class Judge:
         detectors: Iterable[Detector],
         on_error: Callable[[Detector, Exception], None] | None = None,
         *,
-        heard: Collection[str] = (),
+        heard: Iterable[tuple[int, Collection[str]]] = (),
     ) -> None:
         self.detectors = list(detectors)
         names = [d.name for d in self.detectors]
@@ -47,7 +49,8 @@ class Judge:
                 )
         self._states: dict[str, Any] = {d.name: d.init() for d in self.detectors}
         self._on_error = on_error
-        self._heard = frozenset(heard)
+        self._parts = list(heard)
+        self._heard: Collection[str] = frozenset()
 
     @property
     def reads(self) -> frozenset[str]:
@@ -56,6 +59,8 @@ class Judge:
 
     def feed(self, step: int, values: Mapping[str, Estimate]) -> list[Alarm]:
         """All values of one step, complete; the alarms it fires."""
+        while self._parts and step >= self._parts[0][0]:
+            self._heard = self._parts.pop(0)[1]
         alarms: list[Alarm] = []
         for detector in list(self.detectors):
             seen = {name: values[name] for name in detector.reads if name in values}

@@ -132,12 +132,16 @@ def recorded_detectors(events: Iterable[_Event]) -> list[Detector]:
     return found
 
 
-def heard_detectors(events: Iterable[_Event]) -> frozenset[str]:
-    """Names of the detectors whose alarms a policy waited for, in the last ``detectors`` event."""
-    last: frozenset[str] = frozenset()
-    for event in events:
-        last = frozenset(event.payload.get("heard", ()))
-    return last
+def heard_parts(events: Iterable[_Event]) -> list[tuple[int, frozenset[str]]]:
+    """First step of each part of a run, and the detectors whose alarms a policy waited for there.
+
+    Args:
+        events: The ``detectors`` events of a run, one for each time it was opened.
+
+    Returns:
+        What `Judge` takes as ``heard``.
+    """
+    return [(e.payload.get("resumed_at", 0), frozenset(e.payload.get("heard", ()))) for e in events]
 
 
 def alarm_record(alarm: Alarm) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def replay_actions(
     council = Council([resolve(policy) for policy in policies])
     judge = None
     if detectors is not None:
-        judge = Judge([resolve_detector(d) for d in detectors], heard=council.hears.values())
+        judge = Judge([resolve_detector(d) for d in detectors], heard=[(0, council.hears.values())])
     heard: dict[int, list[Alarm]] = defaultdict(list)
     if judge is None:
         for alarm in recorded_alarms(run.events("alarm")):

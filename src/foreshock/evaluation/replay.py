@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from foreshock.detectors import resolve
 from foreshock.detectors.judge import Judge
-from foreshock.detectors.record import heard_detectors
+from foreshock.detectors.record import heard_parts
 from foreshock.store import Run
 from foreshock.types import Alarm, Detector
 
@@ -16,7 +16,8 @@ def replay(run: Run, detectors: Iterable[str | Detector]) -> list[Alarm]:
 
     The live monitor hands a step to its detectors once the step is complete; so does this, from
     the store, which keeps every bit of a value. The alarms are therefore the same. A detector that
-    a policy of the run waited for was shown no flagged estimate, and is shown none here.
+    a policy of the run waited for was shown no flagged estimate, and is shown none here, in the
+    parts of a resumed run in which it was so.
 
     Args:
         run: A recorded run.
@@ -35,7 +36,7 @@ def replay(run: Run, detectors: Iterable[str | Detector]) -> list[Alarm]:
         [2]
         >>> run.close()
     """
-    heard = heard_detectors(run.events("detectors"))
+    heard = heard_parts(run.events("detectors"))
     judge = Judge([resolve(d) for d in detectors], heard=heard)
     present = [name for name in run.names() if name in judge.reads]
     if not present:

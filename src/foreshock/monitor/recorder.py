@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from foreshock.detectors.caveats import caveats, setup_caveats
 from foreshock.detectors.judge import Judge
-from foreshock.detectors.record import alarm_record, detector_record, recorded_alarms
+from foreshock.detectors.record import alarm_record, detector_record, heard_parts, recorded_alarms
 from foreshock.policies.council import Council
 from foreshock.policies.record import (
     policy_record,
@@ -82,7 +82,7 @@ class Recorder:
         self._judge = Judge(
             detectors,
             on_error=lambda d, e: self.failed("detector_off", d.name, e),
-            heard=heard,
+            heard=[*heard_parts(run.events("detectors")), (self.step, heard)],
         )
         self._dry_run = dry_run
         self._sinks = list(sinks)
@@ -91,10 +91,13 @@ class Recorder:
         self._read = self._judge.reads
         self._everybody = bool(self._council.policies or self._sinks)
         rules = [detector_record(d) for d in self._judge.detectors]
-        run.event("detectors", "monitor", {"detectors": rules, "heard": heard})
-        if self._council.policies:
+        told = {"detectors": rules, "heard": heard, "resumed_at": self.step}
+        run.event("detectors", "monitor", told)
+        # A part without policies is on record as well: what stood before has lapsed in it.
+        earlier = run.events("policies")
+        if self._council.policies or earlier:
             held = [policy_record(p) for p in self._council.policies]
-            for event in run.events("policies"):
+            for event in earlier:
                 self.seed = event.payload.get("seed", self.seed)  # a resumed run draws as it did
             payload = {"policies": held, "dry_run": dry_run, "seed": self.seed}
             run.event("policies", "monitor", {**payload, "resumed_at": self.step})
