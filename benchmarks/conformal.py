@@ -12,10 +12,12 @@ Runs are kept in ``--out`` and not made twice.
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import betabinom
 
 from foreshock.detectors import ConformalAlarm
 from foreshock.detectors.calibration import Side
@@ -67,8 +69,14 @@ def main() -> None:
         false = sum(bool(replay(run, [rule])) for run in fresh)
         hits = sum(bool(replay(run, [rule])) for run in events)
         low, high = clopper_pearson(false, len(fresh))
+        # Of one file with M scores the rate has the law Beta(M + 1 - k, k), so the count is
+        # beta-binomial: wider than binomial, the more the fewer scores there are.
+        scores = options.calibration - options.calibration // 3
+        k = math.ceil((1 - options.alpha) * (scores + 1))
+        due = betabinom(len(fresh), scores + 1 - k, k).ppf([0.025, 0.975])
         print(f"{name:26} false alarms {false} of {len(fresh)} fresh safe runs "
-              f"[{low:.3f}, {high:.3f}], alarms in {hits} of {len(events)} that grok")  # fmt: skip
+              f"[{low:.3f}, {high:.3f}] (one file: {due[0]:.0f} to {due[1]:.0f} are due), "
+              f"alarms in {hits} of {len(events)} that grok")  # fmt: skip
         grid = safe[0].series(name).step
         table = np.stack([run.series(name).value for run in safe])[:, None]
         rng, rates = np.random.default_rng(0), []
@@ -80,7 +88,6 @@ def main() -> None:
             z = (table[order[options.calibration :], 0][:, keep] - one.location[0]) / one.scale[0]
             z = -z if side == "below" else z
             rates.append(float((z.max(1) > one.threshold).mean()))
-        scores = options.calibration - options.calibration // 3
         least, low, high = options.alpha - 1 / (scores + 1), *np.quantile(rates, [0.05, 0.95])
         print(f"{'':26} over {options.splits} random splits: mean {np.mean(rates):.4f} (theorem: "
               f"{least:.4f} to {options.alpha:.4f}), 5 to 95 % of them {low:.3f} to {high:.3f}",
