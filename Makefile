@@ -25,7 +25,7 @@ DEV := $(VENV)/.dev-installed
 JAX := $(VENV)/.jax-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs jax clean
+.PHONY: help demo test check battery bench docs jax clean
 .DELETE_ON_ERROR:
 
 help: ## say what there is
@@ -45,6 +45,9 @@ check: $(DEV) ## lint, format, layers, types, doctests, documentation
 	$(BIN)/pyrefly check --python-interpreter-path $(PY)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --doctest-modules src
 	@$(MAKE) --no-print-directory docs
+
+battery: $(DEV) ## run every experiment with all its variants at small size
+	$(BIN)/foreshock sweep all --small --jobs 2 --again --out runs/battery $(ARGS)
 
 bench: $(DEV) ## measure what watching costs, and print ratios
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(PY) "$$script" $(ARGS); done
