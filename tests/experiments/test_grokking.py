@@ -180,11 +180,11 @@ def test_what_is_asked_for_is_measured_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_configuration_is_checked() -> None:
-    with pytest.raises(ValueError, match="`task` must be one of"):
+    with pytest.raises(ValueError, match="`task` of `Grokking` must be one of"):
         Grokking(task="p97")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="`variant` must be one of"):
+    with pytest.raises(ValueError, match="`variant` of `Grokking` must be one of"):
         Grokking(variant="hope")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="`steps` must not be negative"):
+    with pytest.raises(ValueError, match="`steps` of `Grokking` must be at least 0"):
         Grokking(steps=-1)
 
 
@@ -354,7 +354,7 @@ def test_an_arm_that_learns_nothing_fails_and_one_that_groks_is_counted(tmp_path
 
 
 def test_what_an_optimizer_and_a_task_refuse() -> None:
-    with pytest.raises(ValueError, match="`optimizer` must be one of"):
+    with pytest.raises(ValueError, match="`optimizer` of `Grokking` must be one of"):
         Grokking(optimizer="adam")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'muon' has a learning rate for the tasks"):
         Grokking("parity", optimizer="muon")

@@ -32,10 +32,12 @@ from foreshock.experiments.setup import (
     Check,
     Experiment,
     Preset,
+    at_least,
     conclude,
     having,
     milestone,
     milestones_of,
+    one_of,
     outcome,
     watch_training,
 )
@@ -83,16 +85,10 @@ class Architecture:
     budget: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise ValueError(f"The `variant` must be one of {VARIANTS}. Got {self.variant!r}.")
-        if self.norm not in ("layer", "batch"):
-            raise ValueError(f"The `norm` must be 'layer' or 'batch'. Got {self.norm!r}.")
+        one_of(self, variant=VARIANTS, norm=("layer", "batch"))
         if not 0 <= self.rate < 1:
-            raise ValueError(f"The `rate` of dropout must lie in [0, 1). Got {self.rate}.")
-        for field, least in (("depth", 1), ("steps", 1), ("every", 0), ("lr", 0)):
-            if not getattr(self, field) >= least:
-                got = getattr(self, field)
-                raise ValueError(f"The `{field}` must be at least {least}. Got {got}.")
+            raise ValueError(f"The `rate` of `Architecture` must lie in [0, 1). Got {self.rate}.")
+        at_least(self, depth=1, steps=1, every=0, lr=0)
 
     @property
     def normed(self) -> bool:

@@ -36,10 +36,12 @@ from foreshock.experiments.setup import (
     Check,
     Experiment,
     Preset,
+    at_least,
     conclude,
     having,
     milestone,
     milestones_of,
+    one_of,
     outcome,
     watch_training,
 )
@@ -85,17 +87,13 @@ class EdgeOfStability:
     budget: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise ValueError(f"The `variant` must be one of {VARIANTS}. Got {self.variant!r}.")
+        one_of(self, variant=VARIANTS)
         if not 0 < self.lr < math.inf:
             raise ValueError(
-                f"The `lr` must be positive and finite: 2/lr is the threshold. Got {self.lr}. For "
-                "a rate of 0 use the `variant` 'frozen'."
+                "The `lr` of `EdgeOfStability` must be positive and finite: 2/lr is the threshold. "
+                f"Got {self.lr}. For a rate of 0 use the `variant` 'frozen'."
             )
-        for field, least in (("degree", 1), ("steps", 0), ("every", 0)):
-            if not getattr(self, field) >= least:
-                got = getattr(self, field)
-                raise ValueError(f"The `{field}` must be at least {least}. Got {got}.")
+        at_least(self, degree=1, steps=0, every=0)
 
     @property
     def rate(self) -> float:

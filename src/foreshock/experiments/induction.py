@@ -40,10 +40,12 @@ from foreshock.experiments.setup import (
     Check,
     Experiment,
     Preset,
+    at_least,
     conclude,
     having,
     milestone,
     milestones_of,
+    one_of,
     outcome,
     watch_training,
 )
@@ -99,16 +101,8 @@ class Induction:
     budget: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.variant not in get_args(Variant):
-            raise ValueError(
-                f"The `variant` of `Induction` must be one of {get_args(Variant)}. "
-                f"Got {self.variant!r}."
-            )
-        least = {"steps": 0, "batch": 1, "heldout": 1, "evaluate_every": 1, "every": 0}
-        for field, low in least.items():
-            if getattr(self, field) < low:
-                got = getattr(self, field)
-                raise ValueError(f"The `{field}` of `Induction` must be at least {low}. Got {got}.")
+        one_of(self, variant=get_args(Variant))
+        at_least(self, steps=0, batch=1, heldout=1, evaluate_every=1, every=0)
 
 
 class Sequences(NamedTuple):

@@ -33,10 +33,12 @@ from foreshock.experiments.setup import (
     Check,
     Experiment,
     Preset,
+    at_least,
     conclude,
     having,
     milestone,
     milestones_of,
+    one_of,
     outcome,
     watch_training,
 )
@@ -87,12 +89,8 @@ class TaskSwitch:
     budget: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise ValueError(f"The `variant` must be one of {VARIANTS}. Got {self.variant!r}.")
-        for field, least in (("before", 1), ("after", 1), ("every", 0), ("lr", 0)):
-            if not getattr(self, field) >= least:
-                got = getattr(self, field)
-                raise ValueError(f"The `{field}` must be at least {least}. Got {got}.")
+        one_of(self, variant=VARIANTS)
+        at_least(self, before=1, after=1, every=0, lr=0)
 
 
 @dataclass(frozen=True)
