@@ -9,9 +9,10 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
+import torch
 
 from foreshock.experiments import NAMES, experiment
-from foreshock.experiments.setup import at_least, one_of
+from foreshock.experiments.setup import at_least, one_of, seeded
 
 CONFIGS = [experiment(name).config for name in NAMES]
 
@@ -45,3 +46,15 @@ def test_every_door_names_field_and_class(config: Any) -> None:
         for value in bad:
             with pytest.raises(ValueError, match=f"`{field.name}` of `{config.__name__}` must"):
                 config(**{field.name: value})
+
+
+def test_what_is_made_from_a_seed_is_that_of_torch_and_moves_nothing() -> None:
+    before = torch.get_rng_state()
+    made = seeded(5, lambda: torch.nn.Linear(3, 2)).weight
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(ZeroDivisionError):
+        seeded(5, lambda: torch.rand(3) / (1 // 0))
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        assert torch.equal(made, torch.nn.Linear(3, 2).weight)

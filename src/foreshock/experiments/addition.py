@@ -42,6 +42,7 @@ from foreshock.experiments.setup import (
     milestone,
     one_of,
     outcome,
+    seeded,
     watch_training,
 )
 from foreshock.probe import Probe
@@ -194,9 +195,10 @@ def draw_batch(config: Addition, data: Data, generator: torch.Generator) -> tupl
 def make_model(config: Addition) -> Decoder:
     """The decoder of this size, initialised from the seed without moving the global generator."""
     layers, width, _, _ = SIZES[config.size]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return Decoder(TOKENS, QUESTION + ANSWER - 1, width=width, heads=4, layers=layers)
+    return seeded(
+        config.seed,
+        lambda: Decoder(TOKENS, QUESTION + ANSWER - 1, width=width, heads=4, layers=layers),
+    )
 
 
 def make_optimizer(config: Addition, model: Decoder) -> torch.optim.Optimizer:

@@ -16,6 +16,7 @@ and seen at step 0, not a sign ahead of an event.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ from foreshock.experiments.setup import (
     milestones_of,
     one_of,
     outcome,
+    seeded,
     watch_training,
 )
 from foreshock.probe import Probe
@@ -141,9 +143,7 @@ def make_model(config: Architecture) -> Network:
     Returns:
         It. Norms have no random weights: all variants of a seed begin with the same ones.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return Network(config)
+    return seeded(config.seed, lambda: Network(config))
 
 
 def loss_of(model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -219,9 +219,8 @@ def run(
         for step in range(config.steps):
             batch = draw(generator)
             # Dropout draws from the global generator: it gets its own numbers and is put back.
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(1_000_003 * (config.seed + 1) + step)
-                loss = loss_of(model, batch)
+            numbers = 1_000_003 * (config.seed + 1) + step
+            loss = seeded(numbers, functools.partial(loss_of, model, batch))
             optimizer.zero_grad()
             loss.backward()
             if step == 0:

@@ -41,6 +41,7 @@ from foreshock.experiments.setup import (
     milestones_of,
     one_of,
     outcome,
+    seeded,
     watch_training,
 )
 from foreshock.probe import Probe
@@ -234,11 +235,12 @@ def draw_batch(
 
 def make_model(config: CharacterLM) -> Decoder:
     """The decoder, initialised from the seed without moving the global generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return Decoder(
+    return seeded(
+        config.seed,
+        lambda: Decoder(
             len(CHARACTERS), config.context, width=config.width, heads=4, layers=config.layers
-        )
+        ),
+    )
 
 
 def make_optimizer(config: CharacterLM, model: Decoder) -> torch.optim.Optimizer:

@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foreshock.experiments.grokking_tasks import seeded
 from foreshock.experiments.seeds import all_of
 from foreshock.experiments.setup import (
     Check,
@@ -43,6 +42,7 @@ from foreshock.experiments.setup import (
     milestones_of,
     one_of,
     outcome,
+    seeded,
     watch_training,
 )
 from foreshock.probe import Probe

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from foreshock.experiments.latin_square import random_latin_square
-from foreshock.experiments.setup import at_least, one_of
+from foreshock.experiments.setup import at_least, one_of, seeded
 
 Task = Literal["p59", "p23", "p31", "transformer", "parity"]
 Variant = Literal["grok", "labels", "latin", "decay", "data", "easy", "frozen"]
 Optimizer = Literal["adamw", "sgd", "momentum", "muon"]
-T = TypeVar("T")
 
 #: What differs between the tasks. ``batch`` 0 is the full batch; ``share`` of the examples trains,
 #: ``few`` in the ``data`` null.
@@ -243,13 +242,6 @@ def _parity(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     # Of 2^30 inputs: 0.002 repetitions are expected, and none may be on both sides of the split.
     inputs = torch.unique(drawn, dim=0)
     return inputs, inputs[:, keys].sum(1) % 2
-
-
-def seeded(seed: int, make: Callable[[], T]) -> T:
-    """What a function makes from a seed, without moving the global generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
 
 
 def make_model(config: Grokking) -> nn.Module:

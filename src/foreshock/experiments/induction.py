@@ -47,6 +47,7 @@ from foreshock.experiments.setup import (
     milestones_of,
     one_of,
     outcome,
+    seeded,
     watch_training,
 )
 from foreshock.probe import Probe
@@ -170,9 +171,9 @@ def heldout_sequences(config: Induction) -> Sequences:
 def make_model(config: Induction) -> Decoder:
     """Two layers or one, initialised from the seed without moving the global generator."""
     layers = 1 if config.variant in ("one_layer", "fixed_period") else 2
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return Decoder(TOKENS, LENGTH, width=64, heads=4, layers=layers, mlp=False)
+    return seeded(
+        config.seed, lambda: Decoder(TOKENS, LENGTH, width=64, heads=4, layers=layers, mlp=False)
+    )
 
 
 def make_optimizer(config: Induction, model: Decoder) -> torch.optim.Optimizer:

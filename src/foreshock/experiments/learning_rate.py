@@ -32,7 +32,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foreshock.experiments.digits import SIZE, load_digits
-from foreshock.experiments.grokking_tasks import seeded
 from foreshock.experiments.seeds import LEAST, spread
 from foreshock.experiments.setup import (
     Check,
@@ -43,6 +42,7 @@ from foreshock.experiments.setup import (
     having,
     one_of,
     outcome,
+    seeded,
     watch_training,
 )
 from foreshock.policies import suggest_lr

@@ -57,6 +57,7 @@ from foreshock.experiments.setup import (
     milestone,
     one_of,
     outcome,
+    seeded,
     watch_training,
 )
 from foreshock.probe import Probe
@@ -119,15 +120,16 @@ class Data:
 
 def make_model(seed: int) -> nn.Sequential:
     """A perceptron 64-300-100-10, initialised without moving the global generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Sequential(
+    return seeded(
+        seed,
+        lambda: nn.Sequential(
             MaskedLinear(64, 300),
             nn.ReLU(),
             MaskedLinear(300, 100),
             nn.ReLU(),
             MaskedLinear(100, 10),
-        )
+        ),
+    )
 
 
 def loss_of(model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:

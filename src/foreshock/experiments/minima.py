@@ -46,6 +46,7 @@ from foreshock.experiments.setup import (
     milestones_of,
     one_of,
     outcome,
+    seeded,
     watch_training,
 )
 from foreshock.probe import Probe
@@ -142,9 +143,10 @@ def make_data(config: Minima) -> Data:
 
 def make_model(config: Minima) -> nn.Module:
     """One hidden ReLU layer, initialised without moving the global generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return nn.Sequential(nn.Linear(64, config.width), nn.ReLU(), nn.Linear(config.width, 10))
+    return seeded(
+        config.seed,
+        lambda: nn.Sequential(nn.Linear(64, config.width), nn.ReLU(), nn.Linear(config.width, 10)),
+    )
 
 
 def run(

@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import torch
 
 from foreshock.monitor import attach
 from foreshock.probe import Probe
@@ -18,10 +20,11 @@ from foreshock.store import Run
 from foreshock.types import Detector, Observable, OnAlarm
 
 if TYPE_CHECKING:
-    import torch
     from matplotlib.figure import Figure
 
     from foreshock.monitor.watch import Watch
+
+T = TypeVar("T")
 
 #: What an experiment may record; ``none`` trains without a monitor's observables.
 Preset = Literal["none", "free", "standard", "full", "research"]
@@ -139,6 +142,27 @@ def at_least(config: Any, **least: float) -> None:
                 f"The `{name}` of `{type(config).__name__}` must be {finite}at least {low}. "
                 f"Got {got}."
             )
+
+
+def seeded(seed: int, make: Callable[[], T]) -> T:
+    """What a function makes from a seed, without moving the global generator.
+
+    Args:
+        seed: Of the numbers it draws on the processor.
+        make: Makes it, such as a module with its initial weights.
+
+    Returns:
+        What it made.
+
+    Examples:
+        >>> before = torch.get_rng_state()
+        >>> one, other = (seeded(3, lambda: torch.rand(2)) for _ in range(2))
+        >>> bool((one == other).all()), bool((torch.get_rng_state() == before).all())
+        (True, True)
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` moves those of GPUs too
+        return make()
 
 
 def watch_training(

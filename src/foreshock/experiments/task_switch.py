@@ -40,6 +40,7 @@ from foreshock.experiments.setup import (
     milestones_of,
     one_of,
     outcome,
+    seeded,
     watch_training,
 )
 from foreshock.probe import Probe
@@ -132,9 +133,7 @@ def make_data(seed: int) -> Data:
 
 def make_model(seed: int) -> nn.Sequential:
     """A perceptron 64-64-10, initialised without moving the global generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    return seeded(seed, lambda: nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)))
 
 
 def loss_of(model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:

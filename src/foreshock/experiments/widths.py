@@ -33,7 +33,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foreshock.experiments.grokking_tasks import seeded
 from foreshock.experiments.setup import (
     Experiment,
     Preset,
@@ -41,6 +40,7 @@ from foreshock.experiments.setup import (
     conclude,
     milestone,
     one_of,
+    seeded,
     watch_training,
 )
 from foreshock.experiments.width_sweeps import WIDTHS as WIDTHS
