@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,19 @@ def test_configuration_is_checked() -> None:
         Grokking(variant="hope")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`steps` of `Grokking` must be at least 0"):
         Grokking(steps=-1)
+
+
+def test_no_rule_waits_where_nothing_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Grokking("p23", steps=110, observables="none")
+    alone = grokking.run(config, tmp_path / "alone")
+    assert not alone.events("detectors")[0].payload["detectors"] and not alone.events("note")
+    asked = grokking.run(config, tmp_path / "asked", detectors=["turnover"])
+    assert [d["name"] for d in asked.events("detectors")[0].payload["detectors"]] == ["turnover"]
+    measured = grokking.run(replace(config, steps=2, observables="free"), tmp_path / "measured")
+    assert len(measured.events("detectors")[0].payload["detectors"]) == 4
+    assert "blind" not in "".join(capsys.readouterr())
 
 
 def test_run_folder_must_be_new(tmp_path: Path) -> None:
