@@ -136,6 +136,20 @@ def test_replay_says_that_a_policy_is_blind(policy: str, run: Path, capsys: Capt
     assert len(json.loads(capsys.readouterr().out)["unread"]) == 1
 
 
+def test_replay_misses_no_series_that_a_policy_can_do_without(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    series = ("published/p_signal", "published/c_signal")
+    for name, names in (("both", series), ("one", series[:1])):
+        with Run.create(tmp_path / name) as recorded:
+            for step in range(12):
+                recorded.append(step, dict.fromkeys(names, 0.3))
+    found = answer(capsys, "replay", str(tmp_path / "both"), "--policy", "published_early_stop")
+    assert found["unread"] == [] and [a["step"] for a in found["actions"]] == [9]
+    words = ["replay", str(tmp_path / "one"), "--policy", "published_early_stop"]
+    assert answer(capsys, *words, code=1)["unread"] == ["published/c_signal"]
+
+
 def test_replay_refuses_a_policy_whose_detector_is_nowhere(run: Path, capsys: Capture) -> None:
     for more in ([], ["--detector", "cusum:val_loss"]):
         assert main(["replay", str(run), "--policy", "weight_reset:nobody", *more]) == 2

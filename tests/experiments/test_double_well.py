@@ -120,11 +120,11 @@ def test_both_variants_are_watched_as_long() -> None:
 
 
 def test_configuration_is_checked() -> None:
-    with pytest.raises(ValueError, match="`variant` must be one of"):
+    with pytest.raises(ValueError, match="`variant` of `DoubleWell` must be one of"):
         DoubleWell("flat")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="`particles` must be at least 20"):
+    with pytest.raises(ValueError, match="`particles` of `DoubleWell` must be at least 20"):
         DoubleWell(particles=3)
-    with pytest.raises(ValueError, match="`dt` must be positive and at most"):
+    with pytest.raises(ValueError, match="`dt` of `DoubleWell` must be positive and at most"):
         DoubleWell(dt=0.2)
-    with pytest.raises(ValueError, match="`span` must be"):
+    with pytest.raises(ValueError, match="`span` of `DoubleWell` must be"):
         DoubleWell(span=0.0)

@@ -80,6 +80,21 @@ def test_arrival_needs_two_in_a_row() -> None:
     assert edge.arrival(steps[:0], np.empty(0)) is None
 
 
+def test_arrival_is_a_crossing_from_below() -> None:
+    steps = np.arange(0, 60, 10)
+    assert edge.arrival(steps, np.array([1.2, 1.2, 1.1, 1.1, 1.3, 1.2])) is None
+    assert edge.arrival(steps, np.array([1.2, 1.2, 1.1, 0.9, 0.8, 0.7])) is None
+    assert edge.arrival(steps, np.array([1.2, 1.2, 0.9, 1.1, 0.9, 1.1])) is None
+    assert edge.arrival(steps, np.array([1.2, 1.2, 0.9, 1.0, 1.1, 0.8])) == 30
+
+
+def test_a_frozen_network_above_the_threshold_does_not_arrive(tmp_path: Path) -> None:
+    config = EdgeOfStability("frozen", seed=101, steps=60)
+    run = edge.run(config, tmp_path / "run")
+    assert (edge.ratios(run, config)[1] > 1.03).all()
+    assert "arrival" not in milestones_of(run) and outcome(run)["after_median"] is None
+
+
 def made(
     folder: Path, variant: edge.Variant, seed: int, *, degree: int = 4, last: float = 1e-4,
     median: float | None = None, arrived: bool = False, steps: int = 8000,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -180,12 +181,25 @@ def test_what_is_asked_for_is_measured_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_configuration_is_checked() -> None:
-    with pytest.raises(ValueError, match="`task` must be one of"):
+    with pytest.raises(ValueError, match="`task` of `Grokking` must be one of"):
         Grokking(task="p97")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="`variant` must be one of"):
+    with pytest.raises(ValueError, match="`variant` of `Grokking` must be one of"):
         Grokking(variant="hope")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="`steps` must not be negative"):
+    with pytest.raises(ValueError, match="`steps` of `Grokking` must be at least 0"):
         Grokking(steps=-1)
+
+
+def test_no_rule_waits_where_nothing_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Grokking("p23", steps=110, observables="none")
+    alone = grokking.run(config, tmp_path / "alone")
+    assert not alone.events("detectors")[0].payload["detectors"] and not alone.events("note")
+    asked = grokking.run(config, tmp_path / "asked", detectors=["turnover"])
+    assert [d["name"] for d in asked.events("detectors")[0].payload["detectors"]] == ["turnover"]
+    measured = grokking.run(replace(config, steps=2, observables="free"), tmp_path / "measured")
+    assert len(measured.events("detectors")[0].payload["detectors"]) == 4
+    assert "blind" not in "".join(capsys.readouterr())
 
 
 def test_run_folder_must_be_new(tmp_path: Path) -> None:
@@ -354,7 +368,7 @@ def test_an_arm_that_learns_nothing_fails_and_one_that_groks_is_counted(tmp_path
 
 
 def test_what_an_optimizer_and_a_task_refuse() -> None:
-    with pytest.raises(ValueError, match="`optimizer` must be one of"):
+    with pytest.raises(ValueError, match="`optimizer` of `Grokking` must be one of"):
         Grokking(optimizer="adam")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'muon' has a learning rate for the tasks"):
         Grokking("parity", optimizer="muon")

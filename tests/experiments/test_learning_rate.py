@@ -100,9 +100,9 @@ def test_the_best_rate_and_the_verdicts_on_made_up_runs(tmp_path: Path) -> None:
 
 
 def test_configuration_is_checked() -> None:
-    with pytest.raises(ValueError, match="`variant` must be one of"):
+    with pytest.raises(ValueError, match="`variant` of `LearningRate` must be one of"):
         LearningRate("mnist")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="`rate` must be positive"):
+    with pytest.raises(ValueError, match="`rate` of `LearningRate` must be positive"):
         LearningRate(rate=0.0)
-    with pytest.raises(ValueError, match="`steps` must be at least 1"):
+    with pytest.raises(ValueError, match="`steps` of `LearningRate` must be at least 1"):
         LearningRate(steps=0)

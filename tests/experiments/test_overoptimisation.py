@@ -261,11 +261,11 @@ def test_it_hacks_and_its_null_does_not(tmp_path: Path) -> None:
 
 
 def test_configuration_is_checked() -> None:
-    with pytest.raises(ValueError, match="`variant` must be one of"):
+    with pytest.raises(ValueError, match="`variant` of `OverOptimising` must be one of"):
         OverOptimising(variant="honest")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="`batch` must be at least 2"):
+    with pytest.raises(ValueError, match="`batch` of `OverOptimising` must be at least 2"):
         OverOptimising(batch=1)
-    with pytest.raises(ValueError, match="`lr` must be at least 0"):
+    with pytest.raises(ValueError, match="`lr` of `OverOptimising` must be finite and at least 0"):
         OverOptimising(lr=float("nan"))
 
 

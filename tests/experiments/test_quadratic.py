@@ -110,9 +110,9 @@ def test_variants_differ_in_the_rate_alone() -> None:
 
 
 def test_configuration_is_checked() -> None:
-    with pytest.raises(ValueError, match="`variant` must be one of"):
+    with pytest.raises(ValueError, match="`variant` of `Quadratic` must be one of"):
         Quadratic("cubic")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="`dimension` must be at least 2"):
+    with pytest.raises(ValueError, match="`dimension` of `Quadratic` must be at least 2"):
         Quadratic(dimension=1)
-    with pytest.raises(ValueError, match="`noise` must be positive"):
+    with pytest.raises(ValueError, match="`noise` of `Quadratic` must be positive"):
         Quadratic(noise=0.0)

@@ -195,11 +195,11 @@ def test_the_figure_takes_what_there_is(tmp_path: Path, seeds: int) -> None:
 
 
 def test_configuration_is_checked() -> None:
-    with pytest.raises(ValueError, match="`variant` must be one of"):
+    with pytest.raises(ValueError, match="`variant` of `RandomFeatures` must be one of"):
         RandomFeatures("lasso")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="`examples` must be at least 20"):
+    with pytest.raises(ValueError, match="`examples` of `RandomFeatures` must be at least 20"):
         RandomFeatures(examples=3)
-    with pytest.raises(ValueError, match="`noise` must be at least 0"):
+    with pytest.raises(ValueError, match="`noise` of `RandomFeatures` must be finite and"):
         RandomFeatures(noise=float("nan"))
 
 

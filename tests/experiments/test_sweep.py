@@ -460,6 +460,27 @@ def test_what_is_left_of_a_trial_in_work(spent: float, share: float, left: float
     assert sweep._left(10.0, spent, share) == pytest.approx(left)
 
 
+def test_a_variant_that_refuses_what_is_asked_is_left_out_unless_it_is_named() -> None:
+    about = {"grokking": experiment("grokking")}
+
+    def plan(variants: Any = (), **grid: Any) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for one in sweep.plan(about, (0, 1), variants, grid):
+            found.setdefault(one.config.task, set()).add(one.config.variant)
+        return found
+
+    every = set(about["grokking"].variants)
+    assert plan(task=["parity"]) == {"parity": every - {"latin"}}
+    assert plan(task=["p23", "parity"]) == {"p23": every, "parity": every - {"latin"}}
+    with pytest.raises(ValueError, match="'latin'"):
+        plan(["grok", "latin"], task=["parity"])
+    # What no variant accepts is wrong, even beside a value that is right.
+    with pytest.raises(ValueError, match="`steps` of `Grokking` must be at least 0. Got -1"):
+        plan(steps=[10, -1])
+    with pytest.raises(ValueError, match="`steps` of `Minima` must lie"):
+        sweep.plan({"minima": experiment("minima")}, grid={"steps": [0]})
+
+
 def test_an_experiment_brings_its_own_grid() -> None:
     full = sweep.plan(
         {name: experiment(name) for name in ("catapult", "minima", "edge-of-stability")}

@@ -187,11 +187,11 @@ def test_run_records_figure_comparisons_and_series(tmp_path: Path) -> None:
 
 
 def test_configuration_is_checked() -> None:
-    with pytest.raises(ValueError, match="`variant` must be one of"):
+    with pytest.raises(ValueError, match="`variant` of `TiltedSoftmax` must be one of"):
         TiltedSoftmax(variant="cauchy")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="below sqrt"):
         TiltedSoftmax(distance=3.0)
-    with pytest.raises(ValueError, match="at least 10 `actions`"):
+    with pytest.raises(ValueError, match="`actions` of `TiltedSoftmax` must be at least 10"):
         TiltedSoftmax(actions=3)
 
 

@@ -210,11 +210,11 @@ def test_the_figure_takes_what_there_is(seeds: int) -> None:
 
 
 def test_configuration_is_checked() -> None:
-    with pytest.raises(ValueError, match="`variant` must be one of"):
+    with pytest.raises(ValueError, match="`variant` of `Widths` must be one of"):
         Widths("dirty")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="`width` must be at least 1"):
+    with pytest.raises(ValueError, match="`width` of `Widths` must be at least 1"):
         Widths(width=0)
-    with pytest.raises(ValueError, match="`examples` must lie between the `batch`"):
+    with pytest.raises(ValueError, match="`examples` of `Widths` must lie between the `batch`"):
         Widths(batch=1500)
-    with pytest.raises(ValueError, match="`examples` must lie between the `batch`"):
+    with pytest.raises(ValueError, match="`examples` of `Widths` must lie between the `batch`"):
         Widths(examples=4500)

@@ -98,7 +98,7 @@ def replay(
 
     Returns:
         1 if the recorded alarms or actions differ from the replayed ones, or the run lacks a series
-        that a named detector or policy reads, else 0.
+        without which a named detector or policy is blind, else 0.
 
     Raises:
         ValueError: If no detector is named and none was attached, or actions are to be carried out,

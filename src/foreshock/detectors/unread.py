@@ -16,7 +16,8 @@ class _Rule(Protocol):
 def unread(rules: Iterable[_Rule], names: Collection[str]) -> dict[str, tuple[str, ...]]:
     """Detectors or policies that wait for a series which never came.
 
-    A rule without its series is silent, and silence looks like safety.
+    A rule without its series is silent, and silence looks like safety. What a rule names in
+    ``optional`` it can do without.
 
     Args:
         rules: Detectors or policies.
@@ -30,5 +31,8 @@ def unread(rules: Iterable[_Rule], names: Collection[str]) -> dict[str, tuple[st
         >>> unread([KlThreshold(), OverOptimisation()], {"reward/kl", "reward/proxy"})
         {'over_optimisation': ('reward/gold',)}
     """
-    missing = {d.name: tuple(n for n in d.reads if n not in names) for d in rules}
+    missing = {
+        d.name: tuple(n for n in d.reads if n not in names and n not in getattr(d, "optional", ()))
+        for d in rules
+    }
     return {name: series for name, series in missing.items() if series}

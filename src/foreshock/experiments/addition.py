@@ -36,10 +36,13 @@ from foreshock.experiments.setup import (
     Check,
     Experiment,
     Preset,
+    at_least,
     conclude,
     having,
     milestone,
+    one_of,
     outcome,
+    seeded,
     watch_training,
 )
 from foreshock.probe import Probe
@@ -104,17 +107,8 @@ class Addition:
     budget: float = 0.05
 
     def __post_init__(self) -> None:
-        for field, known in (("variant", get_args(Variant)), ("size", get_args(Size))):
-            got = getattr(self, field)
-            if got not in known:
-                raise ValueError(
-                    f"The `{field}` of `Addition` must be one of {known}. Got {got!r}."
-                )
-        least = {"steps": 0, "batch": 1, "heldout": 1, "evaluate_every": 1, "every": 0}
-        for field, low in least.items():
-            if getattr(self, field) < low:
-                got = getattr(self, field)
-                raise ValueError(f"The `{field}` of `Addition` must be at least {low}. Got {got}.")
+        one_of(self, variant=get_args(Variant), size=get_args(Size))
+        at_least(self, steps=0, batch=1, heldout=1, evaluate_every=1, every=0)
         if self.heldout > LIMIT**2 // 4:
             raise ValueError(
                 f"The `heldout` of `Addition` must leave most of the {LIMIT**2:,} pairs to train "
@@ -201,9 +195,10 @@ def draw_batch(config: Addition, data: Data, generator: torch.Generator) -> tupl
 def make_model(config: Addition) -> Decoder:
     """The decoder of this size, initialised from the seed without moving the global generator."""
     layers, width, _, _ = SIZES[config.size]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return Decoder(TOKENS, QUESTION + ANSWER - 1, width=width, heads=4, layers=layers)
+    return seeded(
+        config.seed,
+        lambda: Decoder(TOKENS, QUESTION + ANSWER - 1, width=width, heads=4, layers=layers),
+    )
 
 
 def make_optimizer(config: Addition, model: Decoder) -> torch.optim.Optimizer:

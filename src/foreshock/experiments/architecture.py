@@ -16,6 +16,7 @@ and seen at step 0, not a sign ahead of an event.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,11 +33,14 @@ from foreshock.experiments.setup import (
     Check,
     Experiment,
     Preset,
+    at_least,
     conclude,
     having,
     milestone,
     milestones_of,
+    one_of,
     outcome,
+    seeded,
     watch_training,
 )
 from foreshock.probe import Probe
@@ -83,16 +87,10 @@ class Architecture:
     budget: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise ValueError(f"The `variant` must be one of {VARIANTS}. Got {self.variant!r}.")
-        if self.norm not in ("layer", "batch"):
-            raise ValueError(f"The `norm` must be 'layer' or 'batch'. Got {self.norm!r}.")
+        one_of(self, variant=VARIANTS, norm=("layer", "batch"))
         if not 0 <= self.rate < 1:
-            raise ValueError(f"The `rate` of dropout must lie in [0, 1). Got {self.rate}.")
-        for field, least in (("depth", 1), ("steps", 1), ("every", 0), ("lr", 0)):
-            if not getattr(self, field) >= least:
-                got = getattr(self, field)
-                raise ValueError(f"The `{field}` must be at least {least}. Got {got}.")
+            raise ValueError(f"The `rate` of `Architecture` must lie in [0, 1). Got {self.rate}.")
+        at_least(self, depth=1, steps=1, every=0, lr=0)
 
     @property
     def normed(self) -> bool:
@@ -145,9 +143,7 @@ def make_model(config: Architecture) -> Network:
     Returns:
         It. Norms have no random weights: all variants of a seed begin with the same ones.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return Network(config)
+    return seeded(config.seed, lambda: Network(config))
 
 
 def loss_of(model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -223,9 +219,8 @@ def run(
         for step in range(config.steps):
             batch = draw(generator)
             # Dropout draws from the global generator: it gets its own numbers and is put back.
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(1_000_003 * (config.seed + 1) + step)
-                loss = loss_of(model, batch)
+            numbers = 1_000_003 * (config.seed + 1) + step
+            loss = seeded(numbers, functools.partial(loss_of, model, batch))
             optimizer.zero_grad()
             loss.backward()
             if step == 0:

@@ -33,9 +33,11 @@ from foreshock.experiments.setup import (
     Check,
     Experiment,
     Preset,
+    at_least,
     conclude,
     having,
     milestone,
+    one_of,
     outcome,
     watch_training,
 )
@@ -84,16 +86,12 @@ class Catapult:
     budget: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise ValueError(f"The `variant` must be one of {VARIANTS}. Got {self.variant!r}.")
-        for field, least in (("width", 1), ("steps", 1), ("every", 0)):
-            if not getattr(self, field) >= least:
-                got = getattr(self, field)
-                raise ValueError(f"The `{field}` must be at least {least}. Got {got}.")
+        one_of(self, variant=VARIANTS)
+        at_least(self, width=1, steps=1, every=0)
         if not 0 <= self.eta_lambda < math.inf or self.eta_lambda in (2, 4):
             raise ValueError(
-                "The `eta_lambda` must be positive, finite and not 2 or 4, where nothing is "
-                f"decided, or 0 for the rate of the variant. Got {self.eta_lambda}."
+                "The `eta_lambda` of `Catapult` must be positive, finite and not 2 or 4, where "
+                f"nothing is decided, or 0 for the rate of the variant. Got {self.eta_lambda}."
             )
         if self.eta_lambda:
             object.__setattr__(self, "variant", fate_of(self.eta_lambda))

@@ -34,11 +34,14 @@ from foreshock.experiments.setup import (
     Check,
     Experiment,
     Preset,
+    at_least,
     conclude,
     having,
     milestone,
     milestones_of,
+    one_of,
     outcome,
+    seeded,
     watch_training,
 )
 from foreshock.probe import Probe
@@ -95,20 +98,9 @@ class CharacterLM:
     budget: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.variant not in get_args(Variant):
-            raise ValueError(
-                f"The `variant` of `CharacterLM` must be one of {get_args(Variant)}. "
-                f"Got {self.variant!r}."
-            )
-        least = {"steps": 0, "every": 0} | dict.fromkeys(
-            ("batch", "context", "width", "layers", "heldout", "evaluate_every"), 1
-        )
-        for field, low in least.items():
-            if getattr(self, field) < low:
-                got = getattr(self, field)
-                raise ValueError(
-                    f"The `{field}` of `CharacterLM` must be at least {low}. Got {got}."
-                )
+        one_of(self, variant=get_args(Variant))
+        at_least(self, steps=0, every=0, batch=1, context=1, width=1, layers=1)
+        at_least(self, heldout=1, evaluate_every=1)
 
 
 class Stretches(NamedTuple):
@@ -243,11 +235,12 @@ def draw_batch(
 
 def make_model(config: CharacterLM) -> Decoder:
     """The decoder, initialised from the seed without moving the global generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return Decoder(
+    return seeded(
+        config.seed,
+        lambda: Decoder(
             len(CHARACTERS), config.context, width=config.width, heads=4, layers=config.layers
-        )
+        ),
+    )
 
 
 def make_optimizer(config: CharacterLM, model: Decoder) -> torch.optim.Optimizer:

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from foreshock.experiments.setup import seeded
+
 #: The characters; the first ends a line. Capitals are written small, all else is a space.
 CHARACTERS = "\n abcdefghijklmnopqrstuvwxyz_."
 #: How many characters the network sees.
@@ -135,9 +137,7 @@ def pretrained() -> CharacterPolicy:
 
 @functools.lru_cache(maxsize=1)
 def _pretrained() -> CharacterPolicy:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = CharacterPolicy()
+    model = seeded(0, CharacterPolicy)
     text = "\n" * CONTEXT + "".join(source_lines())
     windows = encode(text).unfold(0, CONTEXT + 1, 1)
     generator = torch.Generator().manual_seed(0)

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from foreshock.experiments.seeds import LEAST, all_of
-from foreshock.experiments.setup import Check, Experiment, conclude, having
+from foreshock.experiments.setup import Check, Experiment, at_least, conclude, having, one_of
 from foreshock.report import paper_figure
 from foreshock.report.figures import GREY, PALETTE
 from foreshock.simulators.eyring_kramers import eyring_kramers_rate, finite_barrier_ratio
@@ -70,19 +70,17 @@ class DoubleWell:
     span: float = 1.5
 
     def __post_init__(self) -> None:
-        if self.variant not in BARRIERS:
-            raise ValueError(
-                f"The `variant` must be one of {sorted(BARRIERS)}. Got {self.variant!r}."
-            )
-        if self.particles < 20:
-            raise ValueError(f"The `particles` must be at least 20. Got {self.particles}.")
+        one_of(self, variant=BARRIERS)
+        at_least(self, particles=20)
         if not 0 < self.dt <= 0.05:
             raise ValueError(
-                f"The `dt` must be positive and at most 0.05, where Euler's step makes rates 1.4 % "
-                f"too high. Got {self.dt}."
+                "The `dt` of `DoubleWell` must be positive and at most 0.05, where Euler's step "
+                f"makes rates 1.4 % too high. Got {self.dt}."
             )
         if not 0.5 <= self.span <= 10:
-            raise ValueError(f"The `span` must be 0.5 to 10 mean times. Got {self.span}.")
+            raise ValueError(
+                f"The `span` of `DoubleWell` must be 0.5 to 10 mean times. Got {self.span}."
+            )
 
     @property
     def well(self) -> Well:

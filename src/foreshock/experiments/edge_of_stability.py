@@ -7,7 +7,8 @@ goes on falling, unevenly (Cohen et al. 2021, arXiv 2103.00065).
 
 ``edge``: as above. The null ``frozen``: learning rate 0. ``mixture`` is another problem, ten normal
 clusters in 20 dimensions by a network 20-50-50-10 at the same rate, which converges and as a rule
-does not come there. Some networks lie above 2/eta before the first step; the rule counts that too.
+does not come there. Some networks lie above 2/eta before the first step; an arrival is a crossing
+from below.
 
 What it cannot show: that anything of it warns of something. lambda_max lies at the threshold for
 thousands of steps in which nothing jumps. It speaks of full batches and plain rates: with small
@@ -30,17 +31,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foreshock.experiments.grokking_tasks import seeded
 from foreshock.experiments.seeds import all_of
 from foreshock.experiments.setup import (
     Check,
     Experiment,
     Preset,
+    at_least,
     conclude,
     having,
     milestone,
     milestones_of,
+    one_of,
     outcome,
+    seeded,
     watch_training,
 )
 from foreshock.probe import Probe
@@ -57,7 +60,10 @@ VARIANTS: tuple[str, ...] = get_args(Variant)
 CURVATURE = ("norms", "step_norm", "curvature")
 #: Degrees of the reference.
 DEGREES = (3, 4, 5)
-ARRIVAL = "first of 2 consecutive measurements of the full batch's lambda_max at or above 2/eta"
+ARRIVAL = (
+    "first of 2 consecutive measurements of the full batch's lambda_max at or above 2/eta, after "
+    "one below it"
+)
 
 
 @dataclass(frozen=True)
@@ -85,17 +91,13 @@ class EdgeOfStability:
     budget: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise ValueError(f"The `variant` must be one of {VARIANTS}. Got {self.variant!r}.")
+        one_of(self, variant=VARIANTS)
         if not 0 < self.lr < math.inf:
             raise ValueError(
-                f"The `lr` must be positive and finite: 2/lr is the threshold. Got {self.lr}. For "
-                "a rate of 0 use the `variant` 'frozen'."
+                "The `lr` of `EdgeOfStability` must be positive and finite: 2/lr is the threshold. "
+                f"Got {self.lr}. For a rate of 0 use the `variant` 'frozen'."
             )
-        for field, least in (("degree", 1), ("steps", 0), ("every", 0)):
-            if not getattr(self, field) >= least:
-                got = getattr(self, field)
-                raise ValueError(f"The `{field}` must be at least {least}. Got {got}.")
+        at_least(self, degree=1, steps=0, every=0)
 
     @property
     def rate(self) -> float:
@@ -236,7 +238,9 @@ def ratios(record: Run, config: EdgeOfStability) -> tuple[NDArray[np.int64], NDA
 
 
 def arrival(steps: NDArray[np.int64], ratio: NDArray[np.float64]) -> int | None:
-    """The first of two consecutive measurements at or above the threshold.
+    """The first of two consecutive measurements at or above the threshold, after one below it.
+
+    A run that starts above it has not come there.
 
     Args:
         steps: Of the measurements.
@@ -248,9 +252,11 @@ def arrival(steps: NDArray[np.int64], ratio: NDArray[np.float64]) -> int | None:
     Examples:
         >>> arrival(np.arange(5), np.array([0.9, 1.1, 0.9, 1.0, 1.2]))
         3
+        >>> arrival(np.arange(5), np.array([1.2, 1.1, 0.9, 1.0, 1.2]))
+        3
     """
     above = ratio >= 1
-    both = above[:-1] & above[1:]
+    both = above[:-1] & above[1:] & np.logical_or.accumulate(~above)[:-1]
     return int(steps[both.argmax()]) if both.any() else None
 
 

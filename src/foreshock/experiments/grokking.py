@@ -119,7 +119,7 @@ def run(
         config: What to train.
         path: Folder of the run.
         observables: Overrides the preset of the configuration.
-        detectors: Rules to run live; `default_detectors` if not given.
+        detectors: Rules to run live; `default_detectors` if not given and something is measured.
         on_alarm: Called with every alarm.
         progress: Called with the steps done and the horizon.
 
@@ -139,6 +139,8 @@ def run(
     probe = make_probe(config, data, batches=LATENT_BATCHES if config.latent else BATCHES)
     asked = config.observables if observables is None else observables
     asked = [] if asked == "none" else asked if isinstance(asked, str) else list(asked)
+    if detectors is None:  # without an observable two of the four wait in vain, and say so
+        detectors = default_detectors(config) if asked else ()
     if config.latent:
         asked = with_latents(asked, config, probe)
     chosen = choose(asked, probe).observables
@@ -151,7 +153,7 @@ def run(
         observables=asked,
         budget=None if config.every else config.budget,
         every=rhythm(config.every, [o.name for o in chosen]) if config.every else None,
-        detectors=default_detectors(config) if detectors is None else detectors,
+        detectors=detectors,
         on_alarm=on_alarm,
     )
     with watch:

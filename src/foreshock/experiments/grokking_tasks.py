@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from foreshock.experiments.latin_square import random_latin_square
+from foreshock.experiments.setup import at_least, one_of, seeded
 
 Task = Literal["p59", "p23", "p31", "transformer", "parity"]
 Variant = Literal["grok", "labels", "latin", "decay", "data", "easy", "frozen"]
 Optimizer = Literal["adamw", "sgd", "momentum", "muon"]
-T = TypeVar("T")
 
 #: What differs between the tasks. ``batch`` 0 is the full batch; ``share`` of the examples trains,
 #: ``few`` in the ``data`` null.
@@ -84,27 +84,18 @@ class Grokking:
     optimizer: Optimizer = "adamw"
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ValueError(f"The `task` must be one of {sorted(TASKS)}. Got {self.task!r}.")
-        for field, known in (("variant", Variant), ("optimizer", Optimizer)):
-            choices = known.__args__  # type: ignore[attr-defined]
-            if getattr(self, field) not in choices:
-                raise ValueError(
-                    f"The `{field}` must be one of {choices}. Got {getattr(self, field)!r}."
-                )
+        one_of(self, task=TASKS, variant=get_args(Variant), optimizer=get_args(Optimizer))
+        at_least(self, steps=0, every=0)
         if self.task == "parity" and self.variant == "latin":
             raise ValueError(
-                "The `variant` 'latin' needs a table of a group, which `task` 'parity' has not. "
-                "Use 'labels'."
+                "The `variant` 'latin' of `Grokking` needs a table of a group, which the `task` "
+                "'parity' has not. Use 'labels'."
             )
         if self.task not in RATES[self.optimizer]:
             raise ValueError(
-                f"The `optimizer` {self.optimizer!r} has a learning rate for the tasks "
-                f"{sorted(RATES[self.optimizer])} only. Got the `task` {self.task!r}."
+                f"The `optimizer` {self.optimizer!r} of `Grokking` has a learning rate for the "
+                f"tasks {sorted(RATES[self.optimizer])} only. Got the `task` {self.task!r}."
             )
-        for field in ("steps", "every"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"The `{field}` must not be negative. Got {getattr(self, field)}.")
 
     @property
     def modulus(self) -> int:
@@ -251,13 +242,6 @@ def _parity(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     # Of 2^30 inputs: 0.002 repetitions are expected, and none may be on both sides of the split.
     inputs = torch.unique(drawn, dim=0)
     return inputs, inputs[:, keys].sum(1) % 2
-
-
-def seeded(seed: int, make: Callable[[], T]) -> T:
-    """What a function makes from a seed, without moving the global generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
 
 
 def make_model(config: Grokking) -> nn.Module:

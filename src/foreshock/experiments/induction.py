@@ -40,11 +40,14 @@ from foreshock.experiments.setup import (
     Check,
     Experiment,
     Preset,
+    at_least,
     conclude,
     having,
     milestone,
     milestones_of,
+    one_of,
     outcome,
+    seeded,
     watch_training,
 )
 from foreshock.probe import Probe
@@ -99,16 +102,8 @@ class Induction:
     budget: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.variant not in get_args(Variant):
-            raise ValueError(
-                f"The `variant` of `Induction` must be one of {get_args(Variant)}. "
-                f"Got {self.variant!r}."
-            )
-        least = {"steps": 0, "batch": 1, "heldout": 1, "evaluate_every": 1, "every": 0}
-        for field, low in least.items():
-            if getattr(self, field) < low:
-                got = getattr(self, field)
-                raise ValueError(f"The `{field}` of `Induction` must be at least {low}. Got {got}.")
+        one_of(self, variant=get_args(Variant))
+        at_least(self, steps=0, batch=1, heldout=1, evaluate_every=1, every=0)
 
 
 class Sequences(NamedTuple):
@@ -176,9 +171,9 @@ def heldout_sequences(config: Induction) -> Sequences:
 def make_model(config: Induction) -> Decoder:
     """Two layers or one, initialised from the seed without moving the global generator."""
     layers = 1 if config.variant in ("one_layer", "fixed_period") else 2
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return Decoder(TOKENS, LENGTH, width=64, heads=4, layers=layers, mlp=False)
+    return seeded(
+        config.seed, lambda: Decoder(TOKENS, LENGTH, width=64, heads=4, layers=layers, mlp=False)
+    )
 
 
 def make_optimizer(config: Induction, model: Decoder) -> torch.optim.Optimizer:

@@ -32,15 +32,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foreshock.experiments.digits import SIZE, load_digits
-from foreshock.experiments.grokking_tasks import seeded
 from foreshock.experiments.seeds import LEAST, spread
 from foreshock.experiments.setup import (
     Check,
     Experiment,
     Preset,
+    at_least,
     conclude,
     having,
+    one_of,
     outcome,
+    seeded,
     watch_training,
 )
 from foreshock.policies import suggest_lr
@@ -93,19 +95,13 @@ class LearningRate:
     budget: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.variant not in SCALES:
-            raise ValueError(
-                f"The `variant` must be one of {sorted(SCALES)}. Got {self.variant!r}."
-            )
+        one_of(self, variant=SCALES)
         if not 0 < self.rate < math.inf:
             raise ValueError(
-                f"The `rate` must be positive and finite. Got {self.rate}. For a rate of 0 use "
-                "the `variant` 'frozen'."
+                f"The `rate` of `LearningRate` must be positive and finite. Got {self.rate}. For a "
+                "rate of 0 use the `variant` 'frozen'."
             )
-        for field, low in {"steps": 1, "batch": 1, "width": 1, "every": 0}.items():
-            if getattr(self, field) < low:
-                got = getattr(self, field)
-                raise ValueError(f"The `{field}` must be at least {low}. Got {got}.")
+        at_least(self, steps=1, batch=1, width=1, every=0)
 
     @property
     def trained_at(self) -> float:

@@ -51,10 +51,13 @@ from foreshock.experiments.setup import (
     Check,
     Experiment,
     Preset,
+    at_least,
     conclude,
     having,
     milestone,
+    one_of,
     outcome,
+    seeded,
     watch_training,
 )
 from foreshock.probe import Probe
@@ -103,12 +106,8 @@ class LotteryTicket:
     budget: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise ValueError(f"The `variant` must be one of {VARIANTS}. Got {self.variant!r}.")
-        for field, least in (("rounds", 0), ("steps", 1), ("every", 0), ("lr", 0)):
-            if not getattr(self, field) >= least:
-                got = getattr(self, field)
-                raise ValueError(f"The `{field}` must be at least {least}. Got {got}.")
+        one_of(self, variant=VARIANTS)
+        at_least(self, rounds=0, steps=1, every=0, lr=0)
 
 
 @dataclass(frozen=True)
@@ -121,15 +120,16 @@ class Data:
 
 def make_model(seed: int) -> nn.Sequential:
     """A perceptron 64-300-100-10, initialised without moving the global generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Sequential(
+    return seeded(
+        seed,
+        lambda: nn.Sequential(
             MaskedLinear(64, 300),
             nn.ReLU(),
             MaskedLinear(300, 100),
             nn.ReLU(),
             MaskedLinear(100, 10),
-        )
+        ),
+    )
 
 
 def loss_of(model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:

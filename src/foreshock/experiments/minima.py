@@ -44,7 +44,9 @@ from foreshock.experiments.setup import (
     having,
     milestone,
     milestones_of,
+    one_of,
     outcome,
+    seeded,
     watch_training,
 )
 from foreshock.probe import Probe
@@ -101,14 +103,15 @@ class Minima:
     budget: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise ValueError(f"The `variant` must be one of {VARIANTS}. Got {self.variant!r}.")
+        one_of(self, variant=VARIANTS)
         bounds = {"lr": (0, 1e6), "batch": (2, 1200), "width": (1, 10**6), "examples": (2, 1200),
                   "noise": (0, 1), "steps": (1, 10**9), "every": (0, 10**9)}  # fmt: skip
         for field, (low, high) in bounds.items():
             if not low <= getattr(self, field) <= high:
                 got = getattr(self, field)
-                raise ValueError(f"The `{field}` must lie between {low} and {high}. Got {got}.")
+                raise ValueError(
+                    f"The `{field}` of `Minima` must lie between {low} and {high}. Got {got}."
+                )
         if self.variant == "labels":
             object.__setattr__(self, "noise", 1.0)
 
@@ -140,9 +143,10 @@ def make_data(config: Minima) -> Data:
 
 def make_model(config: Minima) -> nn.Module:
     """One hidden ReLU layer, initialised without moving the global generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return nn.Sequential(nn.Linear(64, config.width), nn.ReLU(), nn.Linear(config.width, 10))
+    return seeded(
+        config.seed,
+        lambda: nn.Sequential(nn.Linear(64, config.width), nn.ReLU(), nn.Linear(config.width, 10)),
+    )
 
 
 def run(

@@ -53,8 +53,10 @@ from foreshock.experiments.overoptimisation_results import check, figure
 from foreshock.experiments.setup import (
     Experiment,
     Preset,
+    at_least,
     conclude,
     milestone,
+    one_of,
     watch_training,
 )
 from foreshock.experiments.text_rewards import Error, error_reward, error_table, gold_reward
@@ -121,15 +123,8 @@ class OverOptimising:
     budget: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.variant not in ERRORS:
-            raise ValueError(
-                f"The `variant` must be one of {sorted(ERRORS)}. Got {self.variant!r}."
-            )
-        least = {"steps": 0, "batch": 2, "length": 1, "every": 0, "lr": 0, "scale": 0, "beta": 0}
-        for field, low in least.items():
-            if not getattr(self, field) >= low:
-                got = getattr(self, field)
-                raise ValueError(f"The `{field}` must be at least {low}. Got {got}.")
+        one_of(self, variant=ERRORS)
+        at_least(self, steps=0, batch=2, length=1, every=0, lr=0, scale=0, beta=0)
 
 
 def effective(config: OverOptimising) -> OverOptimising:

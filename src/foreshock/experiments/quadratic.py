@@ -38,8 +38,10 @@ from foreshock.experiments.setup import (
     Check,
     Experiment,
     Preset,
+    at_least,
     conclude,
     having,
+    one_of,
     outcome,
     watch_training,
 )
@@ -94,15 +96,12 @@ class Quadratic:
     budget: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.variant not in RATES:
-            raise ValueError(f"The `variant` must be one of {sorted(RATES)}. Got {self.variant!r}.")
-        least = {"steps": 3, "dimension": 2, "batch": 1, "every": 0}
-        for field, low in least.items():
-            if getattr(self, field) < low:
-                got = getattr(self, field)
-                raise ValueError(f"The `{field}` must be at least {low}. Got {got}.")
+        one_of(self, variant=RATES)
+        at_least(self, steps=3, dimension=2, batch=1, every=0)
         if not 0 < self.noise < math.inf:
-            raise ValueError(f"The `noise` must be positive and finite. Got {self.noise}.")
+            raise ValueError(
+                f"The `noise` of `Quadratic` must be positive and finite. Got {self.noise}."
+            )
 
     @property
     def rate(self) -> float:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from foreshock.experiments.random_feature_curves import PROMINENCE, check, figure, peak
 from foreshock.experiments.ridge_solution import fit, isotropic_risk
-from foreshock.experiments.setup import Experiment, conclude, milestone
+from foreshock.experiments.setup import Experiment, at_least, conclude, milestone, one_of
 from foreshock.store import Run
 from foreshock.types import Detector, Estimate, Observable, OnAlarm
 
@@ -73,12 +73,8 @@ class RandomFeatures:
     tests: int = 2000
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise ValueError(f"The `variant` must be one of {VARIANTS}. Got {self.variant!r}.")
-        for field, low in {"examples": 20, "dimension": 1, "noise": 0, "tests": 1}.items():
-            if not getattr(self, field) >= low:
-                got = getattr(self, field)
-                raise ValueError(f"The `{field}` must be at least {low}. Got {got}.")
+        one_of(self, variant=VARIANTS)
+        at_least(self, examples=20, dimension=1, noise=0, tests=1)
 
     @property
     def sigma(self) -> float:

@@ -7,9 +7,12 @@ held to, and a figure. Its ``EXPERIMENT`` says so to the command line, sweeps an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import torch
 
 from foreshock.monitor import attach
 from foreshock.probe import Probe
@@ -17,10 +20,11 @@ from foreshock.store import Run
 from foreshock.types import Detector, Observable, OnAlarm
 
 if TYPE_CHECKING:
-    import torch
     from matplotlib.figure import Figure
 
     from foreshock.monitor.watch import Watch
+
+T = TypeVar("T")
 
 #: What an experiment may record; ``none`` trains without a monitor's observables.
 Preset = Literal["none", "free", "standard", "full", "research"]
@@ -87,6 +91,78 @@ class Experiment:
             The configuration.
         """
         return replace(self.config(), **{**(self.small if small else {}), **fields})
+
+
+def one_of(config: Any, **known: Iterable[str]) -> None:
+    """Refuse a configuration one of whose fields has a value that is not known.
+
+    Args:
+        config: The configuration.
+        known: By field, the values it may have.
+
+    Raises:
+        ValueError: If it has another.
+
+    Examples:
+        >>> one_of(Check("grokked", "always", "never", False), name=["onset", "T90"])
+        Traceback (most recent call last):
+        ...
+        ValueError: The `name` of `Check` must be one of ('onset', 'T90'). Got 'grokked'.
+    """
+    for name, values in known.items():
+        got = getattr(config, name)
+        if got not in (values := tuple(values)):
+            raise ValueError(
+                f"The `{name}` of `{type(config).__name__}` must be one of {values}. Got {got!r}."
+            )
+
+
+def at_least(config: Any, **least: float) -> None:
+    """Refuse a configuration one of whose fields is too small, infinite or nan.
+
+    Args:
+        config: The configuration.
+        least: By field, what it must be at least.
+
+    Raises:
+        ValueError: If it is not.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> at_least(SimpleNamespace(steps=0, lr=0.1), lr=0, steps=1)
+        Traceback (most recent call last):
+        ...
+        ValueError: The `steps` of `SimpleNamespace` must be at least 1. Got 0.
+    """
+    for name, low in least.items():
+        got = getattr(config, name)
+        if not low <= got < math.inf:
+            finite = "" if math.isfinite(got) else "finite and "
+            raise ValueError(
+                f"The `{name}` of `{type(config).__name__}` must be {finite}at least {low}. "
+                f"Got {got}."
+            )
+
+
+def seeded(seed: int, make: Callable[[], T]) -> T:
+    """What a function makes from a seed, without moving the global generator.
+
+    Args:
+        seed: Of the numbers it draws on the processor.
+        make: Makes it, such as a module with its initial weights.
+
+    Returns:
+        What it made.
+
+    Examples:
+        >>> before = torch.get_rng_state()
+        >>> one, other = (seeded(3, lambda: torch.rand(2)) for _ in range(2))
+        >>> bool((one == other).all()), bool((torch.get_rng_state() == before).all())
+        (True, True)
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` moves those of GPUs too
+        return make()
 
 
 def watch_training(

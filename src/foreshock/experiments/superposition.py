@@ -33,9 +33,11 @@ from foreshock.experiments.setup import (
     Check,
     Experiment,
     Preset,
+    at_least,
     conclude,
     having,
     milestone,
+    one_of,
     outcome,
     watch_training,
 )
@@ -90,13 +92,8 @@ class Superposition:
     budget: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise ValueError(f"The `variant` must be one of {VARIANTS}. Got {self.variant!r}.")
-        for field, least in (("samples", 8), ("steps", 1), ("every", 0), ("lr", 0), ("scale", 0),
-                             ("bias_scale", 0)):  # fmt: skip
-            if not getattr(self, field) >= least:
-                got = getattr(self, field)
-                raise ValueError(f"The `{field}` must be at least {least}. Got {got}.")
+        one_of(self, variant=VARIANTS)
+        at_least(self, samples=8, steps=1, every=0, lr=0, scale=0, bias_scale=0)
 
 
 class Toy(nn.Module):

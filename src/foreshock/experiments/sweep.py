@@ -77,14 +77,16 @@ def plan(
         seeds: Seeds.
         variants: Those of them that an experiment has; all that it has if empty.
         grid: Other fields and their values; where it does not name one that the experiment itself
-            has a grid of, and the size is full, that grid is taken.
+            has a grid of, and the size is full, that grid is taken. A variant that refuses what the
+            caller or that grid says is left out, unless it is named in ``variants``.
         small: Whether to take the size that shows the machinery within seconds.
 
     Returns:
         The trials, seed by seed.
 
     Raises:
-        ValueError: If an experiment has none of the variants, or not a field.
+        ValueError: If an experiment has none of the variants, or not a field, or refuses a value
+            in all variants or in a named one.
 
     Examples:
         >>> from foreshock.experiments import experiment
@@ -109,19 +111,25 @@ def plan(
             )
         own = {} if small else {k: v for k, v in about.grid.items() if k not in grid}
         fields = {**grid, **own}
+        refused: dict[tuple[Any, ...], ValueError] = {}
+        accepted: set[tuple[Any, ...]] = set()
         for seed, variant, *values in itertools.product(seeds, chosen, *fields.values()):
+            asked = (seed, variant if variants else None, *values[: len(grid)])
             others = _typed(about.config, dict(zip(fields, values, strict=True)))
             try:
                 config = about.configured(small=small, variant=variant, seed=seed, **others)
             except TypeError as error:
                 known = ", ".join(asdict(about.config()))
                 raise ValueError(f"{name}: {error}. Its fields are {known}.") from error
-            except ValueError:
-                if not own:
-                    raise
-                continue  # a value of the grid that this variant does not have
+            except ValueError as error:  # this variant does not have such a value; another may
+                refused.setdefault(asked, error)
+                continue
+            accepted.add(asked)
             one = Trial(name, about, config, small)
             found.setdefault(one.name, one)
+        for asked, error in refused.items():
+            if asked not in accepted:
+                raise error
     return list(found.values())
 
 

@@ -33,11 +33,14 @@ from foreshock.experiments.setup import (
     Check,
     Experiment,
     Preset,
+    at_least,
     conclude,
     having,
     milestone,
     milestones_of,
+    one_of,
     outcome,
+    seeded,
     watch_training,
 )
 from foreshock.probe import Probe
@@ -87,12 +90,8 @@ class TaskSwitch:
     budget: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise ValueError(f"The `variant` must be one of {VARIANTS}. Got {self.variant!r}.")
-        for field, least in (("before", 1), ("after", 1), ("every", 0), ("lr", 0)):
-            if not getattr(self, field) >= least:
-                got = getattr(self, field)
-                raise ValueError(f"The `{field}` must be at least {least}. Got {got}.")
+        one_of(self, variant=VARIANTS)
+        at_least(self, before=1, after=1, every=0, lr=0)
 
 
 @dataclass(frozen=True)
@@ -134,9 +133,7 @@ def make_data(seed: int) -> Data:
 
 def make_model(seed: int) -> nn.Sequential:
     """A perceptron 64-64-10, initialised without moving the global generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    return seeded(seed, lambda: nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)))
 
 
 def loss_of(model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshock.evaluation.overoptimisation import RULES, over_optimised
-from foreshock.experiments.setup import Experiment, conclude, milestone
+from foreshock.experiments.setup import Experiment, at_least, conclude, milestone, one_of
 from foreshock.experiments.tilted_softmax_results import check, figure
 from foreshock.stats.sample import mean_interval
 from foreshock.store import Comparison, Curve, Figure, Run
@@ -70,18 +70,11 @@ class TiltedSoftmax:
     seed: int = 14
 
     def __post_init__(self) -> None:
-        if self.variant not in QUARTILES:
+        one_of(self, variant=QUARTILES)
+        at_least(self, actions=10, points=20, repeats=2, samples=1, scale=0)
+        if not 0 < self.distance < np.log(self.actions) ** 0.5:
             raise ValueError(
-                f"The `variant` must be one of {sorted(QUARTILES)}. Got {self.variant!r}."
-            )
-        if self.actions < 10 or self.points < 20 or self.repeats < 2 or self.samples < 1:
-            raise ValueError(
-                "`TiltedSoftmax` needs at least 10 `actions`, 20 `points`, 2 `repeats` and one "
-                f"sample. Got {self.actions}, {self.points}, {self.repeats} and {self.samples}."
-            )
-        if not 0 < self.distance**2 < np.log(self.actions):
-            raise ValueError(
-                "The `distance` must be positive and below sqrt(log K) = "
+                "The `distance` of `TiltedSoftmax` must be positive and below sqrt(log K) = "
                 f"{np.log(self.actions) ** 0.5:.3g}, where one action is left. Got {self.distance}."
             )
 

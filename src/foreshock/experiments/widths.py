@@ -33,12 +33,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foreshock.experiments.grokking_tasks import seeded
 from foreshock.experiments.setup import (
     Experiment,
     Preset,
+    at_least,
     conclude,
     milestone,
+    one_of,
+    seeded,
     watch_training,
 )
 from foreshock.experiments.width_sweeps import WIDTHS as WIDTHS
@@ -88,18 +90,12 @@ class Widths:
     budget: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise ValueError(f"The `variant` must be one of {VARIANTS}. Got {self.variant!r}.")
-        least = {"width": 1, "batch": 1, "steps": 1, "examples": 1, "lr": 0, "every": 0}
-        for field, low in least.items():
-            if not getattr(self, field) >= low:
-                raise ValueError(
-                    f"The `{field}` must be at least {low}. Got {getattr(self, field)}."
-                )
+        one_of(self, variant=VARIANTS)
+        at_least(self, width=1, batch=1, steps=1, examples=1, lr=0, every=0)
         if not self.batch <= self.examples <= 4000:
             raise ValueError(
-                f"The `examples` must lie between the `batch`, {self.batch}, and 4,000: the others "
-                f"of the 5,000 are held out. Got {self.examples}."
+                f"The `examples` of `Widths` must lie between the `batch`, {self.batch}, and "
+                f"4,000: the others of the 5,000 are held out. Got {self.examples}."
             )
 
 

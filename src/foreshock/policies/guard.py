@@ -179,6 +179,13 @@ class Guarded:
         extra = () if self.rollback is None else (self.rollback.series,)
         return tuple(dict.fromkeys((*self.policy.reads, *extra)))
 
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """What the policy can do without and the guard does not need."""
+        spare = getattr(self.policy, "optional", ())
+        guard = "" if self.rollback is None else self.rollback.series
+        return tuple(name for name in spare if name != guard)
+
     def init(self) -> GuardState:
         """Nothing done."""
         return GuardState(self.policy.init())

@@ -75,6 +75,11 @@ class PublishedEarlyStop:
         """p, C and I."""
         return tuple(dict.fromkeys((self.p, self.c, self.i)))
 
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """I: without it the third rule is silent and the others speak."""
+        return tuple({self.i} - {self.p, self.c})
+
     def init(self) -> StopState:
         """No evaluation."""
         return StopState()
