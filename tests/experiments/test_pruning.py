@@ -66,15 +66,23 @@ def test_gauss_newton_diagonal_through_a_hidden_layer() -> None:
 
 def test_a_masked_layer_is_the_layer_without_those_weights() -> None:
     torch.manual_seed(2)
+    plain = nn.Linear(4, 3)
     model = nn.Sequential(pruning.MaskedLinear(4, 3))
-    torch.manual_seed(2)
-    plain = nn.Linear(4, 3)  # the same initial weights
+    model[0].load_state_dict(plain.state_dict(), strict=False)  # all but the mask
     mask, x = torch.tensor([[1.0, 0, 1, 0]] * 3), torch.randn(5, 4)
     pruning.apply(model, [mask])
     want = x @ (plain.weight * mask).T + plain.bias
     assert torch.allclose(model(x), want, atol=1e-6)
     model(x).square().sum().backward()
     assert (pruning.matrices(model)[0].grad[mask == 0] == 0).all()  # type: ignore[index]
+
+
+def test_initial_weights_keep_the_variance_of_what_passes_through() -> None:
+    torch.manual_seed(3)
+    layer = pruning.MaskedLinear(300, 200)
+    # The variance of 60,000 normal numbers is off by sqrt(2/60,000) = .6 %; five of these.
+    assert abs(layer.weight.var().item() * 300 / 2 - 1) < 0.03
+    assert not layer.bias.any()
 
 
 def test_snr_of_known_gradients() -> None:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LinearLR
 
 from foreshock.evaluation.events import milestones
 from foreshock.experiments.decoder import Decoder, cross_entropy, parameters, token_loss
@@ -55,14 +56,27 @@ if TYPE_CHECKING:
 Variant = Literal["reversed", "plain", "labels", "frozen"]
 Size = Literal["large", "medium", "small"]
 
-#: Layers, width, learning rate and updates of each size: 101,952, 13,792 and 3,824 parameters.
-SIZES: dict[str, tuple[int, int, float, int]] = {
-    "large": (2, 64, 3e-3, 500),
-    "medium": (1, 32, 5e-3, 1000),
-    "small": (1, 16, 1e-2, 1200),
+
+class Scale(NamedTuple):
+    """What a size stands for; heads are many and narrow, since few stall at one carry too long."""
+
+    layers: int
+    width: int
+    heads: int
+    lr: float
+    updates: int
+
+
+#: Of 101,952, 13,792 and 3,824 parameters.
+SIZES = {
+    "large": Scale(2, 64, 8, 5e-3, 500),
+    "medium": Scale(1, 32, 8, 5e-3, 1000),
+    "small": Scale(1, 16, 8, 1e-2, 1200),
 }
 #: Updates of the plain order, which is slower.
-PLAIN = 1200
+PLAIN = 1000
+#: Updates over which the learning rate rises to its value.
+WARM = 30
 #: Digits, the plus and the equals sign.
 PLUS, EQUALS, TOKENS = 10, 11, 12
 #: Numbers are below it; digits of an answer; tokens before the answer.
@@ -99,7 +113,7 @@ class Addition:
     size: Size = "large"
     seed: int = 0
     steps: int = 0
-    batch: int = 256
+    batch: int = 160
     heldout: int = 500
     evaluate_every: int = 5
     observables: Preset = "standard"
@@ -119,7 +133,7 @@ class Addition:
     def horizon(self) -> int:
         """Updates to make."""
         slow = PLAIN if self.variant == "plain" else 0
-        return self.steps or max(SIZES[self.size][3], slow)
+        return self.steps or max(SIZES[self.size].updates, slow)
 
 
 class Data(NamedTuple):
@@ -194,16 +208,17 @@ def draw_batch(config: Addition, data: Data, generator: torch.Generator) -> tupl
 
 def make_model(config: Addition) -> Decoder:
     """The decoder of this size, initialised from the seed without moving the global generator."""
-    layers, width, _, _ = SIZES[config.size]
+    of = SIZES[config.size]
+    length = QUESTION + ANSWER - 1
     return seeded(
         config.seed,
-        lambda: Decoder(TOKENS, QUESTION + ANSWER - 1, width=width, heads=4, layers=layers),
+        lambda: Decoder(TOKENS, length, width=of.width, heads=of.heads, layers=of.layers),
     )
 
 
 def make_optimizer(config: Addition, model: Decoder) -> torch.optim.Optimizer:
     """AdamW at the learning rate of the size, and at 0 in the ``frozen`` null."""
-    rate = 0.0 if config.variant == "frozen" else SIZES[config.size][2]
+    rate = 0.0 if config.variant == "frozen" else SIZES[config.size].lr
     return torch.optim.AdamW(model.parameters(), lr=rate)
 
 
@@ -279,6 +294,7 @@ def run(
     """
     data, model = make_data(config), make_model(config)
     optimizer = make_optimizer(config, model)
+    warm_up = LinearLR(optimizer, 1 / WARM, total_iters=WARM - 1)
     generator = torch.Generator().manual_seed(config.seed + 1)
     probe = make_probe(config, data)
     heldout = write(config, data.heldout, data.sums[data.heldout])
@@ -302,6 +318,7 @@ def run(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            warm_up.step()
             watch.log(loss=loss)
             if step % config.evaluate_every == config.evaluate_every - 1:
                 watch.log(evaluate(model, heldout))

@@ -21,6 +21,10 @@ Masks = list[Tensor]
 class MaskedLinear(nn.Linear):
     """A linear layer whose weights count where its mask is 1; a buffer, all 1 at first.
 
+    Weights are normal with variance 2/inputs (He et al. 2015), biases 0. torch's default has a
+    sixth of that variance, by which a network with a twentieth of its weights passes nothing on,
+    and a random ticket stays at a guess whatever it is worth.
+
     Args:
         inputs: Width of what comes in.
         outputs: Width of what goes out.
@@ -37,6 +41,11 @@ class MaskedLinear(nn.Linear):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs)
         self.register_buffer("mask", torch.ones(outputs, inputs))
+
+    def reset_parameters(self) -> None:
+        """Draw the weights again, from torch's global generator."""
+        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+        nn.init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         """The layer with what is masked at 0.
