@@ -70,7 +70,7 @@ class Scale(NamedTuple):
 #: Of 101,952, 13,792 and 3,824 parameters.
 SIZES = {
     "large": Scale(2, 64, 8, 5e-3, 500),
-    "medium": Scale(1, 32, 8, 5e-3, 1000),
+    "medium": Scale(1, 32, 8, 5e-3, 800),
     "small": Scale(1, 16, 8, 1e-2, 1200),
 }
 #: Updates of the plain order, which is slower.
