@@ -10,8 +10,8 @@ import pytest
 
 from foreshock.experiments import catapult
 from foreshock.experiments.catapult import FATE, GRID, Catapult, fate_of, recursion
+from foreshock.experiments.planning import plan
 from foreshock.experiments.setup import conclude, milestones_of, outcome
-from foreshock.experiments.sweep import plan
 from foreshock.store import Run
 
 

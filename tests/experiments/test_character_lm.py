@@ -18,15 +18,14 @@ from foreshock.experiments.character_lm import (
     make_model,
     make_optimizer,
     make_text,
-    ngram_entropy,
     record_outcome,
     some_windows,
     stretch_loss,
-    window_entropies,
     windows,
 )
 from foreshock.experiments.character_policy import CHARACTERS, encode, source_lines
 from foreshock.experiments.decoder import token_loss
+from foreshock.experiments.ngrams import ngram_entropy, window_entropies
 from foreshock.experiments.setup import conclude, milestones_of, outcome
 from foreshock.report import save_figure
 from foreshock.store import Run

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from foreshock.experiments import experiment
-from foreshock.experiments.sweep import plan
+from foreshock.experiments.planning import plan
 
 PAGES = Path(__file__).parents[2] / "docs" / "experiments"
 NAMES = (

@@ -22,9 +22,10 @@ from typing import Any
 
 import pytest
 
-from foreshock.experiments import duration, experiment, kept, sweep, trial
+from foreshock.experiments import duration, experiment, kept, planning, sweep, trial
 from foreshock.experiments.duration import Pace
-from foreshock.experiments.sweep import Status, Trial
+from foreshock.experiments.planning import Trial
+from foreshock.experiments.sweep import Status
 from foreshock.store import Run, lock
 from tests.experiments import toy
 
@@ -39,7 +40,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plan(seeds: Any = (0,), variants: Any = ("works",), **grid: Any) -> list[Trial]:
-    return sweep.plan({"toy": toy.EXPERIMENT}, list(seeds), variants, grid)
+    return planning.plan({"toy": toy.EXPERIMENT}, list(seeds), variants, grid)
 
 
 def foresee(trials: list[Trial], out: Path, jobs: int = 2) -> sweep.Forecast:
@@ -85,7 +86,7 @@ def test_a_plan_is_the_product_once() -> None:
         one.settings for one in trials if not one.config.seed
     }
     assert trials[0].name.startswith("toy-works-0-")
-    (small,) = sweep.plan({"toy": toy.EXPERIMENT}, [5], ["null"], small=True)
+    (small,) = planning.plan({"toy": toy.EXPERIMENT}, [5], ["null"], small=True)
     assert small.config == toy.Toy("null", 5, steps=2)
 
 
@@ -336,11 +337,11 @@ def test_an_experiment_beside_a_script_can_be_swept(
     (tmp_path / "beside.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     about = importlib.import_module("beside").EXPERIMENT
-    trials = sweep.plan({"beside": about}, variants=["works"])
+    trials = planning.plan({"beside": about}, variants=["works"])
     assert not carry_out(trials, tmp_path / "out").crashed
     monkeypatch.setattr(about.run, "__module__", "__main__")
     with pytest.raises(ValueError, match="put the experiment into a module beside the script"):
-        carry_out(sweep.plan({"beside": about}, [1], ["works"]), tmp_path / "out")
+        carry_out(planning.plan({"beside": about}, [1], ["works"]), tmp_path / "out")
 
 
 # ------------------------------------------------------------------ how long it takes
@@ -465,7 +466,7 @@ def test_a_variant_that_refuses_what_is_asked_is_left_out_unless_it_is_named() -
 
     def plan(variants: Any = (), **grid: Any) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
-        for one in sweep.plan(about, (0, 1), variants, grid):
+        for one in planning.plan(about, (0, 1), variants, grid):
             found.setdefault(one.config.task, set()).add(one.config.variant)
         return found
 
@@ -478,11 +479,11 @@ def test_a_variant_that_refuses_what_is_asked_is_left_out_unless_it_is_named() -
     with pytest.raises(ValueError, match="`steps` of `Grokking` must be at least 0. Got -1"):
         plan(steps=[10, -1])
     with pytest.raises(ValueError, match="`steps` of `Minima` must lie"):
-        sweep.plan({"minima": experiment("minima")}, grid={"steps": [0]})
+        planning.plan({"minima": experiment("minima")}, grid={"steps": [0]})
 
 
 def test_an_experiment_brings_its_own_grid() -> None:
-    full = sweep.plan(
+    full = planning.plan(
         {name: experiment(name) for name in ("catapult", "minima", "edge-of-stability")}
     )
     labels = [one.about.label(one.config) for one in full]
@@ -492,8 +493,8 @@ def test_an_experiment_brings_its_own_grid() -> None:
     rates = [t.config.start for t in full if t.experiment == "catapult"]
     assert sorted(rates) == sorted(set(rates)) and min(rates) < 2 < 4 < max(rates)
     # What the caller names, and the small size, go without it.
-    assert len(sweep.plan({"minima": experiment("minima")}, variants=["grid"], small=True)) == 1
-    one = sweep.plan(
+    assert len(planning.plan({"minima": experiment("minima")}, variants=["grid"], small=True)) == 1
+    one = planning.plan(
         {"edge-of-stability": experiment("edge-of-stability")}, (0,), ["edge"], {"degree": [4]}
     )
     assert [trial.config.degree for trial in one] == [4]

@@ -23,8 +23,9 @@ from foreshock.cli import results
 from foreshock.cli.console import console, emit
 from foreshock.experiments import duration, experiment, trial
 from foreshock.experiments import sweep as sweeps
+from foreshock.experiments.planning import Trial, plan
 from foreshock.experiments.setup import Experiment
-from foreshock.experiments.sweep import Crash, Forecast, Outcome, Status, Trial
+from foreshock.experiments.sweep import Crash, Forecast, Outcome, Status
 
 Names = Annotated[tuple[str, ...], tyro.conf.Positional]
 Fields = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set")]
@@ -73,7 +74,7 @@ def sweep(
         raise ValueError(f"`--jobs` and `--threads` must be at least 1. Got {jobs} and {threads}.")
     about = {name: experiment(name) for name in _chosen(names)}
     grid = _grid(fields, about)
-    trials = sweeps.plan(about, seeds_of(seed), _words(variant), grid, small=small)
+    trials = plan(about, seeds_of(seed), _words(variant), grid, small=small)
     folder = out or Path("runs") / ("sweep-small" if small else "sweep")
     jobs, allowed = _shared(_cores(), jobs, threads, len(trials))
     if allowed < threads:
