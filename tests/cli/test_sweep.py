@@ -124,6 +124,21 @@ def test_fewer_threads_than_asked_for_are_said(
     assert "2 jobs get 1 thread each" in capsys.readouterr().err
 
 
+def test_variants_that_refuse_what_is_set_are_named(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.undo()  # the real experiments, no toy
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(duration, "measure_pace", lambda *_: duration.Pace(1.0, 0.0))
+    words = ["grokking", "--set", "task=parity", "--dry-run"]
+    assert main(["sweep", *words]) == 0
+    said = capsys.readouterr()
+    assert "left out variants of grokking that refuse what was set: latin." in said.err
+    assert "grok-0" in said.out and "latin" not in said.out
+    assert main(["sweep", *words, "--variant", "grok"]) == 0
+    assert "left out" not in capsys.readouterr().err
+
+
 def test_only_what_waits_is_a_job(capsys: Capture) -> None:
     words = ["toy", "--variant", "works", "--jobs", "3"]
     answer(capsys, *words, "--seed", "0,1")

@@ -75,6 +75,11 @@ def sweep(
     about = {name: experiment(name) for name in _chosen(names)}
     grid = _grid(fields, about)
     trials = plan(about, seeds_of(seed), _words(variant), grid, small=small)
+    for name, one in ({} if variant else about).items():
+        there = {trial.config.variant for trial in trials if trial.experiment == name}
+        if missing := [v for v in one.variants if v not in there]:
+            told = f"variants of {name} that refuse what was set: {', '.join(missing)}"
+            print(f"foreshock: left out {told}.", file=sys.stderr)
     folder = out or Path("runs") / ("sweep-small" if small else "sweep")
     jobs, allowed = _shared(_cores(), jobs, threads, len(trials))
     if allowed < threads:
