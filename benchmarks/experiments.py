@@ -8,7 +8,8 @@ seconds of one thread, the least of some rounds; ``--wall`` takes wall seconds.
 
 ``--time`` measures `Experiment.seconds` instead: one full-size trial as a sweep runs it, with the
 monitor of its default configuration, each in a process of its own whose start does not count, in
-seconds of the reference machine (processor seconds by the pace of `duration.workload`).
+seconds of the reference machine (processor seconds by the pace of `duration.workload`). With
+``--small`` one number for each experiment, the mean over its labels.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -161,11 +163,14 @@ def time_all(chosen: list[tuple[str, dict[str, Any]]], arguments: argparse.Names
             print(f"{name:<18} {label:<24} {'failed':>11}", flush=True)
             continue
         took, pace = min(rounds, key=lambda one: one[0] / one[1])
-        found.setdefault(name, {})[label] = float(f"{took / pace:.2g}")
+        found.setdefault(name, {})[label] = took / pace
         print(f"{name:<18} {label:<24} {took:>11.2f} {pace:>5.2f} {took / pace:>8.2f}", flush=True)
     print()
-    for name, told in found.items():
-        print(f"{name}: seconds={json.dumps(told)},")
+    for name, took_by in found.items():
+        # One number for all labels of the small size: they are alike, and the start is most of it.
+        told = {"small": fmean(took_by.values())} if arguments.small else took_by
+        rounded = {label: float(f"{value:.2g}") for label, value in told.items()}
+        print(f"{name}: seconds={json.dumps(rounded)},")
 
 
 def judged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
