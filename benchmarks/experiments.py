@@ -2,7 +2,7 @@
 
 ``foreshock bench experiments`` trains each setting without observables and, in the same process and
 alternately, with `standard` at ``budget=0.05``. Limits: 1.5 times the reference figure of the
-document phenomena-and-evaluation for the first, 1.08 for the ratio of the two; it returns 1 above
+same set-up elsewhere (`FIGURES`) for the first, 1.08 for the ratio of the two; it returns 1 above
 one. On a machine that others use, wall seconds say what the others do, so these are processor
 seconds of one thread, the least of some rounds; ``--wall`` takes wall seconds.
 
@@ -55,10 +55,10 @@ def _variants(*names: str, **fields: Any) -> tuple[dict[str, Any], ...]:
 
 
 _ARMS = _variants("winning", "reinitialised", "random", "dense")
-#: Figures of phenomena-and-evaluation 1, one run each; a range by its middle. The character
+#: Seconds of one run in the set-ups' reference, one thread; a range by its middle. The character
 #: language model, MNIST-1D and what is not listed have none.
 FIGURES = (
-    Figure("grokking", _variants("grok", task="p59"), 4.0, "4 s (SPEC 12)"),
+    Figure("grokking", _variants("grok", task="p59"), 4.0, "4 s"),
     Figure("grokking", _variants("grok", task="p23"), 0.95, "0.9 to 1 s"),
     Figure("random-features", _variants("relu"), 2.7 / 20, "2.7 s for 20 repeats"),
     Figure("edge-of-stability", _variants("edge"), 8.0, "8 s, with 400 measurements of curvature"),
