@@ -243,6 +243,7 @@ def run(
 
     Examples:
         >>> import tempfile
+        >>> from foreshock.experiments.setup import outcome
         >>> config = Induction(steps=2, batch=4, heldout=8, evaluate_every=1, observables="none")
         >>> recorded = run(config, tempfile.mkdtemp() + "/a")
         >>> outcome(recorded)["parameters"]
