@@ -14,15 +14,14 @@ from torch import Tensor
 def check_diffusion(diffusion: float | Tensor, z: Tensor) -> Tensor:
     """The diffusion as a tensor like the particles, refused unless symmetric positive definite.
 
+    Refused (ValueError) as well where the shape fits none of the four.
+
     Args:
         diffusion: A number, (d,), (d, d) or (n, d, d).
         z: (n, d) Particles.
 
     Returns:
         (), (d,), (d, d) or (n, d, d).
-
-    Raises:
-        ValueError: If the shape fits none of these, or D is not symmetric positive definite.
 
     Examples:
         >>> check_diffusion(0.5, torch.zeros(4, 2))
