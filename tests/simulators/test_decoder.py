@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foreshock.simulators.decoder import DecoderPotential
+from foreshock.simulators.linearisation import TanhStack
 from tests.simulators.decoders import generator, tanh_decoder
 
 
@@ -148,3 +149,69 @@ def test_hessian_product_agrees_with_the_hessian(loss: str) -> None:
     torch.testing.assert_close(
         found.hessian_product(z, u), (found.hessian(z) @ u[..., None])[..., 0]
     )
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_stack_of_tanh_layers_is_pulled_back_as_by_autograd(depth: int, trained: bool) -> None:
+    sizes = [3, 7, 5, 4][: depth + 1] + [6]
+    layers: list[nn.Module] = [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+    modules = [m for layer in layers for m in (layer, nn.Tanh())][:-1]
+    decode = nn.Sequential(*modules).double().requires_grad_(trained)
+    z = torch.randn(11, 3, generator=generator(1), dtype=torch.float64)
+    potential = DecoderPotential(decode, torch.zeros(6, dtype=torch.float64), 3, single_target=True)
+    stack, linear = potential.pullback(z), potential.linearise(z)
+    assert isinstance(stack, TanhStack) and not stack.output.requires_grad
+    assert torch.allclose(stack.output, linear.output, rtol=1e-13, atol=1e-13)
+    for seed in (2, 3):  # a second time, as drift and noise do
+        loads = torch.randn(11, 6, generator=generator(seed), dtype=torch.float64)
+        pulled = linear.pull(loads, last=False)
+        assert torch.allclose(stack.pull(loads, last=False), pulled, rtol=1e-12, atol=1e-13)
+
+
+def test_a_layer_may_stand_in_a_stack_twice() -> None:
+    layer = nn.Linear(3, 3).double()
+    decode = nn.Sequential(layer, nn.Tanh(), layer)
+    z = torch.randn(5, 3, generator=generator(1), dtype=torch.float64)
+    potential = DecoderPotential(decode, torch.zeros(3, dtype=torch.float64), 3, single_target=True)
+    stack, linear = potential.pullback(z), potential.linearise(z)
+    assert isinstance(stack, TanhStack) and torch.allclose(stack.output, linear.output)
+    assert torch.allclose(stack.pull(torch.ones_like(z)), linear.pull(torch.ones_like(z)))
+
+
+def test_a_decoder_that_does_more_than_a_tanh_stack_is_left_to_autograd() -> None:
+    z = torch.randn(5, 3, generator=generator(1), dtype=torch.float64)
+    target = torch.zeros(4, dtype=torch.float64)
+
+    def pulled(decode: nn.Module) -> bool:
+        return isinstance(
+            DecoderPotential(decode, target, 3, single_target=True).pullback(z), TanhStack
+        )
+
+    class Louder(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    assert pulled(tanh_decoder())
+    calls = []
+    hooked = tanh_decoder()
+    handle = hooked[1].register_forward_hook(lambda *_: calls.append(1))
+    assert not pulled(hooked) and calls
+    handle.remove()
+    assert pulled(hooked)
+    whole = tanh_decoder()
+    whole.register_forward_pre_hook(lambda *_: None)
+    patched = tanh_decoder()
+    patched[0].forward = lambda x: torch.zeros(len(x), 5, dtype=x.dtype)
+    normed = tanh_decoder()
+    nn.utils.parametrizations.weight_norm(normed[0])
+    others = [
+        whole,
+        patched,
+        normed,
+        nn.Sequential(Louder(3, 4)).double(),
+        nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4)).double(),
+        nn.Sequential(nn.Linear(3, 4), nn.Tanh()).double(),
+        nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4, bias=False)).double(),
+    ]
+    assert not any(pulled(decode) for decode in others)

@@ -11,7 +11,7 @@ from torch import Tensor
 from foreshock.density.diffusion_tensor import (
     apply,
     check_carried,
-    check_diffusion,
+    factored,
     finite_rows,
     matrix,
     row_products,
@@ -58,7 +58,7 @@ def check_fields(
     divergence_diffusion: Tensor | None,
 ) -> Fields:
     """Checks what is given and computes b = mu - div D."""
-    tensor = check_diffusion(diffusion, z)
+    tensor, factor = factored(diffusion, z)
     check_carried(tensor, divergence_diffusion)
     b, carried = finite_rows("drift", drift, z), None
     if divergence_diffusion is not None:
@@ -73,7 +73,7 @@ def check_fields(
             f"Got {tuple(divergence_drift.shape)}."
         )
     source = None if divergence_drift is None else divergence_drift.detach().double()
-    return Fields(tensor, b, row_products(b, solve(tensor, b)), source, carried)
+    return Fields(tensor, b, row_products(b, solve(tensor, factor, b)), source, carried)
 
 
 def lower_bounds(score: Score, fields: Fields) -> tuple[Estimate, Estimate]:

@@ -239,11 +239,11 @@ def fit_score(
         else:
             smooth = weight / (1 + h * h)
             scores.mul_(chosen.pull).add_(kernel, alpha=weight).add_(y, alpha=smooth)
-            divergence = chosen.pull * divergence + weight * kernel_divergence + smooth * d
+            divergence.mul_(chosen.pull).add_(kernel_divergence, alpha=weight).add_(smooth * d)
             linear = chosen.pull * linear - smooth
     else:
         log_values = _gaussian_logs(gaussian, y)
-    stein = (scores * y).sum(1)
+    stein = float((scores * y).sum()) / n
     # Not for refits, which ask for values only. Shrunk, y is not white and they mean nothing.
     asked = judged and not chosen.weight and not gaussian.shrinkage
     normality = departures(y) if asked else (math.nan, math.nan)
@@ -254,7 +254,7 @@ def fit_score(
             ess,
             hyvarinen(scores, divergence),
             j_gauss,
-            float(stein.mean()),
+            stein,
             float(y.square().sum(1).std()) / math.sqrt(n),
             gaussian.shrinkage,
             leverage,
@@ -329,7 +329,7 @@ def _fit_mixture(
         part, _ = fit_mixture(y[~out], count, most, seed, model)
         scores[out], log_values[out] = part.score(y[out]), part.log_density(y[out])
         divergence[out] = part.divergence(y[out], eye)
-    stein = (scores * y).sum(1)
+    stein = float((scores * y).sum()) / n
     validity = judge(
         Validity(
             True,
@@ -337,7 +337,7 @@ def _fit_mixture(
             math.inf,
             hyvarinen(scores, divergence),
             j_gauss,
-            float(stein.mean()),
+            stein,
             float(y.square().sum(1).std()) / math.sqrt(n),
             gaussian.shrinkage,
             leverage,

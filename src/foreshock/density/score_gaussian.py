@@ -110,32 +110,30 @@ def fit_gaussian(z: Tensor, shrinkage: float | None = None) -> Gaussian | None:
         [-1.0, 0.0, 1.0]
     """
     n, d = z.shape
-    double = z.double()
-    mean = double.mean(0)
-    centred = double - mean
-    covariance = centred.T @ centred / (n - 1)
-    variances = covariance.diagonal()
+    centred = z.to(torch.float64, copy=True)
+    mean = centred.mean(0)
+    centred.sub_(mean)
+    covariance = (centred.T @ centred).div_(n - 1)
+    variances = covariance.diagonal().clone()
     # Rounding of z itself limits what can be inverted: a direction thinner than that is none.
+    # Squares are below 2 m^2 + 2 (n - 1) variances; only a thin cloud far out needs the largest.
     tiny = torch.finfo(z.dtype).eps ** 2
-    # The sum of squares bounds the largest one and is there already; only a thin cloud far out
-    # needs the largest itself.
-    bound = (n - 1) * variances + n * mean.square()
-    if not bool((variances > tiny * bound).all()):
-        floor = tiny * double.abs().amax(0).square()
+    if not bool((variances > 4 * tiny * mean.square()).all()):
+        floor = tiny * z.abs().amax(0).double().square()
         if not bool((variances > floor).all()):
             return None
-    # Standardised first, so that units of the coordinates spoil neither factor nor shrinkage.
     scale = variances.sqrt()
     if shrinkage is None:
         shrinkage = ledoit_wolf(centred / scale) if shrinks(n, d) else 0.0
-    correlation = covariance / scale[:, None] / scale * (1 - shrinkage)
-    correlation.diagonal().add_(shrinkage)
-    factor, info = torch.linalg.cholesky_ex(correlation)
-    if int(info) or float(factor.diagonal().min()) < 1e-7:
+    if shrinkage:
+        covariance.mul_(1 - shrinkage).diagonal().add_(variances, alpha=shrinkage)
+    # The scale times the factor of the correlations, but for rounding: units do not spoil it.
+    factor, info = torch.linalg.cholesky_ex(covariance)
+    if int(info) or float((factor.diagonal() / scale).min()) < 1e-7:
         return None
     eye = torch.eye(d, dtype=torch.float64, device=z.device)
-    whitening = torch.linalg.solve_triangular(factor, eye, upper=False) / scale
-    log_det = float(whitening.diagonal().log().sum())
+    whitening = torch.linalg.solve_triangular(factor, eye, upper=False)
+    log_det = -float(factor.diagonal().log().sum())
     return Gaussian(mean.to(z.dtype), whitening.to(z.dtype), log_det, shrinkage, n)
 
 
@@ -223,8 +221,8 @@ def leave_one_out(gaussian: Gaussian, y: Tensor) -> tuple[Tensor, Tensor, float]
     kept = 1 - gaussian.shrinkage
     square = y.square().sum(1)
     leverage = square * (kept * n / (n - 1) ** 2)
-    room = (1 - leverage).clamp(min=LEVERAGE_MARGIN)
+    room = (1 - leverage).clamp_(min=LEVERAGE_MARGIN)
     hartlap = 1 - kept * (d + 1) / (n - 2)
     scores = y * (-hartlap * n * (n - 2) / (n - 1) ** 2 / room)[:, None]
-    divergence = -hartlap * (n - 2) / (n - 1) * (d + leverage / room)
+    divergence = (leverage / room).add_(d).mul_(-hartlap * (n - 2) / (n - 1))
     return scores, divergence, float(leverage.max())

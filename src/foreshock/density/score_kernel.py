@@ -14,6 +14,9 @@ from torch import Tensor
 
 from foreshock.density.score_gaussian import Gaussian
 
+#: Dimensions up to which matrix products write their result by columns.
+FEW_COLUMNS = 16
+
 
 @dataclass(frozen=True)
 class KernelSums:
@@ -69,8 +72,11 @@ def kernel_sums(
     weighted = norms if metric is None else ((centres @ metric) * centres).sum(1)
     offset = -0.5 * precision * norms
     buffer = centres.new_empty(min(block, m), n)
-    means, squares = centres.new_empty(m, centres.shape[1]), centres.new_empty(m)
-    log_sum, ess = centres.new_full((m,), torch.nan), centres.new_empty(m)
+    # Few columns by columns: the product then takes a third of the time, as one of few rows.
+    d = centres.shape[1]
+    means = centres.new_empty(d, m).T if d <= FEW_COLUMNS else centres.new_empty(m, d)
+    squares, ess = centres.new_empty(m), centres.new_empty(m)
+    log_sum = centres.new_full((m,), torch.nan)
     for start in range(0, m, block):
         rows = queries[start : start + block]
         here = slice(start, start + len(rows))
@@ -86,8 +92,8 @@ def kernel_sums(
         torch.softmax(weights, 1, out=weights)
         torch.mm(weights, centres, out=means[here])
         torch.mv(weights, weighted, out=squares[here])
-        ess[here] = torch.linalg.vector_norm(weights, dim=1).pow(-2)
-    return KernelSums(means, squares, log_sum, ess)
+        torch.linalg.vector_norm(weights, dim=1, out=ess[here])
+    return KernelSums(means, squares, log_sum, ess.pow_(-2))
 
 
 def kernel_score(
@@ -118,7 +124,7 @@ def kernel_score(
     mean = sums.mean
     spread = sums.square - ((mean if metric is None else mean @ metric) * mean).sum(1)
     score = (mean - queries).div_(bandwidth**2)
-    return score, -trace / bandwidth**2 + spread / bandwidth**4
+    return score, spread.div_(bandwidth**4).sub_(trace / bandwidth**2)
 
 
 def reference_bandwidth(n: int, d: int) -> float:

@@ -22,7 +22,7 @@ MOST_WEIGHT = 2.0
 
 def hyvarinen(scores: Tensor, divergence: Tensor) -> float:
     """Hyvärinen's score, E|s|^2/2 + E div s."""
-    return float((0.5 * scores.square().sum(1) + divergence).mean())
+    return 0.5 * float(scores.square().sum()) / len(scores) + float(divergence.mean())
 
 
 def select(

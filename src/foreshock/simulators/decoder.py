@@ -15,26 +15,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from foreshock.simulators.linearisation import Linearisation, tanh_stack
+
 Decode = Callable[[Tensor], Tensor]
 #: Particles whose Jacobians are held at once.
 BLOCK = 256
-
-
-@dataclass(frozen=True, eq=False)
-class Linearisation:
-    """A decoder at given points, with the graph that pulls cotangents back through it.
-
-    Args:
-        points: Latent states (n, d), leaves of the graph.
-        output: dec(points), (n, x), attached to it.
-    """
-
-    points: Tensor
-    output: Tensor
-
-    def pull(self, cotangents: Tensor, *, last: bool = True) -> Tensor:
-        """J' c of every particle, (n, d); `last` frees the graph."""
-        return torch.autograd.grad(self.output, self.points, cotangents, retain_graph=not last)[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,16 +103,39 @@ class DecoderPotential:
     def linearise(self, z: Tensor, *, graph: bool = True) -> Linearisation:
         """The decoder at z; without `graph` only its output.
 
+        A z or an output of the wrong shape is refused (ValueError).
+
         Args:
             z: Latent states, (n, d).
             graph: Whether cotangents will be pulled back.
 
         Returns:
             Points and output.
-
-        Raises:
-            ValueError: If z or the decoder's output has the wrong shape.
         """
+        self._check_points(z)
+        with torch.set_grad_enabled(graph):
+            points = z.detach().requires_grad_(graph)
+            output = self.decode(points)
+        self._check_output(z, output)
+        return Linearisation(points, output)
+
+    def pullback(self, z: Tensor) -> Linearisation:
+        """The decoder at z, for cotangents alone: plain stacks of tanh layers need no graph.
+
+        Args:
+            z: Latent states, (n, d).
+
+        Returns:
+            Points and output, which may be detached.
+        """
+        self._check_points(z)
+        stack = tanh_stack(self.decode, z)
+        if stack is None:
+            return self.linearise(z)
+        self._check_output(z, stack.output)
+        return stack
+
+    def _check_points(self, z: Tensor) -> None:
         if z.ndim != 2 or z.shape[1] != self.dimension:
             raise ValueError(
                 f"Latent states must have shape (n, {self.dimension}). Got {tuple(z.shape)}."
@@ -138,16 +146,14 @@ class DecoderPotential:
                 f"There are {n} particles and {len(self.targets)} targets. Give every particle its "
                 "own row of `targets`, or use `potential.rows(slice)` for some of the particles."
             )
-        with torch.set_grad_enabled(graph):
-            points = z.detach().requires_grad_(graph)
-            output = self.decode(points)
-        wanted = (n, self.targets.shape[-1])
+
+    def _check_output(self, z: Tensor, output: Tensor) -> None:
+        wanted = (len(z), self.targets.shape[-1])
         if output.shape != wanted:
             raise ValueError(
                 f"The decoder maps {tuple(z.shape)} to {tuple(output.shape)}, but the targets need "
                 f"{wanted}. It must map (n, d) to (n, x), one row per particle."
             )
-        return Linearisation(points, output)
 
     def cotangent(self, output: Tensor) -> Tensor:
         """dU/d output, (n, x): pulled back it is the gradient."""
@@ -179,7 +185,7 @@ class DecoderPotential:
         Returns:
             Gradients.
         """
-        linear = self.linearise(x)
+        linear = self.pullback(x)
         return linear.pull(self.cotangent(linear.output))
 
     def hessian(self, x: Tensor) -> Tensor:
@@ -274,7 +280,7 @@ class DecoderPotential:
             Products.
         """
         pushed = self.push(z, vectors) / self.noise_scale**2
-        return self.linearise(z).pull(pushed)
+        return self.pullback(z).pull(pushed)
 
     def fisher_divergence(self, z: Tensor, probes: Tensor) -> Tensor:
         r"""(div F)_i = sum_j d F_ij / d z_j of every particle, estimated with one probe each.

@@ -210,7 +210,7 @@ def motion(engine: Engine, state: State, generator: torch.Generator) -> Motion:
     decoder = _decoder(engine)
     eta, base, extra, lam = engine.readings(t, z.dtype)
     scale = 1.0 if decoder is None else decoder.noise_scale
-    linear = None if decoder is None else decoder.linearise(z)
+    linear = None if decoder is None else decoder.pullback(z)
     tensor = engine.shape.tensor(z, linear, base, extra, generator=generator, noise_scale=scale)
     if decoder is None or linear is None:
         gradient = engine.potential.gradient(z)
@@ -289,7 +289,7 @@ def step(engine: Engine, state: State, generator: torch.Generator) -> State:
     tensor = engine.shape.tensor(state.z, None, base, extra)
     if t < state.boosted_until and isinstance(engine.resets, CloudReset):
         tensor = tensor.raised(engine.resets.boost)
-    linear = decoder.linearise(state.z)
+    linear = decoder.pullback(state.z)
     like = {"dtype": state.z.dtype, "device": state.z.device, "generator": generator}
     z = torch.randn(state.z.shape, **like).mul_(math.sqrt(2 * dt * tensor.scalar))
     loads = torch.randn(linear.output.shape, **like)
