@@ -83,8 +83,18 @@ MEASURED = ("edge-of-stability",)
 #: Settings beside the variants of the default configuration that have seconds of their own.
 OTHERS: dict[str, tuple[dict[str, Any], ...]] = {
     "grokking": tuple({"task": "p23", "variant": v} for v in experiment("grokking").variants),
-    "addition": ({"size": "medium"}, {"size": "small"}),
+    "addition": tuple(
+        {"size": size, "variant": v}
+        for size in ("medium", "small")
+        for v in experiment("addition").variants
+    ),
+    "architecture": tuple({"depth": 2, "variant": v} for v in experiment("architecture").variants),
     "edge-of-stability": ({"degree": 3}, {"degree": 5}),
+    "widths": tuple(
+        {"width": width, "variant": v}
+        for width in experiment("widths").grid["width"]
+        for v in experiment("widths").variants
+    ),
 }
 
 
