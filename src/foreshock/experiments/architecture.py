@@ -343,5 +343,17 @@ EXPERIMENT = Experiment(
     figure=figure,
     grid={"depth": (2, DEEP)},
     small={"steps": 40, "depth": 8},
-    seconds={"": 2.6, "plain-24": 1.8, "plain-2": 0.5},
+    seconds={
+        "small": 1.8,
+        "plain-2": 2.3,
+        "norm-2": 2.6,
+        "skip-2": 2.0,
+        "norm_skip-2": 2.9,
+        "dropout-2": 2.4,
+        "plain-24": 2.8,
+        "norm-24": 3.0,
+        "skip-24": 2.8,
+        "norm_skip-24": 3.1,
+        "dropout-24": 3.4,
+    },
 )

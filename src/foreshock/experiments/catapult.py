@@ -362,5 +362,5 @@ EXPERIMENT = Experiment(
     figure=figure,
     grid={"eta_lambda": RATES},
     small={"steps": 60},
-    seconds={"": 0.1},
+    seconds={"small": 1.1} | {f"{fate_of(rate)}-{rate:g}": 1.2 for rate in RATES},
 )

@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
@@ -318,7 +318,7 @@ def figure(runs: Sequence[Run]) -> Figure:
         _curves(left, grok, "val_acc", PALETTE[0], "held-out")
         left.set_title(f"{task}, {len(grok)} seeds", loc="left", fontsize=9.5)
         left.set_ylabel("accuracy")
-        names = [v for v in Variant.__args__[1:] if having(mine, variant=v)]  # type: ignore[attr-defined]
+        names = [v for v in get_args(Variant)[1:] if having(mine, variant=v)]
         colours = (*PALETTE[2:], PALETTE[0], GREY)
         for name, colour in zip(names, colours, strict=False):
             group = having(mine, variant=name)
@@ -360,9 +360,11 @@ EXPERIMENT = Experiment(
     config=Grokking,
     run=run,
     label=label_of,
-    variants=Variant.__args__,  # type: ignore[attr-defined]
+    variants=get_args(Variant),
     check=check,
     figure=figure,
     small={"task": "p23", "steps": 200, "every": 50},
-    seconds={"": 4.0} | {f"p23-{v}": 1.0 for v in Variant.__args__},  # type: ignore[attr-defined]
+    seconds={"small": 1.3}
+    | {f"p59-{v}": 11.0 for v in get_args(Variant)}
+    | {f"p23-{v}": 3.5 for v in get_args(Variant)},
 )

@@ -430,5 +430,5 @@ EXPERIMENT = Experiment(
     figure=figure,
     grid={"rate": GRID},
     small={"steps": 20, "width": 8, "every": 10},
-    seconds={"": 0.4},
+    seconds={"small": 1.8} | {f"{v}-{rate:g}": 1.9 for v in SCALES for rate in GRID},
 )
