@@ -18,7 +18,7 @@ from typing import NamedTuple
 from foreshock.experiments import duration, kept, trial
 from foreshock.experiments.planning import Trial
 
-_TICK = 0.1
+_TICK = 0.05
 
 
 class Forecast(NamedTuple):
