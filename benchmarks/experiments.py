@@ -201,8 +201,10 @@ def judged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         labels = [labelled(name, fields) for fields in together]
         if all((name, label) in took for label in labels):
             ours = sum(spent(took[name, label], until) for label in labels)
-            row = {"experiment": name, "labels": labels, "seconds": ours, "source": source}
-            found.append({**row, "reference": reference, "ratio": ours / reference})
+            row = {"experiment": name, "labels": labels, "source": source, "reference": reference}
+            came = math.isfinite(ours)
+            ratio = ours / reference if came else None
+            found.append({**row, "seconds": ours if came else None, "ratio": ratio})
     return found
 
 
@@ -256,10 +258,12 @@ def main() -> int:
         print(json.dumps({"settings": rows, "reference": beside}, indent=2))
     else:
         for row in beside:
-            print(f"{row['experiment']} {'+'.join(row['labels'])}: {row['seconds']:.2f} s, "
+            labels, ours = "+".join(row["labels"]), row["seconds"]
+            whether = "did not come" if ours is None else f"{ours:.2f} s"
+            print(f"{row['experiment']} {labels}: {whether}, "
                   f"{told(row['ratio'], REFERENCE)} of {row['source']}")  # fmt: skip
         print(f"Limits: {REFERENCE} of the reference, {WATCHED} with the monitor; ! is above.")
-    above = any(row["ratio"] > REFERENCE for row in beside)
+    above = any(row["ratio"] is None or row["ratio"] > REFERENCE for row in beside)
     return int(above or any((row["watched"] or 0) > WATCHED for row in rows))
 
 

@@ -130,12 +130,15 @@ def test_variants_that_refuse_what_is_set_are_named(
     monkeypatch.undo()  # the real experiments, no toy
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(duration, "measure_pace", lambda *_: duration.Pace(1.0, 0.0))
-    words = ["grokking", "--set", "task=parity", "--dry-run"]
+    words = ["grokking", "--set", "task=p23,parity", "--dry-run"]
     assert main(["sweep", *words]) == 0
     said = capsys.readouterr()
-    assert "left out variants of grokking that refuse what was set: latin." in said.err
-    assert "grok-0" in said.out and "latin" not in said.out
+    assert said.err.count("left out") == 1
+    assert "latin of grokking refuses task=parity: left out." in said.err
+    assert "p23-latin-0" in said.out and "parity-latin" not in said.out
+    # Named variants are asked for; and a rate of the catapult decides on the variant, none refuses.
     assert main(["sweep", *words, "--variant", "grok"]) == 0
+    assert main(["sweep", "catapult", "--set", "eta_lambda=3", "--dry-run"]) == 0
     assert "left out" not in capsys.readouterr().err
 
 

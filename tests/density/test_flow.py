@@ -19,6 +19,7 @@ from foreshock.density import (
     velocity,
     w2,
 )
+from foreshock.density.diffusion_tensor import factored, inverse_squares
 from foreshock.density.flow import _summary
 from foreshock.density.score_gaussian import log_bias, square_bias
 from foreshock.types import Estimate, Flag
@@ -561,3 +562,18 @@ def test_fdt_ratio_of_a_quartic_holds_the_truth() -> None:
         held += ratio.low <= 1 <= ratio.high
     # 93 % expected; standard error 1.1 %.
     assert held / 500 > 0.895
+
+
+def test_the_square_of_an_ill_conditioned_diffusion_is_exact_to_the_root_of_its_condition() -> None:
+    d, source = 8, torch.Generator().manual_seed(3)
+    turn = torch.linalg.qr(torch.randn(d, d, generator=source, dtype=torch.float64))[0]
+    exact = turn * torch.logspace(-3, 3, d, dtype=torch.float64) @ turn.T  # condition 1e6
+    z = torch.randn(50, d, generator=source, dtype=torch.float64)
+    diffusion, rows = exact.float(), (z @ exact).float()
+    want = (rows.double() @ torch.linalg.inv(diffusion.double()) * rows.double()).sum(1)
+    tensor, factor = factored(diffusion, rows)
+    found = inverse_squares(tensor, factor, rows)
+    # D is rounded once for both; what is left is the factor's 1e-7 times the root of 1e6, d times.
+    assert torch.allclose(found.double(), want, rtol=1e-3)
+    own = inverse_squares(*factored(diffusion.expand(50, d, d).clone(), rows), rows)
+    assert torch.allclose(own, found, rtol=1e-3)

@@ -21,6 +21,7 @@ from foreshock.experiments.addition import (
     make_data,
     make_model,
     make_optimizer,
+    rate_factor,
     write,
 )
 from foreshock.experiments.setup import conclude, milestones_of, outcome
@@ -79,7 +80,7 @@ def test_twins_differ_in_exactly_one_thing() -> None:
     for model in models.values():
         assert all(torch.equal(a, b) for a, b in zip(first, model.parameters(), strict=True))
     rates = {v: make_optimizer(configs[v], m).param_groups[0]["lr"] for v, m in models.items()}
-    assert rates == {"reversed": 0.01, "plain": 0.01, "labels": 0.01, "frozen": 0.0}
+    assert rates == {"reversed": 0.015, "plain": 0.015, "labels": 0.015, "frozen": 0.0}
     drawn = {
         v: draw_batch(configs[v], data[v], torch.Generator().manual_seed(1))[0][:, :QUESTION]
         for v in configs
@@ -243,3 +244,22 @@ def test_the_small_size_works_and_a_run_without_an_evaluation_too(tmp_path: Path
     with experiment.run(short, tmp_path / "b") as run:
         assert outcome(run) == {}
         EXPERIMENT.check([run]), EXPERIMENT.figure([run])
+
+
+def test_the_rate_that_the_optimizer_has_is_the_ramp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[float, tuple[float, float]]] = []
+
+    class Spied(torch.optim.AdamW):
+        def step(self, closure: Any = None) -> Any:
+            seen.append((self.param_groups[0]["lr"], self.param_groups[0]["betas"]))
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Spied)
+    experiment.run(Addition(**{**TINY, "steps": 80}, observables="none"), tmp_path / "a").close()
+    rate = experiment.SIZES["small"].lr
+    assert [lr for lr, _ in seen] == pytest.approx([rate * rate_factor(t, 80) for t in range(80)])
+    assert {betas for _, betas in seen} == {(0.9, 0.98)}
+    # Up over 30 updates, whole until three quarters, and down to a twentieth of a quarter's end.
+    assert seen[29][0] == seen[60][0] == rate > seen[79][0] == pytest.approx(rate / 20)

@@ -122,3 +122,12 @@ def test_the_loss_is_over_what_is_asked_only() -> None:
 def test_a_width_that_heads_cannot_share_is_refused() -> None:
     with pytest.raises(ValueError, match=r"The `width` of `Decoder` must be a multiple .* Got 10"):
         Decoder(7, 6, width=10, heads=4, layers=1)
+
+
+def test_a_network_may_have_any_precision() -> None:
+    tokens = some_tokens()
+    for dtype in (torch.bfloat16, torch.float32, torch.float64):
+        logits = small().to(dtype)(tokens)
+        assert logits.dtype == dtype
+        # Eight bits of mantissa, and logits of order 1 through two layers.
+        assert torch.allclose(logits.double(), small()(tokens), atol=0.1)

@@ -190,16 +190,19 @@ def test_configuration_is_checked() -> None:
 
 
 def test_no_rule_waits_where_nothing_is_measured(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = Grokking("p23", steps=110, observables="none")
     alone = grokking.run(config, tmp_path / "alone")
     assert not alone.events("detectors")[0].payload["detectors"] and not alone.events("note")
+    assert "blind" not in caplog.text
     asked = grokking.run(config, tmp_path / "asked", detectors=["turnover"])
     assert [d["name"] for d in asked.events("detectors")[0].payload["detectors"]] == ["turnover"]
     measured = grokking.run(replace(config, steps=2, observables="free"), tmp_path / "measured")
     assert len(measured.events("detectors")[0].payload["detectors"]) == 4
-    assert "blind" not in "".join(capsys.readouterr())
+    waits = replace(config, observables="free")
+    grokking.run(waits, tmp_path / "waits")
+    assert "blind" in caplog.text  # so that its absence above says something
 
 
 def test_run_folder_must_be_new(tmp_path: Path) -> None:
@@ -370,7 +373,7 @@ def test_an_arm_that_learns_nothing_fails_and_one_that_groks_is_counted(tmp_path
 def test_what_an_optimizer_and_a_task_refuse() -> None:
     with pytest.raises(ValueError, match="`optimizer` of `Grokking` must be one of"):
         Grokking(optimizer="adam")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="'muon' has a learning rate for the tasks"):
+    with pytest.raises(ValueError, match="'muon' of `Grokking` has a learning rate for the tasks"):
         Grokking("parity", optimizer="muon")
-    with pytest.raises(ValueError, match="'latin' needs a table of a group"):
+    with pytest.raises(ValueError, match="'latin' of `Grokking` needs a table of a group"):
         Grokking("parity", "latin")

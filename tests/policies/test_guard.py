@@ -14,6 +14,7 @@ from foreshock.policies import (
     Guarded,
     LatentReset,
     PublishedBelow,
+    PublishedEarlyStop,
     Rollback,
     WeightReset,
 )
@@ -233,3 +234,10 @@ def test_a_refused_event_does_not_silence_the_next() -> None:
         32, {"loss": Estimate.exact(0.1)}, []
     )  # within the 20 of a rule on rates
     assert again.kind == "reset_weights"
+
+
+def test_a_guard_can_do_without_what_its_policy_can_but_not_without_what_it_watches() -> None:
+    stop = PublishedEarlyStop()
+    assert Guarded(stop).optional == stop.optional == (stop.i,)
+    assert Guarded(stop, rollback=Rollback(stop.i)).optional == ()
+    assert Guarded(WeightReset(on=Every(20))).optional == ()

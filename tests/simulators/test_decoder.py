@@ -215,3 +215,12 @@ def test_a_decoder_that_does_more_than_a_tanh_stack_is_left_to_autograd() -> Non
         nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4, bias=False)).double(),
     ]
     assert not any(pulled(decode) for decode in others)
+    with pytest.raises(RuntimeError, match="same dtype"):  # as torch itself says it
+        pulled(tanh_decoder().float())
+    with torch.autocast("cpu"):
+        assert not pulled(tanh_decoder())
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert not pulled(tanh_decoder())
+    finally:
+        handle.remove()

@@ -23,7 +23,7 @@ from foreshock.cli import results
 from foreshock.cli.console import console, emit
 from foreshock.experiments import duration, experiment, trial
 from foreshock.experiments import sweep as sweeps
-from foreshock.experiments.planning import Trial, plan
+from foreshock.experiments.planning import Trial, left_out, plan
 from foreshock.experiments.setup import Experiment
 from foreshock.experiments.sweep import Crash, Forecast, Outcome, Status
 
@@ -75,11 +75,8 @@ def sweep(
     about = {name: experiment(name) for name in _chosen(names)}
     grid = _grid(fields, about)
     trials = plan(about, seeds_of(seed), _words(variant), grid, small=small)
-    for name, one in ({} if variant else about).items():
-        there = {trial.config.variant for trial in trials if trial.experiment == name}
-        if missing := [v for v in one.variants if v not in there]:
-            told = f"variants of {name} that refuse what was set: {', '.join(missing)}"
-            print(f"foreshock: left out {told}.", file=sys.stderr)
+    for told in [] if variant else left_out(about, grid, small=small):
+        print(f"foreshock: {told}: left out.", file=sys.stderr)
     folder = out or Path("runs") / ("sweep-small" if small else "sweep")
     jobs, allowed = _shared(_cores(), jobs, threads, len(trials))
     if allowed < threads:

@@ -113,8 +113,10 @@ def apply(diffusion: Tensor, rows: Tensor) -> Tensor:
     return torch.einsum("nij,nj->ni", diffusion, rows)
 
 
-def solve(diffusion: Tensor, factor: Tensor | None, rows: Tensor) -> Tensor:
-    """(n, d) rows x_i to D_i^-1 x_i.
+def inverse_squares(diffusion: Tensor, factor: Tensor | None, rows: Tensor) -> Tensor:
+    """(n,) x_i . D_i^-1 x_i of rows (n, d), as squares of the factor's L_i^-1 x_i.
+
+    Never negative, and with an error of the condition of L where x . (D^-1 x) has that of D.
 
     Args:
         diffusion: A checked diffusion.
@@ -122,18 +124,21 @@ def solve(diffusion: Tensor, factor: Tensor | None, rows: Tensor) -> Tensor:
         rows: (n, d).
 
     Returns:
-        (n, d).
+        (n,), in double precision.
 
     Examples:
-        >>> solve(torch.tensor([1.0, 2.0]), None, torch.ones(1, 2))
-        tensor([[1.0000, 0.5000]])
+        >>> inverse_squares(torch.tensor([1.0, 2.0]), None, torch.ones(1, 2))
+        tensor([1.5000], dtype=torch.float64)
     """
     if factor is None:
-        return rows / diffusion
+        return row_products(rows / diffusion, rows)
     if diffusion.dim() == 2:
-        # A product with the inverse takes a fifth of the time of two triangular solves.
-        return rows @ torch.cholesky_inverse(factor)
-    return torch.cholesky_solve(rows[:, :, None], factor)[:, :, 0]
+        # A product with the inverse takes less time than a triangular solve of many rows.
+        eye = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
+        white = rows @ torch.linalg.solve_triangular(factor, eye, upper=False).T
+    else:
+        white = torch.linalg.solve_triangular(factor, rows[:, :, None], upper=False)[:, :, 0]
+    return row_products(white, white)
 
 
 def matrix(diffusion: Tensor, dimension: int) -> Tensor:

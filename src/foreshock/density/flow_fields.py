@@ -13,9 +13,9 @@ from foreshock.density.diffusion_tensor import (
     check_carried,
     factored,
     finite_rows,
+    inverse_squares,
     matrix,
     row_products,
-    solve,
 )
 from foreshock.density.groups import folds
 from foreshock.density.jackknife import BAD
@@ -73,7 +73,7 @@ def check_fields(
             f"Got {tuple(divergence_drift.shape)}."
         )
     source = None if divergence_drift is None else divergence_drift.detach().double()
-    return Fields(tensor, b, row_products(b, solve(tensor, factor, b)), source, carried)
+    return Fields(tensor, b, inverse_squares(tensor, factor, b), source, carried)
 
 
 def lower_bounds(score: Score, fields: Fields) -> tuple[Estimate, Estimate]:

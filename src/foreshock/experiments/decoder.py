@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -42,7 +41,7 @@ class Attention(nn.Module):
         queries, keys, values = parts.permute(2, 0, 3, 1, 4)
         # Keys by queries: on a CPU a softmax over few keys is four times as fast along columns.
         scores = keys @ queries.transpose(-1, -2) / math.sqrt(width // self.heads)
-        later = torch.full((t, t), -math.inf, device=x.device).tril(-1)
+        later = scores.new_full((t, t), -math.inf).tril(-1)
         return (scores + later).softmax(-2).transpose(-1, -2), values
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,6 +95,7 @@ class Decoder(nn.Module):
         ValueError: If the width is no multiple of the number of heads.
 
     Examples:
+        >>> import torch
         >>> model = Decoder(12, 11, width=16, heads=4, layers=1)
         >>> tuple(model(torch.zeros(2, 11, dtype=torch.long)).shape), parameters(model)
         ((2, 11, 12), 3824)

@@ -273,7 +273,7 @@ def workload(seconds: float = WORKLOAD, clock: Callable[[], float] = time.perf_c
 
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # and no other device's
         layers = torch.nn.Linear(128, 256), torch.nn.ReLU(), torch.nn.Linear(256, 59)
         model = torch.nn.Sequential(*layers)
     optimizer = torch.optim.AdamW(model.parameters())

@@ -139,11 +139,11 @@ def run(
     probe = make_probe(config, data, batches=LATENT_BATCHES if config.latent else BATCHES)
     asked = config.observables if observables is None else observables
     asked = [] if asked == "none" else asked if isinstance(asked, str) else list(asked)
-    if detectors is None:  # without an observable two of the four wait in vain, and say so
-        detectors = default_detectors(config) if asked else ()
     if config.latent:
         asked = with_latents(asked, config, probe)
     chosen = choose(asked, probe).observables
+    if detectors is None:  # without an observable two of the four wait in vain, and say so
+        detectors = default_detectors(config) if chosen else ()
     record = Run.create(path, kind="grokking", config=asdict(config), seed=config.seed)
     watch = attach(
         model,

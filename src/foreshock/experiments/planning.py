@@ -121,6 +121,38 @@ def plan(
     return list(found.values())
 
 
+def left_out(
+    experiments: Mapping[str, Experiment], grid: Mapping[str, Sequence[Any]], *, small: bool = False
+) -> list[str]:
+    """What of all variants `plan` leaves out, because they refuse a value that the caller set.
+
+    Args:
+        experiments: By name.
+        grid: Other fields and their values, as for `plan`.
+        small: As for `plan`.
+
+    Returns:
+        Sentences.
+
+    Examples:
+        >>> from foreshock.experiments import experiment
+        >>> left_out({"grokking": experiment("grokking")}, {"task": ["p23", "parity"]})
+        ['latin of grokking refuses task=parity']
+    """
+    told = []
+    for name, about in experiments.items():
+        for values in itertools.product(*grid.values()):
+            fields = dict(zip(grid, values, strict=True))
+            others = _typed(about.config, fields)
+            for variant in about.variants:
+                try:
+                    about.configured(small=small, variant=variant, **others)
+                except ValueError:
+                    asked = ", ".join(f"{field}={value}" for field, value in fields.items())
+                    told.append(f"{variant} of {name} refuses {asked}")
+    return told
+
+
 def _typed(config: type, values: dict[str, Any]) -> dict[str, Any]:
     """An integer for a field of real numbers is one: 1 and 1.0 are the same trial."""
     hints = typing.get_type_hints(config)

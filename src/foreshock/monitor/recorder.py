@@ -14,6 +14,7 @@ from typing import TypeAlias
 from foreshock.detectors.caveats import caveats, setup_caveats
 from foreshock.detectors.judge import Judge
 from foreshock.detectors.record import alarm_record, detector_record, heard_parts, recorded_alarms
+from foreshock.detectors.unread import unread
 from foreshock.policies.council import Council
 from foreshock.policies.record import (
     policy_record,
@@ -223,12 +224,11 @@ class Recorder:
             self.failed("note", "caveats", error)
 
     def _say_absent(self, sentence: str) -> None:
-        for rule in (*self._judge.detectors, *self._council.policies):
-            absent = [name for name in rule.reads if name not in self._seen]
-            if absent:
-                text = sentence.format(rule=rule.name, names=", ".join(absent))
-                self.run.event("note", "monitor", {"text": text}, step=self.step)
-                self.say(f"{rule.name} reads", text)
+        rules = (*self._judge.detectors, *self._council.policies)
+        for rule, names in unread(rules, self._seen).items():
+            text = sentence.format(rule=rule, names=", ".join(names))
+            self.run.event("note", "monitor", {"text": text}, step=self.step)
+            self.say(f"{rule} reads", text)
 
     def flush(self) -> None:
         """Write and commit everything, also of the step under way."""
