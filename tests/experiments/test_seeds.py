@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from foreshock.experiments.addition import Addition
+from foreshock.experiments.addition import SIZES, Addition
 from foreshock.experiments.seeds import (
     LEAST,
     all_of,
@@ -69,13 +69,14 @@ def finished(path: Path, outcome: bool = True, **config: Any) -> Run:
 
 
 def test_only_runs_that_finished_at_full_size_count(tmp_path: Path) -> None:
+    small, large = SIZES["small"].updates, SIZES["large"].updates
     runs = [
         finished(tmp_path / "a", variant="labels", size="small", steps=0),
-        finished(tmp_path / "b", variant="labels", size="small", steps=1200),  # the same horizon
-        finished(tmp_path / "c", variant="labels", size="small", steps=500),  # that of the large
-        finished(tmp_path / "d", variant="labels", size="large", steps=500),
-        finished(tmp_path / "e", variant="labels", size="large", steps=500, batch=8),
-        finished(tmp_path / "f", outcome=False, variant="labels", size="large", steps=500),
+        finished(tmp_path / "b", variant="labels", size="small", steps=small),  # the same horizon
+        finished(tmp_path / "c", variant="labels", size="small", steps=large),  # that of the large
+        finished(tmp_path / "d", variant="labels", size="large", steps=large),
+        finished(tmp_path / "e", variant="labels", size="large", steps=large, batch=8),
+        finished(tmp_path / "f", outcome=False, variant="labels", size="large", steps=large),
     ]
     kept = full_size(runs, Addition(), ("horizon", "batch"), of=("variant", "size"))
     assert [run.path.name for run in kept] == ["a", "b", "d"]
