@@ -106,3 +106,10 @@ def test_configuration_is_checked() -> None:
         LearningRate(rate=0.0)
     with pytest.raises(ValueError, match="`steps` of `LearningRate` must be at least 1"):
         LearningRate(steps=0)
+
+
+def test_a_budget_that_left_no_measurement_leaves_no_formula(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "a", kind="learning_rate") as record:
+        record.declare("hessian/lambda_max", title="declared, and never measured")
+        told = learning_rate.formulas(record, 10)
+    assert len(told) == 6 and set(told.values()) == {None}

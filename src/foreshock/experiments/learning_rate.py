@@ -260,8 +260,8 @@ def formulas(record: Run, dimension: int) -> dict[str, float | None]:
     for label, place in (("start", 0), ("end", -1)):
         values = {}
         for name in ("hessian/lambda_max", "grad/signal", "grad/noise"):
-            if name in record.names():
-                series = record.series(name)
+            series = record.series(name) if name in record.names() else None
+            if series is not None and len(series.step):  # a budget may leave no time for any
                 values[name] = series.estimate(place % len(series.step))
         for row in suggest_lr(values, dimension=dimension).rows:
             if row.name in FORMULAS:
