@@ -88,3 +88,15 @@ def test_the_reference_figures_name_settings_that_are_timed() -> None:
     (row,) = bench.judged(rows)
     assert row["seconds"] == 8.0 and row["ratio"] == pytest.approx(8 / 13)
     assert not bench.judged(rows[:2])  # not all arms were measured
+
+
+def test_a_reference_that_stopped_at_an_event_is_beside_our_run_until_then() -> None:
+    from benchmarks import experiments as bench
+
+    row = {"experiment": "addition", "label": "reversed-large", "seconds": 20.0, "steps": 500}
+    (came,) = bench.judged([{**row, "outcome": {"steps_to_98": 249}}])
+    assert came["seconds"] == 10.0 and came["ratio"] == 1.0
+    # A run in which it did not come is no cheap one, and JSON has no infinity.
+    for numbers in ({"steps_to_98": None}, {}):
+        (never,) = bench.judged([{**row, "outcome": numbers}])
+        assert never["seconds"] is never["ratio"] is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from foreshock.experiments.induction import (
     VARIANTS,
     Induction,
     Sequences,
+    Variant,
     draw_sequences,
     evaluate,
     heldout_sequences,
@@ -32,6 +33,10 @@ TINY: dict[str, Any] = {"steps": 12, "batch": 4, "heldout": 8, "evaluate_every":
 def drawn(variant: str, count: int = 40) -> Sequences:
     generator = torch.Generator().manual_seed(5)
     return draw_sequences(Induction(variant), count, generator)  # type: ignore[arg-type]
+
+
+def test_the_variants_are_those_of_the_type() -> None:
+    assert get_args(Variant) == VARIANTS == EXPERIMENT.variants
 
 
 def test_words_repeat_and_labels_ask_what_can_be_copied() -> None:

@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
@@ -341,7 +341,7 @@ EXPERIMENT = Experiment(
     config=DoubleWell,
     run=run,
     label=lambda config: config.variant,
-    variants=Variant.__args__,  # type: ignore[attr-defined]
+    variants=get_args(Variant),
     check=check,
     figure=figure,
     small={"particles": 50, "dt": 0.05, "span": 0.5},

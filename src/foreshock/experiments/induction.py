@@ -21,14 +21,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from foreshock.evaluation.events import milestones
 from foreshock.experiments.decoder import Decoder, cross_entropy, parameters, token_loss
-from foreshock.experiments.induction_results import check, figure
+from foreshock.experiments.induction_results import VARIANTS, check, figure
 from foreshock.experiments.seeds import reached
 from foreshock.experiments.setup import (
     Experiment,
@@ -89,7 +89,7 @@ class Induction:
     budget: float = 0.05
 
     def __post_init__(self) -> None:
-        one_of(self, variant=get_args(Variant))
+        one_of(self, variant=VARIANTS)
         at_least(self, steps=0, batch=1, heldout=1, evaluate_every=1, every=0)
 
 
@@ -303,8 +303,6 @@ def record_outcome(record: Run, model: Decoder) -> None:
         },
     )
 
-
-VARIANTS: tuple[str, ...] = get_args(Variant)
 
 EXPERIMENT = Experiment(
     config=Induction,

@@ -24,7 +24,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -425,7 +425,7 @@ EXPERIMENT = Experiment(
     config=LearningRate,
     run=run,
     label=lambda config: f"{config.variant}-{config.rate:g}",
-    variants=Variant.__args__,  # type: ignore[attr-defined]
+    variants=get_args(Variant),
     check=check,
     figure=figure,
     grid={"rate": GRID},

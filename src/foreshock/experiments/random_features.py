@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ from foreshock.types import Detector, Estimate, Observable, OnAlarm
 
 Array = NDArray[np.float64]
 Variant = Literal["relu", "isotropic", "ridge", "noiseless"]
-VARIANTS: tuple[Variant, ...] = Variant.__args__  # type: ignore[attr-defined]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 #: N/n of the grid. It holds 1 exactly and is dense there: the peak is a fiftieth of n wide.
 RATIOS = (

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from math import cos, pi
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ from foreshock.store import Run
 from foreshock.types import Detector, Observable, OnAlarm
 
 Variant = Literal["noisy", "clean"]
-VARIANTS: tuple[Variant, ...] = Variant.__args__  # type: ignore[attr-defined]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 #: Share of the training labels that are wrong in ``noisy``.
 NOISE = 0.15
