@@ -111,11 +111,11 @@ def labelled(name: str, fields: dict[str, Any]) -> str:
 
 
 def seconds(
-    about: Any, config: Any, folder: Path, clock: Callable[[], float]
+    about: Any, config: Any, folder: Path, clock: Callable[[], float], **more: Any
 ) -> tuple[float, dict[str, Any]]:
     """Seconds of one run, and what it came to."""
     start = clock()
-    with about.run(config, folder / f"{time.perf_counter_ns()}") as run:
+    with about.run(config, folder / f"{time.perf_counter_ns()}", **more) as run:
         return clock() - start, outcome(run)
 
 
@@ -130,6 +130,7 @@ def measure(name: str, fields: dict[str, Any], arguments: argparse.Namespace) ->
         if hasattr(plain, "budget"):
             watched = replace(plain, observables="standard", every=0, budget=0.05)
     bare, under, numbers = [], [], {}
+    rules: dict[str, Any] = {"detectors": ()} if arguments.without_rules else {}
     with tempfile.TemporaryDirectory() as folder:
         # What is imported and made once a process, such as a pre-trained network, is in no round.
         warm = about.configured(seed=arguments.seed, **{**fields, **about.small})
@@ -138,7 +139,7 @@ def measure(name: str, fields: dict[str, Any], arguments: argparse.Namespace) ->
             took, numbers = seconds(about, plain, Path(folder), clock)
             bare.append(took)
             if watched is not None:
-                under.append(seconds(about, watched, Path(folder), clock)[0])
+                under.append(seconds(about, watched, Path(folder), clock, **rules)[0])
     return {
         "experiment": name,
         "label": labelled(name, fields),
@@ -230,6 +231,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--small", action="store_true", help="no reference holds for it")
     parser.add_argument("--time", action="store_true", help="measure `Experiment.seconds`")
+    parser.add_argument(
+        "--without-rules", action="store_true", help="`standard` alone, without own detectors"
+    )
     parser.add_argument("--wall", action="store_true", help="wall seconds")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
