@@ -18,7 +18,8 @@ from foreshock.probe.quiet import quiet
 from foreshock.probe.view import ModelView
 from foreshock.types import Flag
 from tests.cases import CASES, loss
-from tests.estimators.test_curvature import Planted, dense
+from tests.estimators.test_curvature import dense
+from tests.estimators.test_tracking import Planted
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foreshock.estimators.curvature import probe_product
 from foreshock.estimators.geometry import damping, squared_length, times_length
 from foreshock.estimators.geometry_planes import (
     BASES,
@@ -20,6 +19,7 @@ from foreshock.estimators.geometry_planes import (
 from foreshock.estimators.lanczos import lanczos
 from foreshock.estimators.model_outputs import Outputs, model_outputs
 from foreshock.estimators.ntk import probe_inputs
+from foreshock.estimators.probe_hessian import probe_product
 from foreshock.probe.moment import Moment
 from foreshock.probe.quiet import quiet
 from foreshock.types import Estimate, Readings, SeriesInfo

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from foreshock.estimators.gradient_differences import GradientDifferences
 from foreshock.probe.view import ModelView, norm
 
 #: Said wherever a number rests on differences of gradients.
@@ -73,6 +74,10 @@ class Product(Protocol):
         """Hv for a flat vector."""
         ...
 
+    def by_differences(self) -> Product | None:
+        """The same matrix by cheaper products with an error, or ``None``."""
+        ...
+
 
 class HessianProduct:
     """v ↦ Hv of one loss on one batch, by the first method that the model allows.
@@ -116,6 +121,7 @@ class HessianProduct:
         self.method = method
         self._gradient: Sequence[Tensor] | None = None
         self._trusted = False
+        self._differing: GradientDifferences | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -142,6 +148,12 @@ class HessianProduct:
                     raise
                 self.method = "forward" if self.method == "reverse" else "differences"
         return self._flat(self._differences(parts, v.norm()), v)
+
+    def by_differences(self) -> GradientDifferences:
+        """Products by one gradient each; the gradient at the weights is taken once."""
+        if self._differing is None:
+            self._differing = GradientDifferences(self._view, self._loss, self._batch)
+        return self._differing
 
     def rows(self, vectors: Tensor) -> Tensor:
         """Products with several vectors ``(k, d)``: batched by vmap where the model allows it.
@@ -282,7 +294,9 @@ class MeanProduct:
         5.0
     """
 
-    def __init__(self, products: Sequence[HessianProduct], weights: Sequence[float]) -> None:
+    def __init__(
+        self, products: Sequence[HessianProduct | GradientDifferences], weights: Sequence[float]
+    ) -> None:
         self._products = products
         self._weights = [w / sum(weights) for w in weights]
         self.dimension, self.device = products[0].dimension, products[0].device
@@ -291,7 +305,7 @@ class MeanProduct:
     @property
     def method(self) -> str:
         """The last resort that any of the products took."""
-        order = ("reverse", "forward", "differences")
+        order = ("reverse", "gradients", "forward", "differences")
         return max((p.method for p in self._products), key=order.index)
 
     def __call__(self, v: Tensor) -> Tensor:
@@ -300,3 +314,7 @@ class MeanProduct:
         for product, weight in zip(self._products, self._weights, strict=True):
             total += weight * product(v)
         return total
+
+    def by_differences(self) -> MeanProduct:
+        """The mean of products by one gradient each."""
+        return MeanProduct([p.by_differences() for p in self._products], self._weights)

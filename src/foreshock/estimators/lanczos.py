@@ -71,6 +71,7 @@ def lanczos(
     *,
     tolerance: float | None = None,
     least: int = 1,
+    falling: float | None = None,
     to_norm: bool = False,
 ) -> Ritz:
     """Algebraically largest Ritz pair of a symmetric H, from ``start``.
@@ -88,6 +89,8 @@ def lanczos(
         steps: Most products to spend.
         tolerance: Stop when `Ritz.converged` at this relative tolerance; ``None`` spends all steps.
         least: Fewest products before stopping.
+        falling: Stop only where the last product brought the residual down to this share of the
+            one before, or below a tenth of the tolerance.
         to_norm: Whether the tolerance is relative to the largest Ritz value in size instead of the
             pair's own, which may be 0.
 
@@ -107,13 +110,15 @@ def lanczos(
     """
     asked = TOLERANCE if tolerance is None else tolerance
     krylov = Krylov(product, start)
+    before = math.inf
     while krylov.grow() and krylov.size < min(steps, len(start)):
-        if (
-            tolerance is not None
-            and krylov.size >= least
-            and krylov.top(asked, to_norm=to_norm).converged
-        ):
+        if tolerance is None:
+            continue
+        top = krylov.top(asked, to_norm=to_norm)
+        fell = falling is None or top.residual <= max(falling * before, asked / 10 * abs(top.value))
+        if krylov.size >= least and top.converged and fell:
             break
+        before = top.residual
     top = krylov.top(asked, to_norm=to_norm)
     if not math.isfinite(top.value):
         return top
@@ -136,8 +141,9 @@ class Krylov:
 
     def __init__(self, product: Callable[[Tensor], Tensor], start: Tensor) -> None:
         self._product = product
-        self._basis = start.new_empty(min(4, len(start)), len(start))
-        self._next = start / start.norm()
+        # One row more than products: the next vector is written where it will be used.
+        self._basis = start.new_empty(min(5, len(start)), len(start))
+        torch.div(start, start.norm(), out=self._basis[0])
         self._columns: list[list[float]] = []
         self._betas: list[float] = []
         self._scale = 0.0
@@ -161,12 +167,8 @@ class Krylov:
     def grow(self) -> bool:
         """Make one more product; false if the space is exhausted or a number is not finite."""
         j = self.size
-        if j == len(self._basis):
-            room = self._basis.new_empty(min(j, len(self._next) - j), len(self._next))
-            self._basis = torch.cat([self._basis, room])
-        self._basis[j] = self._next
         basis = self._basis[: j + 1]
-        w = self._product(self._next)
+        w = self._product(basis[j])
         first = basis @ w
         w = torch.addmv(w, basis.T, first, alpha=-1)  # a new tensor: w may be the caller's
         second = basis @ w
@@ -183,7 +185,11 @@ class Krylov:
         self.exhausted = not length > rounding
         if not math.isfinite(self._scale) or self.exhausted:
             return False
-        self._next = w / beta
+        rows, d = self._basis.shape
+        if j + 1 == rows and rows < d:
+            self._basis = torch.cat([self._basis, self._basis.new_empty(min(rows, d - rows), d)])
+        if j + 1 < d:
+            torch.div(w, beta, out=self._basis[j + 1])
         return True
 
     def projected(self) -> np.ndarray:

@@ -96,6 +96,11 @@ class PartProduct:
         whole[self._index] = v
         return self._product(whole)[self._index]
 
+    def by_differences(self) -> PartProduct | None:
+        """The block of the cheaper products, where the whole matrix has them."""
+        quick = self._product.by_differences()
+        return None if quick is None else PartProduct(quick, self._index)
+
 
 def part_index(view: ModelView, parts: list[tuple[int, Group]]) -> Tensor:
     """Flat coordinates of a group, in the order of the concatenated parameters.

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foreshock.estimators.curvature import EMPTY_GROUP, CurvatureState, blocks, track
 from foreshock.estimators.hvp import DIFFERENCES, Product
 from foreshock.estimators.lanczos import TOLERANCE, Krylov
 from foreshock.estimators.probe_hessian import check_on, needs_of, probe_product
+from foreshock.estimators.tracking import EMPTY_GROUP, CurvatureState, blocks, track
 from foreshock.probe.groups import Groups, check_groups
 from foreshock.probe.moment import Moment
 from foreshock.probe.quiet import quiet
@@ -53,6 +53,10 @@ class Negative:
     def __call__(self, v: Tensor) -> Tensor:
         """The product with a flat vector."""
         return -self._product(v)
+
+    def by_differences(self) -> None:
+        """None: the smallest eigenvalue is small beside the norm, and so its error would not be."""
+        return None
 
 
 def hutch_plus_plus(

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from foreshock.estimators.curvature import CurvatureState, blocks, track, track_blocks
 from foreshock.estimators.hvp import Product
 from foreshock.estimators.lanczos import TOLERANCE
 from foreshock.estimators.probe_hessian import check_on, needs_of, probe_product
+from foreshock.estimators.tracking import CurvatureState, blocks, track, track_blocks
 from foreshock.probe.groups import Groups, check_groups
 from foreshock.probe.moment import Moment
 from foreshock.probe.optimizer import OptimizerView
@@ -56,6 +56,11 @@ class ScaledProduct:
         """The product with a flat vector."""
         root, shift = self._root.to(v.dtype), self._shift.to(v.dtype)
         return root * self._product(root * v) + shift * v
+
+    def by_differences(self) -> ScaledProduct | None:
+        """The same scaling of the cheaper products, where H has them."""
+        quick = self._product.by_differences()
+        return None if quick is None else ScaledProduct(quick, self._root, self._shift)
 
 
 def optimizer_metric(optimizer: OptimizerView) -> tuple[tuple[Tensor, Tensor] | None, str]:

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foreshock.estimators.curvature import Curvature, CurvatureState, scaled
+from foreshock.estimators.curvature import Curvature
 from foreshock.estimators.gradient_noise import GradientNoise
 from foreshock.estimators.ntk import probe_inputs
 from foreshock.estimators.ntk_layers import parameter_grams
+from foreshock.estimators.tracking import CurvatureState, scaled
 from foreshock.probe.groups import Group, Groups, check_groups, resolve_groups
 from foreshock.probe.moment import Moment
 from foreshock.stats.ntk import NtkState, ntk_summary

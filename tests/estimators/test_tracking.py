@@ -1,0 +1,215 @@
+"""Tracking: planted crossings, checks, and products by differences that must earn their place."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from foreshock.estimators.lanczos import TOLERANCE
+from foreshock.estimators.tracking import ALLOWED, CurvatureState, track
+from foreshock.types import Flag
+
+
+class Planted:
+    """A matrix with planted eigenvalues along random directions, and zeros elsewhere."""
+
+    def __init__(self, d: int, rank: int, seed: int) -> None:
+        g = torch.Generator().manual_seed(seed)
+        self.directions = torch.linalg.qr(torch.randn(d, rank, generator=g).double())[0]
+        self.values = torch.linspace(0.1, 1.5, rank).double()
+        self.values[0] = 2.0
+        self.dimension, self.device, self.dtype = d, torch.device("cpu"), torch.float64
+        self.method = "reverse"
+
+    def __call__(self, v: torch.Tensor) -> torch.Tensor:
+        return self.directions @ (self.values * (self.directions.T @ v))
+
+    def by_differences(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("smooth", [False, True])
+def test_a_planted_crossing_is_found_within_one_period(seed: int, smooth: bool) -> None:
+    planted, every = Planted(2000, 40, seed), 10
+    state: CurvatureState | None = None
+    since = None
+    for step in range(4 * every):
+        # Another direction rises from .5 to 2.6, at once or over 15 measurements.
+        rising = min(max(step - 13, 0) / 15, 1.0) if smooth else float(step > 13)
+        planted.values[5] = 0.5 + 2.1 * rising
+        truth = planted.values.max().item()
+        state, top = track(planted, state, step=step, cold_every=every, seed=seed)
+        wrong = abs(top.value / truth - 1) > TOLERANCE
+        if wrong and not top.flags:
+            since = step if since is None else since
+            # Never unflagged and wrong beyond the next check.
+            assert step % every != 0
+            assert step - since < every
+        else:
+            since = None
+    assert top.value == pytest.approx(2.6, rel=TOLERANCE)
+    assert not top.flags
+
+
+def test_a_check_that_finds_another_direction_says_so() -> None:
+    planted = Planted(2000, 40, 0)
+    state: CurvatureState | None = None
+    for step in range(4):
+        state, top = track(planted, state, step=step, cold_every=5)
+    # What overtakes is orthogonal to everything kept, and the warm starts get no admixture of it.
+    assert state is not None and state.vectors is not None
+    hidden = planted.directions[:, 5].clone()
+    planted.values[5] = 2.6
+    generator = torch.Generator().manual_seed(5)  # that of measurement 5, which is a check
+    noise = torch.randn(2000, generator=generator, dtype=torch.float64)
+    kept = state.vectors
+    lost = kept[0] / kept[0].norm() - 0.1 * ((noise / noise.norm()) @ hidden) * hidden
+    state = CurvatureState(torch.stack([lost, 0 * kept[1]]), 5, 0)
+    state, top = track(planted, state, step=5, cold_every=5)
+    assert top.value == pytest.approx(2.6, rel=TOLERANCE)
+    assert Flag.NOT_CONVERGED in top.flags
+    assert "another direction overtook since the check at step 0" in top.reason
+
+
+def test_warm_starts_that_save_nothing_are_dropped() -> None:
+    planted = Planted(500, 40, 1)
+    # A start along the smallest eigenvalues can only lose to a random one.
+    useless = CurvatureState(planted.directions[:, 1:3].T.clone(), count=3, checked_at=0)
+    state, top = track(planted, useless, step=3, cold_every=3)
+    assert top.value == pytest.approx(2.0, rel=TOLERANCE)
+    assert not state.warm
+    state, top = track(planted, state, step=4, cold_every=3)
+    assert state.checked_at == 4  # a random start is a check
+    assert top.value == pytest.approx(2.0, rel=TOLERANCE)
+    state, _ = track(planted, state, step=5, cold_every=3)
+    state, _ = track(planted, state, step=6, cold_every=3)
+    assert state.warm  # the matrix stands still: warm starts pay again
+
+
+def test_differences_are_flagged() -> None:
+    planted = Planted(50, 5, 0)
+    planted.method = "differences"
+    _, top = track(planted)
+    assert Flag.BELOW_PRECISION in top.flags
+    assert "differences of gradients" in top.reason
+
+
+class Quick(Planted):
+    """The same matrix, with cheaper products that are off by a random matrix of norm `error`."""
+
+    def __init__(self, d: int, rank: int, seed: int, error: float) -> None:
+        super().__init__(d, rank, seed)
+        self.error, self.quick, self.exact = error, 0, 0
+        self.wrong = torch.linalg.qr(
+            torch.randn(d, 1, generator=torch.Generator().manual_seed(seed + 99)).double()
+        )[0][:, 0]
+
+    def __call__(self, v: torch.Tensor) -> torch.Tensor:
+        self.exact += 1
+        return super().__call__(v)
+
+    def by_differences(self) -> Cheap:
+        return Cheap(self)
+
+
+class Cheap:
+    """What `Quick` gives: Hv + error |v| w with one fixed unit vector w, as rounding would."""
+
+    method = "gradients"
+
+    def __init__(self, whole: Quick) -> None:
+        self.whole = whole
+        self.dimension, self.device, self.dtype = whole.dimension, whole.device, whole.dtype
+
+    def __call__(self, v: torch.Tensor) -> torch.Tensor:
+        self.whole.quick += 1
+        return Planted.__call__(self.whole, v) + self.whole.error * v.norm() * self.whole.wrong
+
+    def by_differences(self) -> Cheap:
+        return self
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("smooth", [False, True])
+def test_a_crossing_is_found_by_cheaper_products_too(seed: int, smooth: bool) -> None:
+    planted, every = Quick(2000, 40, seed, 1e-3), 10
+    state: CurvatureState | None = None
+    since = None
+    for step in range(4 * every):
+        rising = min(max(step - 13, 0) / 15, 1.0) if smooth else float(step > 13)
+        planted.values[5] = 0.5 + 2.1 * rising
+        truth = planted.values.max().item()
+        state, top = track(planted, state, step=step, cold_every=every, seed=seed)
+        wrong = abs(top.value / truth - 1) > TOLERANCE
+        if wrong and not top.flags:
+            since = step if since is None else since
+            assert step % every != 0
+            assert step - since < every
+        else:
+            since = None
+    assert top.value == pytest.approx(2.6, rel=TOLERANCE)
+    # Exact: two cold runs at the start, and one comparison a check.
+    assert planted.exact < 50 < planted.quick
+
+
+def test_cheaper_products_serve_after_a_comparison_and_widen_the_interval() -> None:
+    planted = Quick(500, 40, 0, 1e-3)
+    state, first = track(planted)
+    used = planted.exact
+    assert "differences" not in first.reason and state.off == pytest.approx(1e-3 / 2, rel=0.1)
+    state, top = track(planted, state, step=1)
+    assert planted.exact == used  # nothing but cheaper products
+    assert "differences of gradients, 0.05 % off" in top.reason
+    # θ ± (r + error): wider than by the error alone, around the truth.
+    assert top.high - top.low >= 2 * state.off * top.value
+    assert top.low <= 2.0 <= top.high
+    assert top.n >= 4
+
+
+def test_products_that_are_off_by_more_than_is_allowed_never_serve() -> None:
+    planted = Quick(500, 40, 0, 1.5 * ALLOWED * TOLERANCE * 2.0)
+    state: CurvatureState | None = None
+    for step in range(7):
+        state, top = track(planted, state, step=step, cold_every=3)
+        assert "differences" not in top.reason
+        assert top.value == pytest.approx(2.0, rel=TOLERANCE)
+        assert not top.flags
+    assert planted.quick == 3  # one comparison at each of steps 0, 3 and 6
+
+
+def test_products_that_become_worse_are_given_up_at_the_next_check() -> None:
+    planted = Quick(500, 40, 0, 1e-3)
+    state: CurvatureState | None = None
+    for step in range(3):
+        state, top = track(planted, state, step=step, cold_every=5)
+    planted.error = 0.05
+    for step in range(3, 9):
+        state, top = track(planted, state, step=step, cold_every=5)
+    assert state is not None and state.off > ALLOWED * TOLERANCE
+    assert "differences" not in top.reason
+    planted.error = 1e-3
+    for step in range(9, 12):
+        state, top = track(planted, state, step=step, cold_every=5)
+    assert "differences" in top.reason  # and taken up again by the check at 10
+
+
+def test_a_run_by_differences_that_does_not_converge_is_done_again_exactly() -> None:
+    planted = Quick(500, 40, 0, 1e-3)
+    state, _ = track(planted)
+    planted.error = 1.0  # a kink at every step: the residual can never fall
+    used = planted.exact
+    _, top = track(planted, state, step=1)
+    assert planted.exact > used
+    assert top.value == pytest.approx(2.0, rel=TOLERANCE)
+    assert not top.flags
+    assert top.n == planted.quick - 1 + planted.exact - used  # all that were made are counted
+
+
+def test_a_product_that_is_itself_of_differences_is_never_believed() -> None:
+    planted = Quick(500, 40, 0, 0.0)
+    planted.method = "differences"
+    state, _ = track(planted)
+    assert state.off == math.inf
