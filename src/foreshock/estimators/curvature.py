@@ -91,10 +91,15 @@ class Curvature:
     descent without momentum is linearly stable below 1. For other optimizers the edge is elsewhere:
     `Stability`.
 
-    **Products.** Between checks they are differences of gradients, half the price of an exact product
-    or less (`GradientDifferences`), wherever the last check measured their error, along the vector
-    it had found, at 30 % of ``tolerance`` or less; that error widens the interval, and the
-    ``reason`` says it. Where they are further off (bfloat16, kinks, a tight ``tolerance``) products
+    Simulated (`foreshock bench coverage curvature`, every eigenvalue moving by 5 % from measurement
+    to measurement): unflagged intervals between checks held the largest eigenvalue in 99 to 100 %
+    where the top stands out, in 92 to 95 % where ten outliers are 10 % apart, and in 70 % of a flat
+    spectrum where hundreds swap: there the number is *an* eigenvalue near the top.
+
+    **Products.** Between checks they are differences of gradients, half the price of exact ones or
+    less (`GradientDifferences`), wherever the last check measured their error, along the vector it
+    had found, at 30 % of ``tolerance`` or less; that error widens the interval, and the ``reason``
+    says it. Where they are further off (bfloat16, kinks, a tight ``tolerance``) products
     stay exact.
 
     **Cost.** `foreshock bench estimators curvature`, three seeds, every 8 steps of AdamW, checks
