@@ -100,12 +100,12 @@ def rate_jobs() -> dict[str, tuple[Callable[[], object], float]]:
     }
 
 
-def limit(n: int, d: int, rates: dict[str, float]) -> float:
-    """Seconds below which no step + C + entropy production can be at these rates."""
+def limit(n: int, d: int, rates: dict[str, float], *, density: bool = True) -> float:
+    """Seconds below which no step, with C + entropy production or without, is at these rates."""
     sizes = (d, *LAYERS)
     weights = sum(a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
-    flop = 4 * n * n * d + 4 * n * weights + 4 * n * d * d
-    return flop / rates["gemm"] + n * n / rates["exp"] + n * d / rates["normal"]
+    step = (4 * n * weights + 4 * n * d * d) / rates["gemm"] + n * d / rates["normal"]
+    return step + (4 * n * n * d / rates["gemm"] + n * n / rates["exp"] if density else 0.0)
 
 
 def jobs(n: int, d: int) -> dict[str, Callable[[], object]]:
@@ -237,6 +237,7 @@ def measure(n: int, d: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "over limit, D given": seconds["watched, D given"] / floor,
         "over reference": seconds["watched"] / reference,
         "watched over step": seconds["watched"] / seconds["step"],
+        "watched over step at the limit": floor / limit(n, d, found, density=False),
         "steps per second": 1 / seconds["step"],
         "memory MB": memory(n, d, arguments.threads),
     }
@@ -271,6 +272,8 @@ def show(row: dict[str, Any]) -> None:
         false = name.endswith("the limit") and value < 1
         said = "not valid, a rate was measured under load" if false else verdict[met]
         print(f"  {name:<34} {value:>9.2f}    goal {sign} {goal}: {said}")
+    allowed = row["watched over step at the limit"]
+    print(f"  {'the same at the limit of both':<34} {allowed:>9.2f}")
     print(f"  {'steps per second':<34} {row['steps per second']:>9.0f}")
     if row["memory MB"] is not None:
         met = verdict[row["memory MB"] < 150]
@@ -282,6 +285,12 @@ def show(row: dict[str, Any]) -> None:
             f"({ratios['step']:.2f} times torch), watched {times['jax watched']:.2f} ms "
             f"({ratios['watched']:.2f} times torch)"
         )
+        over = times["jax watched"] / row["limit"]
+        met = verdict[over <= row["limit goal"]]
+        # XLA takes all cores whatever torch was told, and its limit is then that of all cores.
+        said = met if torch.get_num_threads() == os.cpu_count() else "the limit is of fewer threads"
+        name = "JAX, watched over the limit"
+        print(f"  {name:<34} {over:>9.2f}    goal <= {row['limit goal']}: {said}")
     if "literal" in row:
         found = row["literal"]
         part = f"{found['rows']} of {row['n']} rows, {found['columns']} of {row['d']} columns"

@@ -223,3 +223,29 @@ def test_a_part_has_the_edge_of_a_model_frozen_elsewhere() -> None:
     assert parts["hessian/stability"].value >= max(
         parts[f"hessian/stability@{layer}"].value for layer in ("body.0", "head")
     )
+
+
+@pytest.mark.parametrize("make", [adam, adamw])
+def test_between_checks_the_metric_scales_the_cheaper_products_too(
+    make: Callable[[Bowl], torch.optim.Optimizer],
+) -> None:
+    model = Bowl()
+    optimizer = make(model)
+    settle(model, optimizer)
+    view = ModelView(model)
+    moment = Moment(
+        step=0,
+        view=view,
+        gradients=(None, None),
+        learning_rates=(0.1,),
+        optimizer=OptimizerView(optimizer, view),
+        probe=Probe(loss=quadratic, batches=[0.1]),
+    )
+    observable = Stability()
+    state, first = observable.update(observable.init(), moment)
+    _, second = observable.update(state, moment)
+    exact, quick = (r.scalars["hessian/stability"] for r in (first, second))
+    assert "differences" in quick.reason and "differences" not in exact.reason
+    # A quadratic has no truncation, and float64's rounding is 1e-6 of it: the tolerance of Lanczos.
+    assert quick.value == pytest.approx(exact.value, rel=0.01)
+    assert quick.low <= exact.value <= quick.high

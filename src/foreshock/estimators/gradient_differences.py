@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from foreshock.probe.quiet import reseed
+from foreshock.probe.quiet import private_random
 from foreshock.probe.view import ModelView
 
 #: The step in weight space is √ε |θ| over this. On float32 networks the error of a product along
@@ -54,9 +54,10 @@ class GradientDifferences:
         self.dimension = sum(self._sizes)
         self.device = self._weights[0].device
         self._base: Tensor | None = None
-        kind = self._weights[0].dtype
+        # The coarsest type decides: a shorter step would vanish in its rounding.
+        eps = max(torch.finfo(weight.dtype).eps for weight in self._weights)
         lengths = torch.stack([weight.double().norm() for weight in self._weights])
-        step = math.sqrt(torch.finfo(kind).eps) / FINENESS
+        step = math.sqrt(eps) / FINENESS
         self._step = step * torch.linalg.vector_norm(lengths).clamp_min(1e-6)
 
     @property
@@ -83,8 +84,8 @@ class GradientDifferences:
 
     def _gradient(self, weights: Sequence[Tensor]) -> Tensor:
         leaves = [weight.detach().requires_grad_() for weight in weights]
-        reseed(self._view.seed)
-        value = self._view.loss(leaves, self._loss, self._batch)
+        with private_random(self._view.seed):
+            value = self._view.loss(leaves, self._loss, self._batch)
         rows = torch.autograd.grad(value, leaves, materialize_grads=True, allow_unused=True)
         return torch.cat([row.reshape(-1) for row in rows]).to(self.dtype)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from foreshock.estimators.gradient_differences import GradientDifferences
+from foreshock.probe.quiet import private_random
 from foreshock.probe.view import ModelView, norm
 
 #: Said wherever a number rests on differences of gradients.
@@ -203,7 +204,9 @@ class HessianProduct:
         return torch.cat([row.reshape(-1) for row in rows]).to(v.dtype)
 
     def _loss_at(self, *leaves: Tensor) -> Tensor:
-        return self._view.loss(leaves, self._loss, self._batch)
+        # A loss that draws random numbers is one loss only if it draws the same ones each time.
+        with private_random(self._view.seed):
+            return self._view.loss(leaves, self._loss, self._batch)
 
     def _reverse(self, parts: Sequence[Tensor]) -> Sequence[Tensor]:
         leaves = self._leaves

@@ -90,7 +90,7 @@ def lanczos(
         tolerance: Stop when `Ritz.converged` at this relative tolerance; ``None`` spends all steps.
         least: Fewest products before stopping.
         falling: Stop only where the last product brought the residual down to this share of the
-            one before, or below a tenth of the tolerance.
+            one before, or below a third of the tolerance.
         to_norm: Whether the tolerance is relative to the largest Ritz value in size instead of the
             pair's own, which may be 0.
 
@@ -115,7 +115,7 @@ def lanczos(
         if tolerance is None:
             continue
         top = krylov.top(asked, to_norm=to_norm)
-        fell = falling is None or top.residual <= max(falling * before, asked / 10 * abs(top.value))
+        fell = falling is None or top.residual <= max(falling * before, asked / 3 * top.scale)
         if krylov.size >= least and top.converged and fell:
             break
         before = top.residual

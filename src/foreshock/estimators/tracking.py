@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from foreshock.estimators.gradient_differences import disagreement
 from foreshock.estimators.hvp import DIFFERENCES, Product
-from foreshock.estimators.lanczos import FEWEST, TOLERANCE, Ritz, lanczos
+from foreshock.estimators.lanczos import TOLERANCE, Ritz, lanczos
 from foreshock.estimators.probe_hessian import PartProduct, part_index
 from foreshock.probe.groups import Groups, resolve_groups
 from foreshock.probe.moment import Moment
@@ -25,11 +25,18 @@ MOST = 64
 ADMIXTURE = 0.1
 #: Products by differences serve where their error is at most this share of the tolerance.
 ALLOWED = 0.3
-#: Fewest products by differences of one run, and by what the last must shrink the residual. They
-#: cost half of an exact one or less; and two eigenvalues within 3 to 7 % of each other, the warm
-#: start on the wrong one, show from the fourth product on, by a residual that stops falling.
-FEWEST_DIFFERENCES = 4
+#: Fewest products of a run, and by what the last must shrink the residual. Two eigenvalues within 3
+#: to 7 % of each other, the warm start on the wrong one, show from the fourth product on, by a
+#: residual that stops falling; with three, 2 to 3 % of error went unflagged.
+LEAST = 4
 FALLING = 0.8
+#: Fewest products from a random start, on which a check rests: with four to six, some runs stopped
+#: on the second eigenvalue, 17 % below the first.
+LEAST_COLD = 8
+#: Most products of a run by differences: with a kink at every other product none would converge.
+MOST_DIFFERENCES = 16
+#: Cosine to the vector of the last comparison below which there is another.
+TURNED = 0.7
 
 EMPTY_GROUP = "The group {name!r} finds no trainable parameter."
 
@@ -42,16 +49,17 @@ class CurvatureState:
         vectors: The two leading Ritz vectors, ``(2, d)``.
         count: Measurements made.
         checked_at: Step of the last cold check.
-        warm: Whether warm starts save products; decided anew at every cold check.
-        off: Relative error of a product by differences at the last check; inf before any.
+        off: Relative error of a product by differences at the last comparison with an exact one;
+            inf before any, and where they may not serve.
+        along: The vector of that comparison, ``(d,)``.
         groups: States of the parts, by name.
     """
 
     vectors: Tensor | None = None
     count: int = 0
     checked_at: int = -1
-    warm: bool = True
     off: float = math.inf
+    along: Tensor | None = None
     groups: Mapping[str, CurvatureState] = field(default_factory=dict)
 
 
@@ -69,14 +77,14 @@ def track(
 
     The start is v₁ + v₂/10 from the last call, with 10 % of random admixture. The first call
     and every ``cold_every``-th also run from a random start (the first from two) and take the
-    larger value. A random start serves between checks, too, when the last check found that warm
-    starts save nothing: so it is where many eigenvalues crowd at the top and swap.
+    larger value.
 
     A matrix that knows cheaper products (`Product.by_differences`) is asked for them. The first
-    call and every check compare one with an exact product along the vector that was found; they
-    serve from there to the next check if their error is at most 30 % of the tolerance, and the
-    error widens every interval. A run of them that does not converge, or whose error at a check has
-    become larger, is done again by exact products.
+    call and every check, which are exact, compare one with an exact product along the vector that
+    was found. They serve between checks if their error is at most 30 % of the tolerance, and it
+    widens the interval. Where the vector has turned by 45° since, they are compared again. Where
+    their error has become larger, or a run of 16 does not converge, the run is done again exactly,
+    and they do not serve until the next check.
 
     Args:
         product: v ↦ Hv, with its dimension, device and dtype. Call within `quiet`.
@@ -89,7 +97,8 @@ def track(
 
     Returns:
         Next state, and θ with interval θ ± residual; flagged ``not_converged`` where Lanczos
-        stopped short, or where two starts of a check disagree. ``n`` is the number of products.
+        stopped short, or where two starts of a check disagree. ``n`` is the number of products of
+        Lanczos, lost runs included, comparisons not.
         ``null``, at a check, is the span of the starts' values.
 
     Examples:
@@ -109,50 +118,57 @@ def track(
         state = CurvatureState()  # parameters were frozen or unfrozen: another matrix
     check = state.vectors is None or state.count % cold_every == 0
     limit = ALLOWED * tolerance
+    starts = _starts(product, state, check, seed)
 
-    def runs_of(matrix: Product, least: int, falling: float | None) -> list[Ritz]:
-        def run(start: Tensor) -> Ritz:
-            return lanczos(
-                matrix,
-                start,
-                MOST,
-                tolerance=tolerance,
-                least=least,
-                falling=falling,
-                to_norm=to_norm,
-            )
-
-        return [run(start) for start in _starts(matrix, state, check, seed)]
+    def run(matrix: Product, start: Start, most: int) -> Ritz:
+        return lanczos(
+            matrix,
+            start.vector,
+            most,
+            tolerance=tolerance,
+            least=LEAST if start.warm else LEAST_COLD,
+            falling=FALLING,
+            to_norm=to_norm,
+        )
 
     quick = product.by_differences() if check or state.off <= limit else None
     runs: list[Ritz] = []
-    off, widening, lost = state.off, 0.0, 0
-    if quick is not None and state.off <= limit:
-        runs = runs_of(quick, FEWEST_DIFFERENCES, FALLING)
+    comparison, widening, lost = (state.off, state.along), 0.0, 0
+    if quick is not None and not check:
+        runs = [run(quick, starts[0], MOST_DIFFERENCES)]
+        if _turned(runs[0], state.along):
+            comparison = _compare(product, quick, runs)
+        widening = comparison[0]
+        if not (runs[0].converged and widening <= limit):
+            lost, runs, widening = runs[0].steps, [], 0.0
+            comparison = (math.inf, None)
+    if not runs:
+        for start in starts:
+            runs.append(run(product, start, MOST))
+            if not math.isfinite(runs[-1].value):
+                break
         if check:
-            off = _disagreement(product, quick, runs)
-        widening = off
-    if not (runs and off <= limit and all(run.converged for run in runs)):
-        lost = sum(run.steps for run in runs)
-        runs, widening = runs_of(product, FEWEST, None), 0.0
-        if check:
-            off = math.inf if quick is None else _disagreement(product, quick, runs)
+            comparison = (math.inf, None) if quick is None else _compare(product, quick, runs)
     best = _best(runs)
-    checked = check or not state.warm
     after = CurvatureState(
         vectors=best.vectors if math.isfinite(best.value) else None,
         count=state.count + 1,
-        checked_at=step if checked else state.checked_at,
-        warm=runs[0].steps < runs[1].steps
-        if check and state.vectors is not None and len(runs) > 1
-        else state.warm,
-        off=off,
+        checked_at=step if check else state.checked_at,
+        off=comparison[0],
+        along=comparison[1],
         groups=state.groups,
     )
     return after, _estimate(state, after, runs, check, product.method, widening, lost)
 
 
-def _starts(product: Product, state: CurvatureState, check: bool, seed: int) -> list[Tensor]:
+class Start(NamedTuple):
+    """Where a run of Lanczos starts, and whether that is from what the last call found."""
+
+    vector: Tensor
+    warm: bool
+
+
+def _starts(product: Product, state: CurvatureState, check: bool, seed: int) -> list[Start]:
     """Where Lanczos starts: from the last vectors, at random, or both."""
     generator = torch.Generator(device=product.device).manual_seed(seed * 1_000_003 + state.count)
 
@@ -162,17 +178,17 @@ def _starts(product: Product, state: CurvatureState, check: bool, seed: int) -> 
         return noise.div_(torch.linalg.vector_norm(noise))
 
     starts = []
-    if state.vectors is not None and (state.warm or check):
+    if state.vectors is not None:
         vectors = state.vectors.to(product.dtype)
         start = vectors[0]
         if len(vectors) > 1:
             start = torch.add(start, vectors[1], alpha=ADMIXTURE)
         start = start / torch.linalg.vector_norm(start)
-        starts.append(start.add_(random(), alpha=ADMIXTURE))
-    if check or not state.warm:
-        starts.append(random())
+        starts.append(Start(start.add_(random(), alpha=ADMIXTURE), warm=True))
+    if check:
+        starts.append(Start(random(), warm=False))
     if state.vectors is None:
-        starts.append(random())
+        starts.append(Start(random(), warm=False))
     return starts
 
 
@@ -180,14 +196,23 @@ def _best(runs: list[Ritz]) -> Ritz:
     return max(runs, key=lambda one: (math.isfinite(one.value), one.value))
 
 
-def _disagreement(product: Product, quick: Product, runs: list[Ritz]) -> float:
-    """Error of products by differences along what was found; inf where nothing can tell."""
+def _turned(run: Ritz, along: Tensor | None) -> bool:
+    """Whether the vector found stands at more than 45° to that of the last comparison."""
+    if along is None or not math.isfinite(run.value):
+        return True
+    found = run.vectors[0].to(along.dtype)
+    cosine = torch.dot(found, along) / (found.norm() * along.norm())
+    return not abs(float(cosine)) >= TURNED
+
+
+def _compare(product: Product, quick: Product, runs: list[Ritz]) -> tuple[float, Tensor | None]:
+    """Error of products by differences along what was found, and that; inf if nothing can tell."""
     best = _best(runs)
     if not math.isfinite(best.value):
-        return math.inf
+        return math.inf, None
     off = disagreement(product, quick, best.vectors[0])
     # Without a second derivative the "exact" product is one of differences, too.
-    return math.inf if product.method == "differences" else off
+    return (math.inf, None) if product.method == "differences" else (off, best.vectors[0])
 
 
 def _estimate(

@@ -39,27 +39,55 @@ def quiet(seed: int) -> Iterator[None]:
         >>> bool((torch.get_rng_state() == before).all())
         True
     """
+    with private_random(seed), contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if torch.is_autocast_enabled("cpu"):
+            stack.enter_context(torch.autocast("cpu", enabled=False))
+        if torch.cuda.is_initialized() and torch.is_autocast_enabled("cuda"):
+            stack.enter_context(torch.autocast("cuda", enabled=False))
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(_no_checkpoints())
+        stack.enter_context(_no_global_hooks())
+        # Importing dynamo takes seconds, and where nobody has there is nothing compiled.
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+@contextlib.contextmanager
+def private_random(seed: int) -> Iterator[None]:
+    """Private random numbers for python, numpy and torch; all generators stand where they stood.
+
+    The part of `quiet` that a measurement repeats where each evaluation of a loss must draw the
+    same numbers.
+
+    Args:
+        seed: Seed of the private random numbers.
+
+    Yields:
+        Nothing.
+
+    Examples:
+        >>> import torch
+        >>> draws = []
+        >>> for _ in range(2):
+        ...     with private_random(7):
+        ...         draws.append(torch.rand(1))
+        >>> bool(draws[0] == draws[1])
+        True
+    """
     numpy_random = sys.modules.get("numpy.random")
     python_state = random.getstate()
     numpy_state = numpy_random.get_state() if numpy_random is not None else None
     torch_state = torch.default_generator.get_state()
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:
-        reseed(seed)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.enable_grad())
-            if torch.is_autocast_enabled("cpu"):
-                stack.enter_context(torch.autocast("cpu", enabled=False))
-            if cuda_states is not None and torch.is_autocast_enabled("cuda"):
-                stack.enter_context(torch.autocast("cuda", enabled=False))
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.enter_context(_no_checkpoints())
-            stack.enter_context(_no_global_hooks())
-            # Importing dynamo takes seconds, and where nobody has there is nothing compiled.
-            if "torch._dynamo" in sys.modules:
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
-            yield
+        random.seed(seed)
+        if numpy_random is not None:
+            numpy_random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        yield
     finally:
         random.setstate(python_state)
         if numpy_random is not None and numpy_state is not None:
@@ -67,27 +95,6 @@ def quiet(seed: int) -> Iterator[None]:
         torch.default_generator.set_state(torch_state)
         if cuda_states is not None:
             torch.cuda.set_rng_state_all(cuda_states)
-
-
-def reseed(seed: int) -> None:
-    """Start the private random numbers of `quiet` anew, within it.
-
-    Args:
-        seed: As of `quiet`.
-
-    Examples:
-        >>> import torch
-        >>> with quiet(seed=7):
-        ...     first = torch.rand(1)
-        ...     reseed(7)
-        ...     bool(torch.rand(1) == first)
-        True
-    """
-    random.seed(seed)
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)
 
 
 class _Plain:
