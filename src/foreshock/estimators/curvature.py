@@ -166,7 +166,7 @@ class Curvature:
                 "loss/weight²",
                 "the span of two Lanczos starts",
                 layered=self.groups is not None,
-                formula="max eigenvalue of ∇²L on one batch; interval θ ± |Hv − θv|",
+                formula="max eigenvalue of ∇²L on one batch; interval θ ± (|Hv − θv| + error of H)",
                 oracle="dense float64 Hessians of an MLP, a CNN and a transformer; planted spectra",
                 source=source,
             ),
