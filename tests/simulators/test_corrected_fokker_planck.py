@@ -118,3 +118,23 @@ def test_the_corrected_engine_has_the_published_arguments() -> None:
         own = (system.decode(z) - data).square().mean(1)
         assert torch.allclose(engine.potential.energy(z), own)
         assert not torch.allclose(system.losses(z), own)  # A4: all against all
+
+
+@pytest.mark.parametrize(
+    ("z", "steps", "sentence"),
+    [
+        (
+            torch.zeros(5, 3),
+            2,
+            r"`z_init` of `train_epoch` must be of shape \(n, 2\)",
+        ),
+        (torch.zeros(0, 2), 2, r"Got \(0, 2\): a row for each of n >= 1 particles"),
+        (torch.full((5, 2), math.inf), 2, "must be finite. It holds nan or inf in 5 of 5 rows"),
+        (torch.zeros(5, 2).half(), 2, r"Got torch.float16; use `z_init.float\(\)`"),
+        (torch.zeros(5, 2), 0, "`n_steps` of `train_epoch` must be at least 1"),
+        (torch.zeros(5, 2), 2.0, "whole number. Got 2.0"),
+    ],
+)
+def test_an_epoch_that_cannot_be_is_refused(z, steps, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        train_epoch(corrected_engine(bowl(1.0), 2), z, steps, generator=seeded(1))
