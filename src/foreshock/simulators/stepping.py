@@ -72,7 +72,7 @@ def coarse(owner: str, dt: float, rate: float, instead: str) -> str:
     Examples:
         >>> coarse("EulerMaruyama", 0.5, 2.0, "")
         ''
-        >>> coarse("EulerMaruyama", 0.96, 2.0, "`ExactOU`")[-67:]
+        >>> coarse("EulerMaruyama", 0.96, 2.0, "`ExactOU`")[-69:]
         'variance 25 times the exact one. Use dt < 0.1 for 11 %, or `ExactOU`.'
     """
     product = dt * rate
