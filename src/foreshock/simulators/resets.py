@@ -24,7 +24,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 #: Cells of the grid of uniform draws from which on a probability needs no fraction of one.
 _ENOUGH = 2.0**14
 
