@@ -12,9 +12,12 @@ from torch import Tensor
 
 from foreshock.detectors import PhaseTransition
 from foreshock.simulators.corrected_fokker_planck import corrected_engine, train_epoch
+from foreshock.simulators.decoder import DecoderPotential
 from foreshock.simulators.diffusion import ParticleFisher
+from foreshock.simulators.particles import Engine
 from foreshock.simulators.published_fokker_planck import FokkerPlanckDynamics
 from foreshock.simulators.resets import CloudReset
+from foreshock.simulators.schedules import constant_schedules
 from tests.simulators.decoders import generator as seeded
 from tests.simulators.decoders import small_decoder
 
@@ -138,3 +141,18 @@ def test_the_corrected_engine_has_the_published_arguments() -> None:
 def test_an_epoch_that_cannot_be_is_refused(z, steps, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         train_epoch(corrected_engine(bowl(1.0), 2), z, steps, generator=seeded(1))
+
+
+def test_an_epoch_that_comes_to_a_steep_place_is_refused() -> None:
+    """Slope 1 and, behind 3, 31: k = 961, and dt = .01 throws particles back and forth."""
+
+    def cliff(z: torch.Tensor) -> torch.Tensor:
+        return z + 30 * torch.nn.functional.softplus(8 * (z - 3)) / 8
+
+    potential = DecoderPotential(cliff, torch.full((100, 1), 8.0), dimension=1)
+    engine = Engine(potential, constant_schedules(diffusion=0.05), 0.01)
+    z = torch.linspace(2.0, 2.4, 100)[:, None]
+    with pytest.raises(ValueError, match="looked at have come to: the stiffest"):
+        train_epoch(engine, z, 100, generator=seeded(2))
+    _, epoch = train_epoch(replace(engine, dt=2e-4), z, 30, generator=seeded(2))
+    assert len(epoch.loss) == 30

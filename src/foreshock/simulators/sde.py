@@ -8,6 +8,9 @@ r"""Steps of length dt for overdamped dynamics, and the loop that runs them.
 | `TamedEuler` | any | O(dt) | none |
 | `CubicSplitting` | `Langevin` on a `Quartic` | O(dt) | none |
 
+In a mode of that rate Euler's stationary variance is 1/(1 - dt * rate/2) times the exact one: twice
+at dt * rate = 1, from where on `integrate` warns.
+
 The last three are in `foreshock.simulators.steppers`, inertial ones in
 `foreshock.simulators.inertia`, the dynamics in `foreshock.simulators.dynamics`. A stepper is a
 value; its `step` maps a state to a new one. A state is a tuple of tensors with the positions (n, d)
