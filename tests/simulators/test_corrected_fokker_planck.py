@@ -12,9 +12,12 @@ from torch import Tensor
 
 from foreshock.detectors import PhaseTransition
 from foreshock.simulators.corrected_fokker_planck import corrected_engine, train_epoch
+from foreshock.simulators.decoder import DecoderPotential
 from foreshock.simulators.diffusion import ParticleFisher
+from foreshock.simulators.particles import Engine
 from foreshock.simulators.published_fokker_planck import FokkerPlanckDynamics
 from foreshock.simulators.resets import CloudReset
+from foreshock.simulators.schedules import constant_schedules
 from tests.simulators.decoders import generator as seeded
 from tests.simulators.decoders import small_decoder
 
@@ -118,3 +121,38 @@ def test_the_corrected_engine_has_the_published_arguments() -> None:
         own = (system.decode(z) - data).square().mean(1)
         assert torch.allclose(engine.potential.energy(z), own)
         assert not torch.allclose(system.losses(z), own)  # A4: all against all
+
+
+@pytest.mark.parametrize(
+    ("z", "steps", "sentence"),
+    [
+        (
+            torch.zeros(5, 3),
+            2,
+            r"`z_init` of `train_epoch` must be of shape \(n, 2\)",
+        ),
+        (torch.zeros(0, 2), 2, r"Got \(0, 2\): a row for each of n >= 1 particles"),
+        (torch.full((5, 2), math.inf), 2, "must be finite. It holds nan or inf in 5 of 5 rows"),
+        (torch.zeros(5, 2).half(), 2, r"Got torch.float16; use `z_init.float\(\)`"),
+        (torch.zeros(5, 2), 0, "`n_steps` of `train_epoch` must be at least 1"),
+        (torch.zeros(5, 2), 2.0, "whole number. Got 2.0"),
+    ],
+)
+def test_an_epoch_that_cannot_be_is_refused(z, steps, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        train_epoch(corrected_engine(bowl(1.0), 2), z, steps, generator=seeded(1))
+
+
+def test_an_epoch_that_comes_to_a_steep_place_is_refused() -> None:
+    """Slope 1 and, behind 3, 31: k = 961, and dt = .01 throws particles back and forth."""
+
+    def cliff(z: torch.Tensor) -> torch.Tensor:
+        return z + 30 * torch.nn.functional.softplus(8 * (z - 3)) / 8
+
+    potential = DecoderPotential(cliff, torch.full((100, 1), 8.0), dimension=1)
+    engine = Engine(potential, constant_schedules(diffusion=0.05), 0.01)
+    z = torch.linspace(2.0, 2.4, 100)[:, None]
+    with pytest.raises(ValueError, match="looked at have come to: the stiffest"):
+        train_epoch(engine, z, 100, generator=seeded(2))
+    _, epoch = train_epoch(replace(engine, dt=2e-4), z, 30, generator=seeded(2))
+    assert len(epoch.loss) == 30

@@ -222,9 +222,13 @@ def test_what_cannot_be_computed_is_refused() -> None:
     bowl = Quadratic(torch.tensor([1.0, 100.0]).double())
     with pytest.raises(ValueError, match="diverges from 2 on. Take an `lr` below 0.02"):
         train(StochasticHarmonic(bowl, 0.02, 0.1), torch.zeros(1, 2), 1, generator=seeded())
-    with pytest.raises(ValueError, match=r"must be finite and of shape \(replicas, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"must be of shape \(replicas, 2\), .* Got shape \(1, 3\)"
+    ):
         train(StochasticHarmonic(bowl, 0.01, 0.1), torch.zeros(1, 3), 1, generator=seeded())
-    with pytest.raises(ValueError, match="must be positive. Got 0, 1"):
+    with pytest.raises(
+        ValueError, match="`steps` of `train` must be at least 1 and a whole number. Got 0"
+    ):
         train(StochasticHarmonic(bowl, 0.01, 0.1), torch.zeros(1, 2), 0, generator=seeded())
     with pytest.raises(ValueError, match="or in a well"):  # no curvature at 0, 8 in the wells
         train(StochasticHarmonic(DoubleWell(), 0.3, 0.1), torch.zeros(1, 1), 1, generator=seeded())
@@ -268,3 +272,72 @@ def test_heavy_ball_has_the_edge_and_the_temperature_that_the_rate_assumes() -> 
     exact = 0.04 * 0.25 * 1.9 / (0.1 * (3.8 - 0.04))
     within(x.square(), exact)
     assert exact == pytest.approx(0.05, rel=0.02)
+
+
+def test_a_rate_that_a_schedule_raises_over_the_edge_is_refused_before_it_diverges() -> None:
+    """lr(s) = .01 + .001 s in a bowl of 10: lr k reaches 2 at step 190, 3.6e123 at step 400."""
+    bowl, start = Quadratic(10.0), torch.zeros(64, 1).double()
+    chain = StochasticHarmonic(bowl, lambda s: 0.01 + 0.001 * s, 0.1)
+    with pytest.raises(ValueError, match=r"= 4.09 at the start or in a well at step 399: .* below"):
+        train(chain, start, 400, generator=seeded(), every=100)
+    assert bool(torch.isfinite(train(chain, start, 190, generator=seeded(), every=190).path).all())
+    warm = StochasticHarmonic(bowl, lambda s: 0.0 if s == 0 else 3.0, 0.1)
+    with pytest.raises(ValueError, match="= 30 at the start or in a well at step 1"):
+        train(warm, start, 2, generator=seeded())
+    spike = StochasticHarmonic(bowl, lambda s: 0.3 if s == 7 else 0.01, 0.1)
+    with pytest.raises(ValueError, match="at step 7"):
+        train(spike, start, 9, generator=seeded())
+
+
+class Cliff:
+    """A force of 1 to the right before 0, a bowl of stiffness 100 behind: flat where it starts."""
+
+    dimension = 1
+
+    def energy(self, x: Tensor) -> Tensor:
+        return torch.where(x > 0, 50 * x.square() - x, -x)[:, 0]
+
+    def gradient(self, x: Tensor) -> Tensor:
+        return 100 * x.clamp(min=0) - 1
+
+    def hessian(self, x: Tensor) -> Tensor:
+        return torch.where(x > 0, 100.0, 0.0)[:, :, None].to(x)
+
+
+def test_a_ratio_where_steps_diverge_is_not_one_of_a_law() -> None:
+    """lr k = 4 behind the cliff: replicas are thrown back for ever; at lr k = .4 they rest."""
+    start = torch.full((64, 1), -0.2).double()
+    for lr, flagged in ((0.04, True), (0.004, False)):
+        chain = StochasticHarmonic(Cliff(), lr, 0.01)
+        run = train(chain, start, 200, generator=seeded(), every=20)
+        last = run.ratio[-1]
+        assert ("lr * lambda_max >= 2 and a step diverges" in last.reason) is flagged
+        assert (run.regimes[-1] == "unresolved") is flagged and math.isfinite(last.value)
+
+
+def test_steps_at_rate_0_hold_no_noise_and_are_left_out() -> None:
+    """A warm-up from 0: D within its bars, from one step less; nothing at all at rate 0."""
+    warm = StochasticHarmonic(Quadratic(1.0), lambda s: 0.1 * min(1, s / 10), 0.5)
+    run = train(warm, torch.zeros(64, 1).double(), 200, generator=seeded())
+    found = recovered_diffusion(run, warm)
+    assert found.low < 0.5 < found.high and found.n == 64 * 199
+    still = StochasticHarmonic(Quadratic(1.0), lambda s: 0.0, 0.5)
+    run = train(still, torch.zeros(4, 1).double(), 3, generator=seeded())
+    assert "rate was 0 at every step" in recovered_diffusion(run, still).reason
+
+
+@pytest.mark.parametrize(
+    ("theta", "sentence"),
+    [
+        (torch.zeros(0, 2), r"with at least one replica. Got shape \(0, 2\)"),
+        (torch.tensor([[0.0, math.nan], [1.0, 1.0]]), "holds nan or inf in 1 of 2 replicas"),
+        (torch.zeros(3, 2).half(), r"float32 or float64. Got torch.float16, .* `theta.float\(\)`"),
+        (torch.zeros(3, 2).bfloat16(), "Got torch.bfloat16"),
+    ],
+)
+def test_a_start_of_no_use_is_refused_by_its_cause(theta: Tensor, sentence: str) -> None:
+    chain = StochasticHarmonic(Quadratic(1.0, dimension=2), 0.1, 0.1)
+    with pytest.raises(ValueError, match=sentence):
+        train(chain, theta, 2, generator=seeded())
+    with pytest.raises(ValueError, match="`every` of `train` must be .* Got 2.0"):
+        train(chain, torch.zeros(2, 2), 2, generator=seeded(), every=2.0)  # type: ignore[arg-type]

@@ -348,7 +348,10 @@ def test_without_jax_the_module_says_what_to_type(monkeypatch) -> None:
             lambda j, e, s, k: j.run(j.Engine(e.potential, e.schedules, 3.0), s, k, steps=1),
             r"curvature 1, so eta \* dt must stay below",
         ),
-        (lambda j, e, s, k: j.run(e, j.State(s.z * math.nan), k, steps=1), "must be finite"),
+        (lambda j, e, s, k: j.run(e, j.State(s.z * math.nan), k, steps=1), "Some hold nan or inf"),
+        (lambda j, e, s, k: j.run(e, j.State(s.z[:0]), k, steps=1), r"Got \(0, 2\) of float64"),
+        (lambda j, e, s, k: j.run(e, j.State(s.z[:, :0]), k, steps=1), r"Got \(6, 0\) of"),
+        (lambda j, e, s, k: j.run(e, s, k, steps=3.0), "at least 1 and a whole number. Got 3.0"),
         (lambda j, e, s, k: j.Engine(e.potential, e.schedules, 0.0), "`dt` of `Engine` must be"),
         (
             lambda j, e, s, k: j.Engine(e.potential, e.schedules, 0.1, SharedFisher(0.1)),
@@ -406,3 +409,78 @@ def test_unfit_input_is_refused(with_jax, call, sentence: str) -> None:
     state = jax_engine.State(jnp.asarray(normal(6, 2, seed=19)))
     with pytest.raises(ValueError, match=sentence):
         call(jax_engine, engine, state, jax.random.key(0))
+
+
+def hump(t: float) -> float:
+    """A learning rate of 1, and 25 for 1 <= t < 1.6."""
+    return 25.0 if 1 <= t < 1.6 else 1.0
+
+
+def test_the_largest_rate_of_the_run_decides_in_both_engines(with_jax) -> None:
+    """dt eta k = 2.5 for six steps: a stable start, and |z| grows 1.5-fold a step then."""
+    import jax
+    import jax.numpy as jnp
+
+    from foreshock.simulators import jax_engine, run_engine
+    from foreshock.simulators import particles as torch_engine
+
+    late = Schedules("own", hump, Constant(0.01), Constant(0.0))
+    world, z = World(late, 0.1, stiffness=1.0), normal(6, 2, seed=19)
+    engine, state = JAX.engine(world, 6), jax_engine.State(jnp.asarray(z))
+    sentence = r"unstable at t = 1: the stiffest mode has curvature 1, .* Use dt < 0.08"
+    with pytest.raises(ValueError, match=sentence):
+        jax_engine.run(engine, state, jax.random.key(0), steps=20, every=10)
+    jax_engine.run(engine, state, jax.random.key(0), steps=10, every=10)  # it ends before
+    twin = torch_engine.Engine(potential_of(world, 6, 2), late, 0.1)
+    with pytest.raises(ValueError, match=sentence):
+        run_engine(twin, torch.from_numpy(z), 20, generator=torch.Generator(), observed=False)
+
+
+def test_a_jax_run_that_came_to_a_steep_place_is_refused(with_jax) -> None:
+    """Slope 1 and, behind 3, 31: k = 961 there, and dt = .01 throws particles back and forth."""
+    import jax
+    import jax.numpy as jnp
+
+    from foreshock.simulators import jax_engine
+
+    def cliff(z: Any) -> Any:
+        return z + 30 * jax.nn.softplus(8 * (z - 3)) / 8
+
+    targets = jnp.concatenate([jnp.zeros((100, 1)), jnp.full((100, 1), 8.0)])
+    state, key = jax_engine.State(jnp.zeros((200, 1))), jax.random.key(0)
+    potential, schedules = jax_engine.Decoder(cliff, targets), constant_schedules(diffusion=0.05)
+    for every in (50, 400):
+        with pytest.raises(ValueError, match=r"of \d+ particles looked at have come to: .* Use dt"):
+            jax_engine.run(
+                jax_engine.Engine(potential, schedules, 0.01), state, key, steps=400, every=every
+            )
+    fine = jax_engine.Engine(potential, schedules, 2e-4)
+    jax_engine.run(fine, state, key, steps=400, every=400)
+    behind = jax_engine.State(jnp.concatenate([state.z[:100], jnp.full((100, 1), 3.2)]))
+    with pytest.raises(ValueError, match="unstable: the stiffest"):  # the first 16 are fine
+        jax_engine.run(jax_engine.Engine(potential, schedules, 0.01), behind, key, steps=1)
+
+
+def test_a_jax_step_with_bias_is_warned_of(with_jax) -> None:
+    import jax
+    import jax.numpy as jnp
+
+    from foreshock.simulators import jax_engine
+
+    engine = JAX.engine(World(constant_schedules(), 1.92, stiffness=1.0), 6)
+    with pytest.warns(RuntimeWarning, match="makes the variance 25 times the exact one"):
+        jax_engine.run(engine, jax_engine.State(jnp.zeros((6, 2))), jax.random.key(0), steps=1)
+
+
+def test_the_share_of_f_in_the_mobility_is_that_of_the_torch_engine(with_jax) -> None:
+    """A = 3: F = H = 9. D = 1 + F + 9, T = 10: mobility (10 + 9)/10 = 1.9, limit 2/17.1 = .117."""
+    import jax.numpy as jnp
+
+    from foreshock.simulators import jax_engine
+
+    schedules, state = constant_schedules(1.0, 1.0, 9.0), jax_engine.State(jnp.zeros((4, 1)))
+    potential = jax_engine.Decoder(lambda p: 3 * p, jnp.zeros((4, 1)))
+    for shape in (SharedFisher(1.0), ParticleFisher(1.0)):
+        jax_engine.check_stable(jax_engine.Engine(potential, schedules, 0.116, shape), state)
+        with pytest.raises(ValueError, match="curvature 17.1"):
+            jax_engine.check_stable(jax_engine.Engine(potential, schedules, 0.118, shape), state)

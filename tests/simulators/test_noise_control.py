@@ -61,7 +61,17 @@ def test_t12_adaptive_noise_is_restored() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"boost": 0.5}, {"hold": 0}, {"refractory": -1}, {"threshold": math.nan}]
+    "wrong",
+    [
+        {"boost": 0.5},
+        {"hold": 0},
+        {"refractory": -1},
+        {"threshold": math.nan},
+        {"start": math.nan},
+        {"start": -1},
+        {"hold": 1.5},
+        {"refractory": math.inf},
+    ],
 )
 def test_senseless_numbers_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="of `AdaptiveNoise` must be finite"):

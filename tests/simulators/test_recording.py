@@ -296,7 +296,8 @@ def test_no_noise_leaves_nothing_to_compare_the_drift_with() -> None:
     ("start", "change", "sentence"),
     [
         (torch.zeros(4, 3), {}, r"of shape \(n, 2\). Got \(4, 3\)"),
-        (torch.full((4, 2), torch.inf), {}, "must be finite"),
+        (torch.full((4, 2), torch.inf), {}, "must be finite. It holds nan or inf in 4 of 4 rows"),
+        (torch.zeros(4, 2), {"steps": 3.0}, "at least 1 and a whole number. Got 3.0"),
         (torch.zeros(4, 2), {"every": 0}, "`every` of `run_engine` must be at least 1"),
         (torch.zeros(4, 2), {"steps": 0}, "`steps` of `run_engine` must be at least 1"),
         (torch.zeros(0, 2), {"observed": False}, r"of shape \(n, 2\). Got \(0, 2\)"),

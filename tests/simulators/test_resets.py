@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from foreshock.simulators.decoder import DecoderPotential
 from foreshock.simulators.diffusion import ParticleFisher
 from foreshock.simulators.particles import Engine, State, reset_now, step
 from foreshock.simulators.potentials import Quadratic
-from foreshock.simulators.resets import CloudReset, PointReset, jumped, planned, redraw
+from foreshock.simulators.resets import CloudReset, PointReset, below, jumped, planned, redraw
 from foreshock.simulators.schedules import constant_schedules
 from tests.simulators.decoders import generator
 from tests.simulators.flat import Flat
@@ -294,3 +295,51 @@ def test_resets_and_drift_together_have_the_variance_of_their_moment_equation() 
     scheme = (1 - p) * 2 * dt / (1 - keep)
     assert scheme == pytest.approx(0.4, rel=0.02)
     assert float(state.z.var()) == pytest.approx(scheme, rel=4 * math.sqrt(4 / n))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("probability", [2.0**-26, 2.0**-24, 0.3 * 2.0**-23, 2.3e-5, 0.0])
+def test_a_draw_on_the_grid_decides_for_every_probability(dtype, probability: float) -> None:
+    """Exactly: sum over the 2^24 values of P(below | value)/2^24 is p; 2^-26 read 2^-24 before.
+
+    P(below | value) is 1 under the cell of p and 0 above; in it, the share found in many draws.
+    """
+    if dtype == torch.float64:
+        probability *= 2.0**-29
+    cells = 2.0 ** (24 if dtype == torch.float32 else 53)
+    cell = math.floor(probability * cells)
+    near = sorted({max(cell - 1, 0), cell, cell + 1})
+    near = torch.tensor(near, dtype=torch.float64) / cells
+    draws = near[near < 1].to(dtype).repeat(20_000, 1)
+    shares = below(draws, probability, generator(30)).double().mean(0)
+    whole = cell + float(shares[draws[0] == cell / cells].sum())
+    assert whole / cells == pytest.approx(probability, abs=4.5 * 0.5 / math.sqrt(20_000) / cells)
+    assert set(shares[draws[0] != cell / cells].tolist()) <= {0.0, 1.0}
+
+
+def test_draws_outside_of_the_cell_are_decided_and_drawn_as_before() -> None:
+    """No further draw, so the path of all other seeds stays what it was."""
+    source, twin = generator(32), generator(32)
+    draws = torch.rand(100_000, generator=source)
+    assert torch.equal(draws, torch.rand(100_000, generator=twin))
+    for probability in (1e-5, 1e-4, 0.01, 1.0):
+        assert torch.equal(below(draws, probability, source), draws < probability)
+    assert torch.equal(source.get_state(), twin.get_state())
+
+
+def test_both_clocks_ask_for_the_exact_probability(monkeypatch) -> None:
+    """With draws that are all 0 a particle jumps with p 2^24, here a quarter, and so the cloud."""
+    rand, calls = torch.rand, itertools.count()
+
+    def first_zeros(*size, **how):
+        return rand(*size, **how) * (next(calls) % 2)
+
+    monkeypatch.setattr(torch, "rand", first_zeros)
+    rate, source, z = 2.0**-26 / 0.1, generator(33), torch.randn(4000, 1, generator=generator(34))
+    _, mask = jumped(PointReset(torch.zeros(1), rate), z, 0.1, source)
+    assert abs(float(mask.double().mean()) - 0.25) < 4.5 * math.sqrt(0.25 * 0.75 / 4000)
+    engine, fired = free(CloudReset(0.5, rate=rate), 0.1), 0
+    for _ in range(1000):
+        state = step(engine, State(z[:10]), source)
+        fired += state.redrawn is not None
+    assert abs(fired / 1000 - 0.25) < 4.5 * math.sqrt(0.25 * 0.75 / 1000)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from foreshock.simulators.grid import energy_grid
 from foreshock.simulators.grid_cells import point_mass
 from foreshock.simulators.grid_solvers import evolve
 from foreshock.simulators.inertia import BAOAB
+from foreshock.simulators.passage import coordinate_boundary, first_passage
 from foreshock.simulators.potentials import DoubleWell, Quadratic
 from foreshock.simulators.sde import EulerMaruyama, LeimkuhlerMatthews, Stepper, integrate
 from foreshock.simulators.steppers import TamedEuler
@@ -275,3 +278,80 @@ def test_bad_input_is_refused_with_a_remedy() -> None:
         integrate(good, x, 0, generator=generator())
     with pytest.raises(ValueError, match="GiB. Use a larger `every`"):
         integrate(good, torch.ones(10**6, 1), 2000, generator=generator())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_floats_of_two_bytes_are_refused(dtype: torch.dtype) -> None:
+    """In bfloat16 a step of .01 is lost at x = 1: the variance reads 8, where it is 1."""
+    stepper = EulerMaruyama(Langevin(Quadratic(1.0), 1.0), 0.01)
+    with pytest.raises(ValueError, match=r"must be float32 or float64. Got torch.*`x.float\(\)`"):
+        integrate(stepper, torch.zeros(5, 1, dtype=dtype), 2, generator=generator())
+    with pytest.raises(ValueError, match="The `x` of `first_passage` must be float32 or float64"):
+        first_passage(
+            stepper, torch.zeros(5, 1, dtype=dtype), coordinate_boundary(1.0), steps=2,
+            generator=generator(),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("count", ["steps", "every", "chunk"])
+@pytest.mark.parametrize("value", [3.0, 0, "2"])
+def test_counts_are_whole_numbers(count: str, value: object) -> None:
+    stepper = EulerMaruyama(Langevin(Quadratic(1.0), 1.0), 0.01)
+    how = {"steps": 2} | {count: value}
+    with pytest.raises(ValueError, match=f"`{count}` of `integrate` must be at least 1 and"):
+        integrate(stepper, torch.zeros(5, 1), generator=generator(), **how)  # type: ignore[arg-type]
+    integrate(stepper, torch.zeros(5, 1), np.int64(2), generator=generator())  # type: ignore[arg-type]
+
+
+def spun(x: torch.Tensor) -> torch.Tensor:
+    """A slow and a fast pull, rates .1 and 5, along axes at 45 degrees."""
+    sum_, difference = x.sum(1, keepdim=True), x[:, :1] - x[:, 1:]
+    return -torch.cat([0.1 * sum_ + 5 * difference, 0.1 * sum_ - 5 * difference], 1) / 2
+
+
+OVERSHOOTS = {
+    "rate 3 of one": (lambda x: -x, 1, 3.0),
+    "fastest of two": (spun, 2, 0.41),
+    "barely": (lambda x: -x, 1, 2.01),
+}
+FINE = {
+    "stable": (lambda x: -x, 1, 1.9),
+    "fastest of two": (spun, 2, 0.39),
+    "true growth": (lambda x: x, 1, 0.1),
+    "constant pull": (lambda x: -x.sign(), 1, 0.1),
+    "rest": (torch.zeros_like, 1, 1.0),
+}
+
+
+@pytest.mark.parametrize("case", OVERSHOOTS)
+def test_an_unstable_step_of_an_unknown_rate_is_seen_at_the_end(case: str) -> None:
+    """dt * rate > 2: the drift is multiplied by 1 - dt * rate < -1 in every step."""
+    velocity, d, dt = OVERSHOOTS[case]
+    stepper = EulerMaruyama(ItoProcess(velocity, torch.ones_like), dt)
+    with pytest.warns(RuntimeWarning, match="drift of 100% of the particles turns round and grows"):
+        integrate(stepper, torch.ones(50, d), 100 if dt > 2.1 else 1000, generator=generator())
+
+
+@pytest.mark.parametrize("case", FINE)
+def test_stable_steps_and_true_growth_are_not_taken_for_it(case: str) -> None:
+    velocity, d, dt = FINE[case]
+    stepper = EulerMaruyama(ItoProcess(velocity, torch.ones_like), dt)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        integrate(stepper, torch.ones(50, d), 100, generator=generator())
+
+
+@pytest.mark.parametrize("product", [1.5, 1.92])
+def test_a_long_stable_step_is_warned_of_with_the_bias_it_has(product: float) -> None:
+    """Euler's variance over T/k is 1/(1 - dt k/2), 4 and 25; 5 standard errors of 4,000."""
+    exact = 1 / (1 - product / 2)
+    stepper = EulerMaruyama(Langevin(Quadratic(2.0), 1.0), product / 2)
+    with pytest.warns(RuntimeWarning, match=rf"makes the variance {exact:.3g} times the exact one"):
+        path = integrate(stepper, torch.zeros(4000, 1), 200, generator=generator(), every=200)
+    found = float(path.values[-1].var()) * 2.0
+    assert found == pytest.approx(exact, rel=5 * math.sqrt(2 / 4000))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # twice the variance, and exact
+        integrate(replace(stepper, dt=0.5), torch.zeros(9, 1), 2, generator=generator())
+        averaged = LeimkuhlerMatthews(Langevin(Quadratic(2.0), 1.0), product / 2)
+        integrate(averaged, torch.zeros(9, 1), 2, generator=generator())

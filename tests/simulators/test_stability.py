@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,7 +13,8 @@ from torch import nn
 from foreshock.simulators.decoder import DecoderPotential
 from foreshock.simulators.diffusion import Isotropic, ParticleFisher, SharedFisher, SharedMatrix
 from foreshock.simulators.particles import Engine, State, step
-from foreshock.simulators.potentials import Quadratic
+from foreshock.simulators.potentials import DoubleWell, Quadratic
+from foreshock.simulators.recording import RunStoppedError, run_engine
 from foreshock.simulators.schedules import (
     Constant,
     Cosine,
@@ -17,7 +22,7 @@ from foreshock.simulators.schedules import (
     Schedules,
     constant_schedules,
 )
-from foreshock.simulators.stability import check_smooth, check_stable
+from foreshock.simulators.stability import check_smooth, check_stable, refuse_astray, spaced
 from tests.simulators.decoders import generator, tanh_decoder
 
 
@@ -145,3 +150,107 @@ def test_no_derivative_sees_the_divergence_that_lies_on_a_kink() -> None:
     engine = Engine(potential, constant_schedules(), 0.01, shape=ParticleFisher(2.0))
     with pytest.raises(ValueError, match="linear in pieces"):
         check_smooth(engine, z)
+
+
+def cliff(z: torch.Tensor) -> torch.Tensor:
+    """Slope 1 up to 3, and 31 behind: curvature up to 961 there."""
+    return z + 30 * nn.functional.softplus(8 * (z - 3)) / 8
+
+
+def two_sides(dt: float, *, behind: float) -> tuple[Engine, torch.Tensor]:
+    """100 particles that stay before the cliff, and 100 drawn to where it begins."""
+    targets = torch.cat([torch.zeros(100, 1), torch.full((100, 1), 8.0)])
+    z = torch.cat([torch.zeros(100, 1), torch.full((100, 1), behind)])
+    potential = DecoderPotential(cliff, targets, dimension=1)
+    return Engine(potential, constant_schedules(diffusion=0.05), dt), z
+
+
+@pytest.mark.parametrize("last", [0.0, 1.0])
+def test_the_verdict_does_not_depend_on_the_order_of_the_particles(last: float) -> None:
+    """16 on top of the barrier, curvature -4, and 484 in the well, 8: dt = .26 > 2/8 is unstable.
+
+    All on top likewise: the wells are where they go.
+    """
+    z = torch.cat([torch.zeros(16, 1), torch.full((484, 1), last)])
+    for rows in (z, z.flip(0)):
+        for dt, fine in ((0.24, True), (0.26, False)):
+            engine = Engine(DoubleWell(), constant_schedules(diffusion=0.02), dt)
+            if fine:
+                check_stable(engine, rows)
+                continue
+            with pytest.raises(ValueError, match="curvature 8, .* Use dt < 0.25"):
+                check_stable(engine, rows)
+
+
+def test_every_particle_has_its_own_target_and_none_is_left_out() -> None:
+    engine, z = two_sides(0.01, behind=3.2)
+    with pytest.raises(ValueError, match="unstable: the stiffest mode has curvature"):
+        check_stable(engine, z)
+    check_stable(engine, z[:100].repeat(2, 1))
+
+
+@pytest.mark.parametrize("every", [10, 400])
+def test_a_run_that_comes_to_a_steep_place_is_stopped_there(every: int) -> None:
+    """At dt = 2e-4 the energy is .025 = T/2 (equipartition of a bowl); at .01 it reads 8."""
+    engine, z = two_sides(0.01, behind=0.0)
+    with pytest.raises(
+        RunStoppedError, match="particles looked at have come to: .* Use dt"
+    ) as stop:
+        run_engine(engine, z, 400, generator=generator(6), every=every, observed=False)
+    assert torch.equal(stop.value.recorded.path[0], z) and len(stop.value.recorded.path) < 41
+    engine, z = two_sides(2e-4, behind=3.1)
+    calm = run_engine(engine, z, 2000, generator=generator(6), every=1000, observed=False)
+    energy = engine.potential.energy(calm.path[-1])[100:]
+    assert float(energy.mean()) == pytest.approx(0.025, abs=4 * 0.025 * math.sqrt(2 / 100))
+
+
+def test_looks_on_the_way_touch_nothing() -> None:
+    engine, z = two_sides(2e-4, behind=3.1)
+    source, state = generator(7), State(z)
+    for _ in range(200):
+        state = step(engine, state, source)
+    run = run_engine(engine, z, 200, generator=generator(7), every=20, observed=False)
+    assert torch.equal(run.final.z, state.z)
+
+
+def test_one_particle_in_a_steep_place_for_a_moment_stops_nothing() -> None:
+    """More than one, and more than a hundredth; of a single one, that one."""
+    for bad, looked, stopped in ((1, 16, False), (2, 16, True), (2, 256, False), (3, 256, True),
+                                 (1, 1, True), (0, 1, False)):  # fmt: skip
+        curvatures = np.ones(looked)
+        curvatures[:bad] = 21.0
+        if not stopped:
+            refuse_astray(0.1, 1.0, 5.0, curvatures)
+            continue
+        with pytest.raises(ValueError, match=rf"at t = 5, where {bad} of {looked} particles"):
+            refuse_astray(0.1, 1.0, 5.0, curvatures)
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 31, 200, 1000])
+def test_all_particles_get_their_turn(n: int) -> None:
+    seen = [range(n)[spaced(n, look)] for look in range(n)]
+    assert len({len(one) for one in seen}) == 1 and min(n, 16) <= len(seen[0]) < 32
+    assert len({i for one in seen for i in one}) > n - max(1, n // 16)
+
+
+def test_a_hessian_that_is_not_a_number_has_a_sentence() -> None:
+    potential = DecoderPotential(lambda z: z * math.nan, torch.zeros(20, 1), dimension=1)
+    with pytest.raises(ValueError, match="Hessian of `DecoderPotential` holds nan or inf"):
+        check_stable(Engine(potential, constant_schedules(), 0.1), torch.zeros(20, 1))
+
+
+@pytest.mark.parametrize("product", [1.5, 1.92])
+def test_a_long_stable_step_is_warned_of_with_the_bias_it_has(product: float) -> None:
+    """Euler's variance over T/k is 1/(1 - dt k/2), 4 and 25; 5 standard errors of 4,000."""
+    engine = Engine(Quadratic(2.0), constant_schedules(), product / 2)
+    exact = 1 / (1 - product / 2)
+    with pytest.warns(RuntimeWarning, match=rf"makes the variance {exact:.3g} times the exact one"):
+        run = run_engine(
+            engine, torch.zeros(4000, 1), 200, generator=generator(8), every=200, observed=False
+        )
+    found = float(run.final.z.var()) * 2.0
+    assert found == pytest.approx(exact, rel=5 * math.sqrt(2 / 4000))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        short = Engine(Quadratic(2.0), constant_schedules(), 0.5)
+        run_engine(short, torch.zeros(9, 1), 2, generator=generator(8), observed=False)

@@ -14,12 +14,14 @@ from torch import Tensor
 from foreshock.detectors import PhaseTransition
 from foreshock.simulators.decoder import DecoderPotential
 from foreshock.simulators.diffusion import ParticleFisher
+from foreshock.simulators.door import counts
 from foreshock.simulators.named_schedules import corrected_schedules
 from foreshock.simulators.observing import observe
 from foreshock.simulators.particles import Engine, State, motion, move, reset_now
 from foreshock.simulators.published_fokker_planck import FokkerPlanckDynamics
+from foreshock.simulators.recording import check_particles
 from foreshock.simulators.resets import CloudReset
-from foreshock.simulators.stability import check_run
+from foreshock.simulators.stability import check_again, check_run, looks
 from foreshock.types import Estimate
 
 
@@ -118,7 +120,8 @@ def train_epoch(
         detector: Reads series called C, S_dot and loss; `PhaseTransition` at its defaults if None.
 
     Returns:
-        Particles and the epoch; an unstable step is refused.
+        Particles and the epoch. Particles no run can start from are refused, and a step that is
+        unstable at the start or, at up to 8 looks, where the particles have come to.
 
     Examples:
         >>> system = FokkerPlanckDynamics(torch.nn.Linear(2, 3), torch.zeros(3), D_0=0.01)
@@ -128,11 +131,17 @@ def train_epoch(
         >>> len(epoch.c), epoch.transitions, tuple(z.shape)
         (3, (), (200, 2))
     """
-    check_run(engine, z_init, steps=n_steps)
+    counts("train_epoch", n_steps=n_steps)
+    check_particles("train_epoch", "z_init", engine, z_init)
+    schedules = check_run(engine, z_init, steps=n_steps)
+    between, looked, look = looks(n_steps, z_init.shape[1]), 0, 0
     rule = detector or PhaseTransition("C", "S_dot", "loss")
     seen, state, transitions = rule.init(), State(z_init.detach().clone()), []
     readings: list[dict[str, Estimate]] = []
     for k in range(n_steps):
+        if k - looked >= between:
+            looked, look = k, look + 1
+            check_again(engine, state.z, schedules[k : k + between], look=look)
         moved = motion(engine, state, generator)
         found, _ = observe(engine, state, moved, generator, refits=0, bounds=False)
         row = {"C": found["c"], "S_dot": found["entropy_production"], "loss": found["energy"]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -82,6 +84,30 @@ def not_negative(function: str, **values: ArrayLike) -> None:
     for name, value in values.items():
         if not np.all(np.asarray(value, dtype=np.float64) >= 0):
             raise ValueError(f"The `{name}` of `{function}` must not be negative. Got {value}.")
+
+
+def counts(function: str, **values: object) -> None:
+    """Refuse what is not a whole number of at least 1.
+
+    Args:
+        function: Who asks, as the user typed it.
+        **values: The arguments by name.
+
+    Raises:
+        ValueError: If one of them is not.
+
+    Examples:
+        >>> counts("train", steps=3.0)
+        Traceback (most recent call last):
+        ...
+        ValueError: The `steps` of `train` must be at least 1 and a whole number. Got 3.0.
+    """
+    for name, value in values.items():
+        if not (isinstance(value, Integral) and int(value) >= 1):
+            raise ValueError(
+                f"The `{name}` of `{function}` must be at least 1 and a whole number. "
+                f"Got {value!r}."
+            )
 
 
 def stability_index(function: str, alpha: float, *, below: float = 2.0) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from foreshock.simulators.consolidation_ratio import consolidation, laplacian, regime
+from foreshock.simulators.door import counts
 from foreshock.simulators.dynamics import largest_curvature
 from foreshock.simulators.noise_control import AdaptiveNoise
 from foreshock.simulators.potentials import Potential
@@ -31,7 +32,8 @@ class StochasticHarmonic:
     Args:
         potential: The loss, with gradient and Hessian.
         lr: Learning rate, or a schedule from the step to it (such as cosine annealing).
-        temperature: T of the stationary law exp(-L/T), for lr small against 2/lambda_max.
+        temperature: T of the stationary law exp(-L/T), for lr small against 2/lambda_max: in a mode
+            of curvature k the variance of the chain is 1/(1 - lr k/2) times T/k, twice at lr k = 1.
         metric: (d, d) A constant metric G, such as the Fisher matrix: the natural-gradient arm.
             Drift and noise are both preconditioned, so the stationary law stays.
         entropy: Weight of the entropy of the law in the free energy, which **adds** to the
@@ -145,18 +147,21 @@ class StochasticHarmonic:
         scale = (2 * (self.temperature * boost + self.entropy) * lr).sqrt()
         return theta - lr * drift + scale * noise
 
-    def check(self, theta: Tensor) -> None:
+    def check(self, theta: Tensor, steps: int = 1) -> None:
         """Refuse a learning rate at which the stiffest direction diverges.
 
         Looked for at 32 of the starts and at the minima that the potential names; elsewhere the
-        curvature is not known.
+        curvature is not known. A schedule is read at every step.
 
         Args:
             theta: (n, d) Where the run starts.
+            steps: Updates to come.
 
         Raises:
-            ValueError: If lr times the largest curvature in the metric is 2 or more.
+            ValueError: If lr times the largest curvature in the metric is 2 or more at a step.
         """
+        rates = [self.rate(step) for step in range(steps if callable(self.lr) else 1)]
+        lr = max(rates)
         points = theta.double()
         if minima := getattr(self.potential, "minima", ()):
             points = torch.cat([points, torch.tensor(minima, dtype=torch.float64).to(points)])
@@ -167,9 +172,10 @@ class StochasticHarmonic:
         # Starts and minima apart, or many starts would leave no minimum among the 32 looked at.
         parts = (points[: len(theta)], points[len(theta) :])
         stiffest = max(largest_curvature(self.potential, x, root) for x in parts if len(x))
-        if self.rate(0) * stiffest >= 2:
+        if lr * stiffest >= 2:
+            when = f" at step {rates.index(lr)}" if lr > rates[0] else ""
             raise ValueError(
-                f"lr * lambda_max = {self.rate(0) * stiffest:.3g} at the start or in a well: "
+                f"lr * lambda_max = {lr * stiffest:.3g} at the start or in a well{when}: "
                 f"gradient descent diverges from 2 on. Take an `lr` below {2 / stiffest:.3g}."
             )
 
@@ -183,7 +189,8 @@ class Training:
         path: (records, n, d) Parameters.
         loss: (records, n) Losses.
         published: (records, n) The published C = |grad L|^2/(D d), D = the base temperature.
-        ratio: One E|grad L|^2/(T E[lap L]) a record, over replicas, at the base temperature.
+        ratio: One E|grad L|^2/(T E[lap L]) a record, over replicas, at the base temperature;
+            flagged where a replica has come to where its step diverges, lr tr(H)/d >= 2.
         regimes: One label a record.
         factors: (records, n) Factor of the adaptive noise at that step.
         boosts: (n,) How often each replica was boosted.
@@ -221,10 +228,8 @@ def train(
         progress: Called with (steps done, steps).
 
     Returns:
-        The record.
-
-    Raises:
-        ValueError: If the start does not fit, is not finite, or lr is unstable there.
+        The record. A start that does not fit or is not finite, a count below 1 and a learning rate
+        that is unstable there are refused (ValueError).
 
     Examples:
         >>> from foreshock.simulators.potentials import Quadratic
@@ -238,14 +243,9 @@ def train(
     if not theta.is_floating_point():
         theta = theta.to(torch.get_default_dtype())
     d = optimizer.potential.dimension
-    if theta.ndim != 2 or theta.shape[1] != d or not bool(torch.isfinite(theta).all()):
-        raise ValueError(
-            f"The `theta` of `train` must be finite and of shape (replicas, {d}). "
-            f"Got shape {tuple(theta.shape)}."
-        )
-    if steps < 1 or every < 1:
-        raise ValueError(f"`steps` and `every` of `train` must be positive. Got {steps}, {every}.")
-    optimizer.check(theta)
+    _check_theta(theta, d)
+    counts("train", steps=steps, every=every)
+    optimizer.check(theta, steps)
     n = len(theta)
     temperature = optimizer.temperature + optimizer.entropy
     state = noise.init(n) if noise is not None else None
@@ -262,6 +262,8 @@ def train(
             if due:
                 published = squared / (temperature * d)  # infinite without noise
                 found = consolidation(gradients, curved, temperature)
+                if optimizer.metric is None:
+                    found = _astray(found, optimizer.rate(min(step, steps - 1)) * curved / d)
                 loss = optimizer.potential.energy(theta)
                 kept.append((step, theta, loss, published, found, factor.clone()))
         if step < steps:
@@ -279,6 +281,39 @@ def train(
         torch.stack(factors),
         state.boosts if state is not None else torch.zeros(n, dtype=torch.int64),
     )
+
+
+def _check_theta(theta: Tensor, d: int) -> None:
+    """Refuse a start that is not of shape (replicas, d), or empty, not finite, or too coarse."""
+    if theta.ndim != 2 or theta.shape[1] != d or len(theta) == 0:
+        raise ValueError(
+            f"The `theta` of `train` must be of shape (replicas, {d}), with at least one replica. "
+            f"Got shape {tuple(theta.shape)}."
+        )
+    if theta.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"The `theta` of `train` must be float32 or float64. Got {theta.dtype}, whose rounding "
+            "is as large as a step, so that the law would be another. Use `theta.float()`."
+        )
+    bad = int((~torch.isfinite(theta).all(1)).sum())
+    if bad:
+        raise ValueError(
+            f"The `theta` of `train` must be finite. It holds nan or inf in {bad} of "
+            f"{len(theta)} replicas: look at where the start comes from."
+        )
+
+
+def _astray(found: Estimate, steepness: Tensor) -> Estimate:
+    """The ratio, unresolved if a step diverges: lr tr(H)/d is at most lr lambda_max."""
+    bad = int((steepness >= 2).sum())
+    if not bad:
+        return found
+    said = (
+        f"{bad} of {len(steepness)} replicas are where lr * lambda_max >= 2 and a step diverges: "
+        "the ratio is not that of a law. Take a smaller `lr`."
+    )
+    reason = f"{found.reason} {said}".strip()
+    return replace(found, flags=found.flags | Flag.UNRESOLVED, reason=reason)
 
 
 def _each(squared: Tensor, curved: Tensor, temperature: float) -> Tensor:
@@ -299,7 +334,8 @@ def recovered_diffusion(run: Training, optimizer: StochasticHarmonic) -> Estimat
         optimizer: The chain that made it.
 
     Returns:
-        D = T of the chain.
+        D = T of the chain, from the steps with lr > 0: the others hold no noise. Missing if there
+        are none.
 
     Raises:
         ValueError: If the record left steps out, or the chain has a metric.
@@ -321,10 +357,14 @@ def recovered_diffusion(run: Training, optimizer: StochasticHarmonic) -> Estimat
     from scipy.stats import chi2
 
     rates = torch.tensor([optimizer.rate(int(s)) for s in run.steps[:-1]], dtype=torch.float64)
-    records, n, d = run.path.shape
-    flat = run.path[:-1].reshape(-1, d)
-    drift = optimizer.potential.gradient(flat).reshape(records - 1, n, d)
-    noise = run.path.diff(dim=0).double() + rates[:, None, None] * drift.double()
+    moved = rates > 0
+    if not bool(moved.any()):
+        return Estimate.missing("The learning rate was 0 at every step: nothing moved.")
+    rates = rates[moved]
+    _, n, d = run.path.shape
+    starts = run.path[:-1][moved]
+    drift = optimizer.potential.gradient(starts.reshape(-1, d)).reshape(-1, n, d)
+    noise = run.path.diff(dim=0)[moved].double() + rates[:, None, None] * drift.double()
     degrees = noise.numel()
     value = float((noise.square() / (2 * rates[:, None, None])).mean())
     low, high = (float(value * degrees / chi2.ppf(q, degrees)) for q in (0.975, 0.025))

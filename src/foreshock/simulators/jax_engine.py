@@ -12,6 +12,7 @@ the run in one, and do not depend on how particles are spread over devices.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,9 +21,10 @@ import numpy as np
 
 from foreshock.density import Selection
 from foreshock.simulators.diffusion import ParticleFisher, SharedFisher
+from foreshock.simulators.door import counts
 from foreshock.simulators.jax_motion import Decoder as Decoder
 from foreshock.simulators.jax_motion import Engine as Engine
-from foreshock.simulators.jax_motion import Law, Motion, law, motion, move, stiffest
+from foreshock.simulators.jax_motion import Law, Motion, law, motion, move, seen_by, stiffness
 from foreshock.simulators.jax_score import (
     Gauges,
     check_selection,
@@ -35,6 +37,8 @@ from foreshock.simulators.jax_score import (
     summary,
     unbiased,
 )
+from foreshock.simulators.stability import looks, read, refuse, refuse_astray, spaced, worst
+from foreshock.simulators.stepping import coarse
 from foreshock.types import Estimate
 
 try:
@@ -45,9 +49,6 @@ except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(
         "The JAX backend needs JAX, which is an extra. Type: pip install 'foreshock[jax]'."
     ) from missing
-
-#: Particles whose Hessians decide whether a step is stable.
-PROBED = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,12 +133,10 @@ def run(
         The run.
 
     Raises:
-        ValueError: If an argument is unfit, the step is unstable, D is not positive definite, or
-            particles have left the finite numbers.
+        ValueError: If an argument is unfit, the step is unstable at the start or where particles
+            have come to, D is not positive definite, or they have left the finite numbers.
     """
-    for name, value in (("steps", steps), ("every", every)):
-        if value < 1:
-            raise ValueError(f"The `{name}` of `run` must be at least 1. Got {value}.")
+    counts("run", steps=steps, every=every)
     if steps % every:
         raise ValueError(
             f"The `steps` of `run` must be a multiple of `every`. Got {steps} and {every}; "
@@ -153,7 +152,10 @@ def run(
                 "has one D. Use `SharedFisher`, or the torch engine's `run_engine`."
             )
         choice = numbers(selection)
-    check_stable(engine, state)
+    schedules = _readings(engine, state.steps, steps)
+    product = _stable(engine, state, schedules)
+    if sentence := coarse("Engine", engine.dt, product, "a smaller learning rate"):
+        warnings.warn(sentence, RuntimeWarning, stacklevel=2)
     # The end is observed too; without that its schedules need not exist.
     rates = jnp.asarray(_rates(engine, state, steps + (selection is not None)))
     path, watched = _run_compiled(
@@ -172,6 +174,11 @@ def run(
     z = path[-1]
     if not bool(jnp.isfinite(z).all()):
         raise ValueError(_lost(engine))
+    # Nothing waits for the host during a run, so these looks come after it.
+    apart = -(-looks(steps, z.shape[1]) // every)  # in records
+    for look, at in enumerate(range(apart, len(path), apart), 1):
+        coming = schedules[min(at * every, steps - 1) : (at + apart) * every]
+        refuse_astray(engine.dt, *worst(*seen_by(engine, path[at], look), coming))
     moments = range(state.steps, state.steps + steps + 1, every)
     observables = {}
     if watched is not None and selection is not None:
@@ -222,27 +229,35 @@ def shard(
     return engine, spread
 
 
-def check_stable(engine: Engine, state: State) -> None:
-    """Refuse a step that is unstable for the stiffest mode at the first 16 particles.
+def check_stable(engine: Engine, state: State, *, steps: int = 1) -> None:
+    """Refuse a step that is unstable for the stiffest mode at 16 to 31 evenly spaced particles.
 
     Euler's step multiplies a mode of stiffness k by 1 - eta dt k, which grows for eta dt k > 2. In
-    mode `gibbs` the mobility D/T stands in place of eta.
+    mode `gibbs` the mobility D/T stands in place of eta. Schedules are read at every step.
 
     Args:
         engine: The engine.
         state: The particles.
-
-    Raises:
-        ValueError: If dt is too large for one of the 16.
+        steps: Steps to take.
     """
-    curvature = stiffest(engine, state.z[:PROBED])
-    eta = engine.schedules.rate(state.steps * engine.dt)
-    if eta * engine.dt * curvature > 2:
-        raise ValueError(
-            f"The `dt` of `Engine` is {engine.dt:g} and unstable: the stiffest mode has curvature "
-            f"{curvature:.3g}, so eta * dt must stay below 2 / {curvature:.3g}. "
-            f"Use dt < {2 / (eta * curvature):.2g}, best a tenth of it."
-        )
+    _stable(engine, state, _readings(engine, state.steps, steps))
+
+
+def _stable(engine: Engine, state: State, readings: np.ndarray) -> float:
+    """The largest eta k at the start, refused where it is unstable."""
+    found = stiffness(engine, state.z, spaced(len(state.z)))
+    eta, t, curvatures = worst(*found, readings)
+    refuse(engine.dt, eta, curvatures.max(), f" at t = {t:g}" if t > readings[0, 2] else "")
+    return eta * curvatures.max()
+
+
+def _readings(engine: Engine, first: int, steps: int) -> np.ndarray:
+    """What the size of a step depends on, step by step."""
+    times = [k * engine.dt for k in range(first, first + steps)]
+    values = [engine.schedules.at(t) for t in times]
+    return read(
+        (eta, base, eta * lam, t) for (eta, base, lam), t in zip(values, times, strict=True)
+    )
 
 
 def _step(
@@ -327,10 +342,13 @@ def _lost(engine: Engine) -> str:
 
 def _checked(engine: Engine, z: Array) -> Array | None:
     """The targets of the decoder, after refusing particles and outputs of the wrong shape."""
-    if z.ndim != 2 or not jnp.issubdtype(z.dtype, jnp.floating) or not jnp.isfinite(z).all():
+    if z.ndim != 2 or z.size == 0 or z.dtype not in (jnp.float32, jnp.float64):
         raise ValueError(
-            f"Particles must be finite floats of shape (n, d). Got {z.shape} of {z.dtype}."
+            "Particles must be of shape (n, d), n and d at least 1, in float32 or float64. "
+            f"Got {z.shape} of {z.dtype}."
         )
+    if not jnp.isfinite(z).all():
+        raise ValueError("Particles must be finite. Some hold nan or inf.")
     n, d = z.shape
     potential = engine.potential
     if not isinstance(potential, Decoder):

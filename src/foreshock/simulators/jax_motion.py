@@ -1,4 +1,4 @@
-r"""What moves the particles of the JAX engine: drift, noise and the stiffest mode, pure functions.
+r"""What moves the particles of the JAX engine: drift, noise and how stiff it is, pure functions.
 
 The equations, modes and shapes are those of `foreshock.simulators.diffusion` and `.particles`.
 What is compiled depends on a `Law` alone, so other schedules, targets or particles of the same
@@ -17,6 +17,7 @@ import numpy as np
 
 from foreshock.simulators.diffusion import Isotropic, ParticleFisher, SharedFisher
 from foreshock.simulators.schedules import Schedules
+from foreshock.simulators.stability import PROBED, most, spaced
 
 try:
     import jax  # pyrefly: ignore[missing-import]
@@ -253,35 +254,57 @@ def move(rule: Law, z: Array, flow: Motion, key: Array) -> Array:
     return z + rule.dt * flow.drift + spread * noise
 
 
-def stiffest(engine: Engine, few: Array) -> float:
-    """Largest eigenvalue, at some particles, of the energy's Hessian times the mobility over eta.
+def stiffness(engine: Engine, z: Array, chosen: slice) -> tuple[np.ndarray, np.ndarray | None]:
+    """Hessians of the energy at some particles.
 
     Args:
         engine: The engine.
-        few: The first particles, (k, d).
+        z: Particles, (n, d).
+        chosen: Which k of them.
 
     Returns:
-        The stiffness of a mode; with a shared F, of the mean over these particles.
+        They, (k, d, d), and M times them where M is not I in the drift; a shared F is the mean over
+        these particles.
     """
     potential = engine.potential
-    targets = potential.targets[: len(few)] if isinstance(potential, Decoder) else None
-    hessian = _stiffness_compiled(law(engine), targets, few)
-    return float(np.linalg.eigvals(np.asarray(hessian, np.float64)).real.max())
+    targets = potential.targets[chosen] if isinstance(potential, Decoder) else None
+    plain, shaped = _stiffness_compiled(law(engine), targets, z[chosen])
+    if shaped is not None:
+        shaped = np.asarray(shaped, np.float64)
+    return np.asarray(plain, np.float64), shaped
 
 
-def _stiffness(rule: Law, targets: Array | None, few: Array) -> Array:
-    """Hessians of the energy times the mobility over eta at some particles."""
+def seen_by(engine: Engine, z: Array, look: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """What `stiffness` finds at up to 256 particles, in pieces of a size that is compiled already.
+
+    Args:
+        engine: The engine.
+        z: Particles, (n, d).
+        look: Number of the look; at others it is other particles.
+
+    Returns:
+        See `stiffness`.
+    """
+    n, d = z.shape
+    pieces = max(1, min(most(d), n) // PROBED)
+    found = [stiffness(engine, z, spaced(n, look * pieces + k)) for k in range(pieces)]
+    plain = np.concatenate([one for one, _ in found])
+    shaped = [other for _, other in found if other is not None]
+    return plain, np.concatenate(shaped) if shaped else None
+
+
+def _stiffness(rule: Law, targets: Array | None, few: Array) -> tuple[Array, Array | None]:
     sigma, shape = rule.noise_scale, rule.shape
     if sigma is None:
-        return jax.vmap(jax.hessian(lambda p: rule.function(p[None])[0]))(few)
+        return jax.vmap(jax.hessian(lambda p: rule.function(p[None])[0]))(few), None
     hessian = jax.vmap(jax.hessian(partial(_one_energy, rule)))(few, targets)
     if rule.mode == "published" or isinstance(shape, Isotropic) or not shape.gamma:
-        return hessian
+        return hessian, None
     jacobian = jax.vmap(jax.jacrev(lambda p: rule.function(p[None])[0]))(few)
     fisher = jnp.swapaxes(jacobian, 1, 2) @ jacobian / sigma**2
     if isinstance(shape, SharedFisher):
         fisher = fisher.mean(0)
-    return hessian + shape.gamma * (fisher @ hessian)
+    return hessian, hessian + shape.gamma * (fisher @ hessian)
 
 
 def _one_energy(rule: Law, point: Array, target: Array) -> Any:

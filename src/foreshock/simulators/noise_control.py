@@ -7,6 +7,7 @@ every step; here a boost has a length, and after it a time in which none may fol
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -65,12 +66,19 @@ class AdaptiveNoise:
     start: int = 50
 
     def __post_init__(self) -> None:
-        for name, least in (("threshold", 0.0), ("boost", 1.0), ("hold", 1), ("refractory", 0)):
+        for name, least in (("threshold", 0.0), ("boost", 1.0)):
             value = getattr(self, name)
-            if not least <= value < float("inf"):
+            if not least <= value < math.inf:
                 raise ValueError(
                     f"The `{name}` of `AdaptiveNoise` must be finite and at least {least}. "
                     f"Got {value}."
+                )
+        for name, least in (("hold", 1), ("refractory", 0), ("start", 0)):
+            value = getattr(self, name)
+            if not (least <= value < math.inf and value % 1 == 0):
+                raise ValueError(
+                    f"The `{name}` of `AdaptiveNoise` must be finite and at least {least}, "
+                    f"a whole number of steps. Got {value}."
                 )
 
     def init(self, replicas: int) -> NoiseState:

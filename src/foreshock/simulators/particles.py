@@ -46,6 +46,7 @@ from foreshock.simulators.resets import (
     CloudReset,
     PointReset,
     Resets,
+    below,
     jumped,
     planned,
     redraw,
@@ -354,7 +355,7 @@ def _reset(engine: Engine, state: State, generator: torch.Generator) -> State:
     if isinstance(reset, CloudReset):
         if reset.rate and not due:
             draw = torch.rand((), device=state.z.device, generator=generator)
-            due = float(draw) < -math.expm1(-reset.rate * engine.dt)
+            due = bool(below(draw, -math.expm1(-reset.rate * engine.dt), generator))
         return reset_now(engine, state, generator) if due else state
     if due:  # A planned event takes everyone along.
         everyone = torch.ones(len(state.z), dtype=torch.bool, device=state.z.device)

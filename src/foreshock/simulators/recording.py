@@ -26,9 +26,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from foreshock.simulators.door import counts
 from foreshock.simulators.observing import NAMES, observe
 from foreshock.simulators.particles import Engine, State, motion, step
-from foreshock.simulators.stability import check_run
+from foreshock.simulators.stability import check_again, check_run, looks
 from foreshock.types import Estimate
 
 #: Groups of the jackknife below which it claims no interval, and particles of a score.
@@ -86,6 +87,10 @@ def run_engine(
     To look is not to touch: what is observed draws from a generator of its own, so the path is
     bitwise the same with and without. The path takes (steps/every + 1) n d numbers.
 
+    The step is judged at the start (`check_stable`), and at up to 8 records on the way at particles
+    that change from look to look. A stable one with eta dt k > 1 in the stiffest mode is warned of:
+    there Euler's variance is 1/(1 - eta dt k/2) times the exact one, twice and more.
+
     Args:
         engine: The engine.
         start: Particles at time 0, (n, d), float32 or float64, whose type and device are those of
@@ -109,8 +114,8 @@ def run_engine(
         ValueError: If the particles are not finite or of the wrong shape or type, a count is out of
             range, a schedule is out of range at one of the steps, or the step is unstable.
         RuntimeError: If torch fails before anything is recorded, in the decoder say.
-        RunStoppedError: If the particles leave the finite numbers or a step fails; what was
-            recorded is in its `recorded`.
+        RunStoppedError: If the particles leave the finite numbers, come to where the step is
+            unstable, or a step fails; what was recorded is in its `recorded`.
 
     Examples:
         An Ornstein-Uhlenbeck cloud at D = eta = 1 that starts at its stationary law stays there:
@@ -130,14 +135,15 @@ def run_engine(
         >>> run_engine(engine, found.final, 10, generator=generator, observed=False).times
         (0.2, 0.3)
     """
-    for name, value in {"steps": steps, "every": every, "select_every": select_every}.items():
-        if value < 1:
-            raise ValueError(f"The `{name}` of `run_engine` must be at least 1. Got {value}.")
+    counts("run_engine", steps=steps, every=every, select_every=select_every)
     state = start if isinstance(start, State) else State(start.detach().clone())
-    _check_start(engine, state.z, refits if observed else None)
+    check_particles("run_engine", "start", engine, state.z)
+    if observed:
+        _check_refits(len(state.z), refits)
     # A record at the end reads the schedules of the step that would follow.
     read = steps + 1 if observed and steps % every == 0 else steps
-    check_run(engine, state.z, first=state.steps, steps=read)
+    schedules = check_run(engine, state.z, first=state.steps, steps=read)
+    between, looked, look = looks(steps, state.z.shape[1]), 0, 0
     begin, watcher = state.z, _watcher(generator)
     path, times, resets = [], [], []
     readings: list[dict[str, Estimate]] = []
@@ -152,6 +158,11 @@ def run_engine(
         try:
             if k % every == 0:
                 _check_finite(engine, state.z, k)
+                if k - looked >= between:
+                    looked, look = k, look + 1
+                    check_again(
+                        engine, state.z, schedules[min(k, read - 1) : k + between], look=look
+                    )
                 path.append(state.z)
                 times.append(state.steps * engine.dt)
                 if progress is not None:
@@ -188,30 +199,44 @@ def run_engine(
     return recorded()
 
 
-def _check_start(engine: Engine, z: Tensor, refits: int | None) -> None:
-    """Refuse particles no run can start from; `refits` is None where nothing is observed."""
-    d = engine.potential.dimension
-    if z.ndim != 2 or z.shape[1] != d or len(z) == 0 or not torch.isfinite(z).all():
+def check_particles(owner: str, name: str, engine: Engine, z: Tensor) -> None:
+    """Refuse particles that no run of an engine can start from.
+
+    Args:
+        owner: Who asks, as the user typed it.
+        name: What the particles are called there.
+        engine: The engine.
+        z: The particles.
+
+    Raises:
+        ValueError: If they are not finite floats of 4 or 8 bytes, of shape (n, d), n at least 1.
+    """
+    d, whose = engine.potential.dimension, f"The `{name}` of `{owner}`"
+    if z.ndim != 2 or z.shape[1] != d or len(z) == 0:
         raise ValueError(
-            f"The `start` of `run_engine` must be finite and of shape (n, {d}). "
-            f"Got {tuple(z.shape)}."
+            f"{whose} must be of shape (n, {d}). Got {tuple(z.shape)}: a row for each of n >= 1 "
+            "particles, a column for each dimension of the potential."
         )
+    bad = int((~torch.isfinite(z).all(1)).sum())
+    if bad:
+        raise ValueError(f"{whose} must be finite. It holds nan or inf in {bad} of {len(z)} rows.")
     if z.dtype not in (torch.float32, torch.float64):
         raise ValueError(
-            f"The `start` of `run_engine` must be float32 or float64. Got {z.dtype}; "
-            "use `start.float()`."
+            f"{whose} must be float32 or float64. Got {z.dtype}; use `{name}.float()`."
         )
-    if refits is None:
-        return
+
+
+def _check_refits(n: int, refits: int) -> None:
+    """Refuse groups of the jackknife that there are not, or of too few particles."""
     if refits and refits < GROUPS:
         raise ValueError(
             f"The `refits` of `run_engine` must be 0 or at least {GROUPS}. Got {refits}."
         )
-    if len(z) < max(refits, PARTICLES):
+    if n < max(refits, PARTICLES):
         raise ValueError(
             f"Observables with `refits={refits}` need at least {max(refits, PARTICLES)} particles; "
-            f"the `start` of `run_engine` has {len(z)}. Use more, "
-            + ("`refits=0`, or " if refits and len(z) >= PARTICLES else "or ")
+            f"the `start` of `run_engine` has {n}. Use more, "
+            + ("`refits=0`, or " if refits and n >= PARTICLES else "or ")
             + "`observed=False` for the path alone."
         )
 

@@ -24,6 +24,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+#: Cells of the grid of uniform draws from which on a probability needs no fraction of one.
+_ENOUGH = 2.0**14
+
 
 @dataclass(frozen=True, eq=False)
 class PointReset:
@@ -206,9 +209,47 @@ def jumped(
     """
     reset.check(z.shape[1])
     draws = torch.rand(len(z), dtype=z.dtype, device=z.device, generator=generator)
-    mask = draws < -math.expm1(-reset.rate * elapsed)
+    mask = below(draws, -math.expm1(-reset.rate * elapsed), generator)
     point = reset.point.to(z)
     return torch.where(mask[:, None], point, z), mask
+
+
+def below(draws: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Which uniform draws lie below a probability, however small that is.
+
+    Draws of float32 are multiples of 2^-24, so that none lies between 0 and 6e-8: for a probability
+    of 1e-8 the comparison alone comes true six times too often. A draw in the cell of the grid that
+    holds the probability is therefore decided by a second one, which leaves an error of 2^-48. That
+    happens to a share of 6e-8 of them (1e-16 in float64); all others are decided, and drawn, as by
+    the comparison. From a probability of 1e-3 on the comparison is enough: it is 6e-5 of itself too
+    large at most, a tenth of what a step of that length leaves out.
+
+    Args:
+        draws: Uniform on [0, 1), of any shape.
+        probability: In [0, 1].
+        generator: That of the draws, used for those in the cell only.
+
+    Returns:
+        A mask in the shape of the draws.
+
+    Examples:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> zeros = torch.zeros(10_000)  # the cell that holds 2^-26, a quarter of the way up
+        >>> 0.23 < below(zeros, 2.0**-26, generator).double().mean().item() < 0.27
+        True
+    """
+    cells = 2.0 ** (53 if draws.dtype == torch.float64 else 24)
+    if probability * cells >= _ENOUGH:
+        return draws < probability
+    cell = math.floor(probability * cells)
+    mask = draws < (cell + 1) / cells
+    if not bool(mask.any()):  # mostly: two operations a step
+        return mask
+    edge = mask & (draws >= cell / cells)
+    if bool(edge.any()):
+        like = {"dtype": draws.dtype, "device": draws.device, "generator": generator}
+        mask[edge] = torch.rand(int(edge.sum()), **like) < probability * cells - cell
+    return mask
 
 
 def planned(times: tuple[float, ...], start: float, end: float) -> bool:

@@ -8,6 +8,9 @@ r"""Steps of length dt for overdamped dynamics, and the loop that runs them.
 | `TamedEuler` | any | O(dt) | none |
 | `CubicSplitting` | `Langevin` on a `Quartic` | O(dt) | none |
 
+In a mode of that rate Euler's stationary variance is 1/(1 - dt * rate/2) times the exact one: twice
+at dt * rate = 1, from where on `integrate` warns.
+
 The last three are in `foreshock.simulators.steppers`, inertial ones in
 `foreshock.simulators.inertia`, the dynamics in `foreshock.simulators.dynamics`. A stepper is a
 value; its `step` maps a state to a new one. A state is a tuple of tensors with the positions (n, d)
@@ -27,11 +30,12 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from foreshock.simulators.door import positive
+from foreshock.simulators.door import counts, positive
 from foreshock.simulators.dynamics import Dynamics, Langevin
 from foreshock.simulators.stepping import (
     Jump,
     State,
+    coarse,
     leavers_lost,
     refuse_outside,
     refuse_unstable,
@@ -46,6 +50,10 @@ Progress = Callable[[int, int], object]
 #: threads: generating normals is not split, and on a busy machine the rest then waits 40 times
 #: longer for its threads than it works.
 _CHUNK = 32_768
+#: Particles at most, or nearly, whose drift is looked at when they have arrived.
+_LOOKED = 1024
+#: Share of them that may overshoot, in the tails of a law whose stiffness grows outwards; ad hoc.
+_ASTRAY = 0.05
 #: Largest record that is allocated without asking: 4 GiB.
 _LARGEST = 4 * 2**30
 
@@ -81,8 +89,10 @@ class EulerMaruyama:
     r"""x' = x + a(x) dt + sqrt(2 D(x) dt) z: right for every Itô process, path by path.
 
     Strong order 1/2 (1 where D is constant), weak order 1. On U = k x^2/2 its stationary variance
-    is T / (k (1 - k M dt / 2)). In a potential steeper than a bowl no step is short
-    enough everywhere: far out dt * rate exceeds 2, and each step throws a particle further out.
+    is T / (k (1 - k M dt / 2)): twice the exact one at dt * rate = 1, from where on `integrate`
+    warns, and without bound as dt * rate goes to 2. In a potential steeper than a bowl no step is
+    short enough everywhere: far out dt * rate exceeds 2, and each step throws a particle further
+    out.
 
     Args:
         dynamics: What moves the particles.
@@ -113,8 +123,14 @@ class EulerMaruyama:
 
     def check(self, x: Tensor) -> None:
         """Refuse dt * rate >= 2 at the start points and the minima, and starts outside."""
+        self.checked_rate(x)
+
+    def checked_rate(self, x: Tensor) -> float:
+        """The largest relaxation rate that `check` finds; 0 where the dynamics do not know it."""
         refuse_outside("EulerMaruyama", self.dynamics, x)
-        refuse_unstable("EulerMaruyama", self.dt, self.dynamics.stiffness(x))
+        rate = self.dynamics.stiffness(x)
+        refuse_unstable("EulerMaruyama", self.dt, rate)
+        return rate
 
     def start(self, x: Tensor, generator: torch.Generator) -> State:
         """The positions."""
@@ -236,7 +252,8 @@ def integrate(
 
     Returns:
         Times, records, last state, and how many particles ran away to nan or infinity: if any, a
-        `RuntimeWarning` says so.
+        `RuntimeWarning` says so. So does one where Euler's step is stable and too long
+        (dt * rate > 1), and where it overshoots at the end, which is seen without a known rate.
 
     Raises:
         ValueError: If x is not a finite (n, d) tensor of floats with the d of the potential, nor a
@@ -254,12 +271,15 @@ def integrate(
     state_given = None if isinstance(x, Tensor) else x
     x = x if isinstance(x, Tensor) else x[0]
     require_particles("integrate", x, stepper)
-    if steps < 1 or every < 1 or (chunk is not None and chunk < 1):
-        raise ValueError(
-            "The `steps`, `every` and `chunk` of `integrate` must be at least 1. "
-            f"Got {steps}, {every} and {chunk}."
-        )
-    stepper.check(x)
+    counts("integrate", steps=steps, every=every, **({} if chunk is None else {"chunk": chunk}))
+    if isinstance(stepper, EulerMaruyama):
+        rate = stepper.checked_rate(x)
+        if sentence := coarse(
+            "EulerMaruyama", stepper.dt, rate, "`LeimkuhlerMatthews` for averages"
+        ):
+            warnings.warn(sentence, RuntimeWarning, stacklevel=2)
+    else:
+        stepper.check(x)
     if state_given is not None:
         parts = len(stepper.start(x[:1], torch.Generator(generator.device)))
         if len(state_given) != parts:
@@ -308,7 +328,34 @@ def integrate(
             RuntimeWarning,
             stacklevel=2,
         )
+    elif isinstance(stepper, (EulerMaruyama, LeimkuhlerMatthews)):
+        share = _overshooting(stepper.dynamics, stepper.dt, final[0])
+        if share > _ASTRAY:
+            warnings.warn(
+                f"At the end of `integrate` the drift of {share:.0%} of the particles turns round "
+                "and grows over one step: the `dt` is unstable there, and they swing between sides "
+                f"that the process does not visit. Use a smaller `dt` than {stepper.dt:g}, or "
+                "`TamedEuler`.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
     return SamplePath(times, values, final, lost)
+
+
+def _overshooting(dynamics: Dynamics, dt: float, x: Tensor) -> float:
+    """Share of the particles whose drift turns round and grows over a step without noise."""
+    # In a mode of relaxation rate k the drift is multiplied by 1 - k dt, below -1 where Euler's
+    # scheme is unstable; once it has grown, the fastest mode is all of the drift. True growth keeps
+    # its sign and is not taken for it. No curvature is needed, so an `ItoProcess` is seen too.
+    few = x[:: max(1, len(x) // _LOOKED)]
+    with torch.no_grad():
+        before = dynamics.drift(few)
+        after = dynamics.drift(torch.add(few, before, alpha=dt))
+    # In units of the largest entry: squares of 1e30 are infinite in float32.
+    size = before.abs().amax(1, keepdim=True)
+    before, after = before / size, after / size
+    # A constant pull towards a point reverses at equal size; a thousandth is above its rounding.
+    return float(((before * after).sum(1) < -1.001 * before.square().sum(1)).double().mean())
 
 
 def require_particles(owner: str, x: Tensor, stepper: Stepper | None = None) -> None:
@@ -329,6 +376,11 @@ def require_particles(owner: str, x: Tensor, stepper: Stepper | None = None) -> 
         raise ValueError(
             f"The `x` of `{owner}` must be a float tensor (n, d), one row a particle. Got "
             f"{x.dtype} of shape {tuple(x.shape)}. Use x[:, None] for particles on a line."
+        )
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"The `x` of `{owner}` must be float32 or float64. Got {x.dtype}, whose rounding is as "
+            "large as a step of the noise, so that the law would be another. Use `x.float()`."
         )
     if not torch.isfinite(x).all():
         raise ValueError(f"The `x` of `{owner}` holds nan or inf.")

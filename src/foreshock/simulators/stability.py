@@ -1,20 +1,33 @@
-"""What is looked at before particles move: every schedule, the step, the kinks of a decoder."""
+"""What is looked at before particles move, and again on the way: schedules, step, kinks."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable
 from functools import cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foreshock.simulators.decoder import DecoderPotential
 from foreshock.simulators.diffusion import ParticleFisher, SharedFisher, SharedMatrix
 from foreshock.simulators.particles import Engine
+from foreshock.simulators.potentials import Potential
+from foreshock.simulators.stepping import coarse
 
-#: Particles whose Hessians decide whether a step is stable.
+Array = NDArray[np.float64]
+
+#: Particles whose Hessians decide whether a step is stable at the start, at least: fewer than twice
+#: as many.
 PROBED = 16
+#: Particles looked at on the way: to see a place that holds each for a hundredth of the time.
+WATCHED = 256
 #: Readings of the schedules at which the stiffest mode is computed, the worst ones.
 READ = 16
+#: Looks on the way, at most, so that they cost little beside the steps.
+LOOKS = 8
 #: Layers whose derivative jumps.
 KINKED = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish,
@@ -22,73 +35,244 @@ KINKED = (
 )  # fmt: skip
 
 
-def check_run(engine: Engine, z: Tensor, *, first: int = 0, steps: int = 1) -> None:
-    """Refuse a run that cannot end well: by its schedules, its step or its decoder.
+def check_run(engine: Engine, z: Tensor, *, first: int = 0, steps: int = 1) -> Array:
+    """Refuse a run that cannot end well, by its schedules, its step or its decoder.
+
+    A step that is stable and so long that the law of the particles is far from the stated one is
+    warned of (RuntimeWarning).
 
     Args:
         engine: The engine.
         z: Particles at the start, (n, d).
         first: Steps taken before.
         steps: Steps to take.
+
+    Returns:
+        What `read` found, for `check_again`.
     """
-    check_stable(engine, z, first=first, steps=steps)
+    readings = read_torch(engine, z.dtype, first=first, steps=steps)
+    product = _check_start(engine, z, readings)
     check_smooth(engine, z)
+    if sentence := coarse("Engine", engine.dt, product, "a smaller learning rate"):
+        warnings.warn(sentence, RuntimeWarning, stacklevel=3)
+    return readings
+
+
+def read(values: Iterable[tuple[float, float, float, float]]) -> Array:
+    """What the size of a step depends on, step by step.
+
+    Args:
+        values: eta, D_0, eta lambda and the time of every step.
+
+    Returns:
+        (steps, 3): eta, the share of M in the mobility D_0/(D_0 + eta lambda), and the time.
+    """
+    rows = ((eta, base / (base + extra) if base + extra > 0 else 0.0, t)
+            for eta, base, extra, t in values)  # fmt: skip
+    return np.fromiter((x for row in rows for x in row), np.float64).reshape(-1, 3)
+
+
+def read_torch(engine: Engine, dtype: torch.dtype, *, first: int, steps: int) -> Array:
+    """The schedules of an engine at the steps `first` to `first + steps`, every one checked.
+
+    Args:
+        engine: The engine.
+        dtype: Type of the particles.
+        first: Steps taken before.
+        steps: Steps to take.
+
+    Returns:
+        See `read`.
+    """
+    times = (k * engine.dt for k in range(first, first + steps))
+    return read((*engine.readings(t, dtype)[:3], t) for t in times)
+
+
+def worst(plain: Array, shaped: Array | None, readings: Array) -> tuple[float, float, Array]:
+    """The reading at which the stiffest of some modes moves furthest in a step.
+
+    Args:
+        plain: (k, d, d) Hessians of the energy.
+        shaped: M times them, where M is not I.
+        readings: From `read`.
+
+    Returns:
+        eta and the time of that reading, and the largest curvature at each place, (k,).
+    """
+    if shaped is None:
+        readings = readings * [1.0, 0.0, 1.0]
+
+    @cache
+    def stiffest(share: float) -> Array:
+        if shaped is None:
+            return np.asarray(np.linalg.eigvalsh(plain)[:, -1], np.float64)
+        return np.linalg.eigvals(share * shaped + (1 - share) * plain).real.max(-1)
+
+    # Pairs as complex numbers: rows of a matrix take ten times as long to sort.
+    _, at = np.unique(readings[:, 0] + 1j * readings[:, 1], return_index=True)
+    eta, share, time = readings[np.sort(at)].T
+    # Above the stiffness itself, which is convex in the share.
+    chord = eta * ((1 - share) * stiffest(0.0).max())
+    if shaped is not None:
+        chord = chord + eta * share * stiffest(1.0).max()
+    order = np.argsort(-chord, kind="stable")[:READ]
+    most = max(order, key=lambda k: eta[k] * stiffest(float(share[k])).max())
+    return float(eta[most]), float(time[most]), stiffest(float(share[most]))
+
+
+def refuse(dt: float, eta: float, curvature: float, where: str) -> None:
+    """Refuse a step that is unstable.
+
+    Args:
+        dt: The step.
+        eta: Learning rate.
+        curvature: Of the stiffest mode.
+        where: That it was found at, for the sentence.
+
+    Raises:
+        ValueError: If eta dt times the curvature exceeds 2.
+    """
+    if eta * curvature * dt > 2:
+        raise ValueError(
+            f"The `dt` of `Engine` is {dt:g} and unstable{where}: the stiffest mode has "
+            f"curvature {curvature:.3g}, so eta * dt must stay below 2 / {curvature:.3g}. "
+            f"Use dt < {2 / (eta * curvature):.2g}, best a tenth of it."
+        )
 
 
 def check_stable(engine: Engine, z: Tensor, *, first: int = 0, steps: int = 1) -> None:
-    """Refuse a step that is unstable for the stiffest mode at the first particles.
+    """Refuse a step that is unstable for the stiffest mode at the start or at a minimum.
 
     Euler's step multiplies a mode of stiffness k by 1 - eta dt k, which grows for eta dt k > 2. In
     mode `gibbs` the mobility D/T = eta (D_0 M + eta lambda I)/(D_0 + eta lambda) stands in place of
-    eta. Schedules are read at every step, and the step is judged at the worst readings. Only 16
-    particles are looked at, so a stiffer place elsewhere goes unnoticed; `run_engine` then refuses
-    what is not finite.
+    eta. Schedules are read at every step, and the step is judged at the worst readings. Looked at
+    are 16 to 31 evenly spaced particles and `potential.minima`, to which particles go wherever they
+    start; a stiffer place elsewhere is for `check_again`, and `run_engine` refuses what is not
+    finite.
 
     Args:
         engine: The engine.
         z: Particles, (n, d).
         first: Steps taken before.
         steps: Steps to take.
-
-    Raises:
-        ValueError: If dt is too large for one of the 16.
     """
-    few, potential = z[:PROBED], engine.potential
-    if isinstance(potential, DecoderPotential):
-        potential = potential.rows(slice(0, PROBED))
-    plain = potential.hessian(few).double()
+    _check_start(engine, z, read_torch(engine, z.dtype, first=first, steps=steps))
+
+
+def _check_start(engine: Engine, z: Tensor, readings: Array) -> float:
+    """The largest eta k at the start, refused where it is unstable."""
+    chosen = spaced(len(z))
+    few, potential = z[chosen], _of(engine, chosen)
     matrix = _matrix(engine, few, potential)
-    shaped = plain if matrix is None else matrix.double() @ plain
+    plain = _hessians(potential, few)
+    parts = [worst(plain, _shaped(matrix, plain), readings)]
+    minima = getattr(potential, "minima", ())
+    if minima:
+        # M is that of the particles: it belongs to a decoder, which has no minima, or to no place.
+        plain = _hessians(potential, few.new_tensor(minima))
+        parts.append(worst(plain, _shaped(matrix, plain), readings))
+    eta, t, curvatures = max(parts, key=lambda part: part[0] * part[2].max())
+    refuse(engine.dt, eta, curvatures.max(), f" at t = {t:g}" if t > readings[0, 2] else "")
+    return eta * curvatures.max()
 
-    @cache
-    def stiffest(share: float) -> float:
-        mixed = share * shaped + (1 - share) * plain
-        return float(torch.linalg.eigvals(mixed).real.max())
 
-    ends = (stiffest(0.0), stiffest(0.0 if matrix is None else 1.0))
-    readings: dict[tuple[float, float], float] = {}
-    for k in range(first, first + steps):
-        eta, base, extra, _ = engine.readings(k * engine.dt, z.dtype)
-        share = base / (base + extra) if matrix is not None and base + extra > 0 else 0.0
-        readings.setdefault((eta, share), k * engine.dt)
+def check_again(engine: Engine, z: Tensor, readings: Array, *, look: int) -> None:
+    """Refuse a run on its way, if its step is unstable where the particles now are.
 
-    def chord(reading: tuple[float, float]) -> float:
-        # Above the stiffness itself, which is convex in the share.
-        eta, share = reading
-        return eta * ((1 - share) * ends[0] + share * ends[1])
+    256 to 511 particles of a small d, down to 16 of a large one, and others at every look. One may
+    be in a stiff place for a moment; two, and more than a hundredth, mean that the step makes the
+    law.
 
-    product = t = curvature = 0.0
-    for eta, share in sorted(readings, key=chord, reverse=True)[:READ]:
-        here = stiffest(share)
-        if eta * here > product:
-            product, t, curvature = eta * here, readings[eta, share], here
-    if product * engine.dt > 2:
-        when = f" at t = {t:g}" if t > first * engine.dt else ""
+    Args:
+        engine: The engine.
+        z: Particles, (n, d).
+        readings: Of the steps to come, from `read`; nothing is done if there are none.
+        look: Number of the look.
+    """
+    if not len(readings):
+        return
+    n, d = z.shape
+    chosen = spaced(n, look, most(d))
+    few, potential = z[chosen], _of(engine, chosen)
+    plain = _hessians(potential, few)
+    found = worst(plain, _shaped(_matrix(engine, few, potential), plain), readings)
+    refuse_astray(engine.dt, *found)
+
+
+def refuse_astray(dt: float, eta: float, t: float, curvatures: Array) -> None:
+    """Refuse a step that is unstable for two and a hundredth of the particles looked at on the way.
+
+    Args:
+        dt: The step.
+        eta: Learning rate.
+        t: Time.
+        curvatures: (k,) Largest curvature at each particle.
+    """
+    bad, looked = int((eta * dt * curvatures > 2).sum()), len(curvatures)
+    if bad > min(max(1, looked // 100), looked - 1):
+        where = f" at t = {t:g}, where {bad} of {looked} particles looked at have come to"
+        refuse(dt, eta, curvatures.max(), where)
+
+
+def looks(steps: int, dimension: int) -> int:
+    """Steps between looks: a look costs d passes or so over some particles, a step one over all.
+
+    Args:
+        steps: Of the run.
+        dimension: d.
+
+    Returns:
+        Least number of steps from a look to the next.
+    """
+    return max(20 * dimension, -(-steps // LOOKS))
+
+
+def most(dimension: int) -> int:
+    """Particles to look at on the way, so that their eigenvalues cost as much at every d or less.
+
+    Args:
+        dimension: d.
+
+    Returns:
+        16 to 256.
+    """
+    return min(WATCHED, max(PROBED, 4096 // dimension))
+
+
+def spaced(n: int, look: int = 0, least: int = PROBED) -> slice:
+    """Some of n particles, evenly spaced; others at every look, and always as many.
+
+    Args:
+        n: How many there are.
+        look: Number of the look.
+        least: How many, at least: fewer than twice as many are taken, or all.
+
+    Returns:
+        Which of them.
+    """
+    stride = max(1, n // least)
+    first = look % stride
+    return slice(first, first + n // stride * stride, stride)
+
+
+def _of(engine: Engine, chosen: slice) -> Potential:
+    """The potential of some of the particles."""
+    potential = engine.potential
+    return potential.rows(chosen) if isinstance(potential, DecoderPotential) else potential
+
+
+def _hessians(potential: Potential, points: Tensor) -> Array:
+    found = potential.hessian(points).detach().double().cpu().numpy()
+    if not np.isfinite(found).all():
         raise ValueError(
-            f"The `dt` of `Engine` is {engine.dt:g} and unstable{when}: the stiffest mode has "
-            f"curvature {curvature:.3g}, so eta * dt must stay below 2 / {curvature:.3g}. "
-            f"Use dt < {2 / product:.2g}, best a tenth of it."
+            f"The Hessian of `{type(potential).__name__}` holds nan or inf where the particles "
+            "are. Look at what its energy, or its decoder, returns there."
         )
+    return found
+
+
+def _shaped(matrix: Tensor | None, plain: Array) -> Array | None:
+    return None if matrix is None else matrix.detach().double().cpu().numpy() @ plain
 
 
 def check_smooth(engine: Engine, z: Tensor) -> None:
@@ -96,7 +280,7 @@ def check_smooth(engine: Engine, z: Tensor) -> None:
 
     There F jumps, and div F lies on the kinks, where no particle is and no derivative is taken: the
     drift would lack it and the particles would settle at another law. Seen are layers of a
-    `torch.nn.Module` with a kink, and decoders whose F varies among the first 16 particles while
+    `torch.nn.Module` with a kink, and decoders whose F varies among evenly spaced particles while
     div F is 0 at all of them; a kink in a function beside curved parts goes unnoticed.
 
     Args:
@@ -113,7 +297,8 @@ def check_smooth(engine: Engine, z: Tensor) -> None:
     decode = potential.decode
     layers = decode.modules() if isinstance(decode, nn.Module) else ()
     kinks = sorted({type(layer).__name__ for layer in layers if isinstance(layer, KINKED)})
-    if not kinks and _piecewise_linear(potential.rows(slice(0, PROBED)), z[:PROBED]):
+    chosen = spaced(len(z))
+    if not kinks and _piecewise_linear(potential.rows(chosen), z[chosen]):
         kinks = ["it is linear in pieces"]
     if kinks:
         raise ValueError(

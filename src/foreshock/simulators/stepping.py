@@ -53,6 +53,38 @@ def refuse_unstable(
         )
 
 
+def coarse(owner: str, dt: float, rate: float, instead: str) -> str:
+    r"""What is to be said of a step that is stable and long: dt * rate above 1.
+
+    Euler's stationary variance in a mode is 1/(1 - dt * rate/2) times the exact one: 2 at 1, where
+    every step passes the minimum, and without bound as dt * rate goes to 2. Between, the paths are
+    right for what they are, and their law is not the one that was asked for.
+
+    Args:
+        owner: Name of the stepper.
+        dt: Its step.
+        rate: Largest relaxation rate, 1/time.
+        instead: What else can be done about it.
+
+    Returns:
+        A sentence, or nothing where dt * rate is at most 1.
+
+    Examples:
+        >>> coarse("EulerMaruyama", 0.5, 2.0, "")
+        ''
+        >>> coarse("EulerMaruyama", 0.96, 2.0, "`ExactOU`")[-69:]
+        'variance 25 times the exact one. Use dt < 0.1 for 11 %, or `ExactOU`.'
+    """
+    product = dt * rate
+    if not 1 + 1e-9 < product < 2:  # 1 itself is rounded either way
+        return ""
+    return (
+        f"The `dt` of `{owner}` is stable but long: dt * rate = {product:.3g} for the stiffest "
+        f"mode, in which Euler's step makes the variance {1 / (1 - product / 2):.3g} times the "
+        f"exact one. Use dt < {0.2 / rate:.2g} for 11 %, or {instead}."
+    )
+
+
 def standard_normal(x: Tensor, generator: torch.Generator) -> Tensor:
     """Standard normals in the shape, dtype and device of x.
 
