@@ -161,7 +161,8 @@ class Row:
                 )
             before = now
         parts = [np.array([row[i] for row in rows]) for i in range(6)]
-        return Followed(*parts[:3], x), Followed(*parts[3:], nodes)
+        solved = Followed(parts[0], parts[1], parts[2], x)
+        return solved, Followed(parts[3], parts[4], parts[5], nodes)
 
 
 @dataclass(frozen=True, eq=False)
