@@ -270,10 +270,11 @@ def test_simulate_compares_with_the_exact_answer(tmp_path: Path, capsys: Capture
     words = "simulate ou --particles 300 --records 3 --seed 4 --out".split()
     found = answer(capsys, *words, str(tmp_path / "a"))
     assert found["world"] == "ou" and found["config"]["particles"] == 300
-    assert len(found["comparisons"]) == 6
+    assert len(found["comparisons"]) == 7
     assert all(low <= high for low, high in ((c["low"], c["high"]) for c in found["comparisons"]))
     page = Path(found["report"]).read_text(encoding="utf-8")
-    assert "Against the exact answer" in page
+    for words_of in ("Against the exact answer", "Particles one by one", "Density of the first"):
+        assert words_of in page
     text = _output(capsys, *words, str(tmp_path / "b"))
     assert "Entropy production, t = 1.5" in text and "agrees" in text
     assert main([*words, str(tmp_path / "b")]) == 2  # the folder exists

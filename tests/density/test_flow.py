@@ -577,3 +577,20 @@ def test_the_square_of_an_ill_conditioned_diffusion_is_exact_to_the_root_of_its_
     assert torch.allclose(found.double(), want, rtol=1e-3)
     own = inverse_squares(*factored(diffusion.expand(50, d, d).clone(), rows), rows)
     assert torch.allclose(own, found, rtol=1e-3)
+
+
+def test_nan_is_named_where_it_came_in() -> None:
+    x = gaussian(50, 2, seed=0)
+    energies = x.square().sum(1)
+    energies[:3] = torch.nan
+    with pytest.raises(ValueError, match="must be finite. Got nan or inf at 3 of 50 particles"):
+        free_energy(fit_score(x), energies, 1.0)
+    with pytest.raises(ValueError, match=r"must have the shape \(50,\), one a particle"):
+        free_energy(fit_score(x), energies[:4], 1.0)
+    gradients, laplacians = x.clone(), torch.full((50,), 2.0)
+    gradients[7, 1] = torch.nan
+    found = fdt_ratio(gradients, laplacians, 1.0)
+    assert math.isnan(found.value) and "gradients of 1 of 50 particles" in found.reason
+    laplacians[:2] = torch.inf
+    assert "laplacians of 2 of 50 particles" in fdt_ratio(x, laplacians, 1.0).reason
+    assert "laplacian is 0" in fdt_ratio(x, torch.zeros(50), 1.0).reason

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from foreshock.simulators.barrier import escape_time, relax, string_method
-from foreshock.simulators.exact_kramers import well_decay_rate
-from foreshock.simulators.landscapes import MullerBrown
+from foreshock.simulators.exact_kramers import mean_first_passage_time, well_decay_rate
+from foreshock.simulators.landscapes import KWells, MullerBrown
 from foreshock.simulators.potentials import DoubleWell, Quadratic
 from foreshock.stats.published_langevin import escape_time_langevin
 from foreshock.types import Flag
@@ -123,3 +124,46 @@ def test_relaxation_goes_down_into_the_basin_it_starts_in() -> None:
     for point in surface.minima:
         found = relax(surface, torch.tensor(point) + 0.03)
         torch.testing.assert_close(found, torch.tensor(point).double(), atol=1e-6, rtol=0)
+
+
+def test_a_way_through_a_deeper_well_gives_no_time() -> None:
+    """Wells at -5, 0, 5 with U = 0, -2, 0: most of the time is spent in the middle."""
+    depths = torch.tensor([0.0, 2.0, 0.0], dtype=torch.float64)
+    temperature = 0.3
+    wells = KWells(torch.tensor([[-5.0], [0.0], [5.0]]), depths, smoothing=0.6)
+
+    def energy(x: np.ndarray) -> np.ndarray:
+        return wells.energy(torch.as_tensor(x)[..., None]).numpy()
+
+    one, middle, far = (torch.tensor(point) for point in wells.minima)
+    through = escape_time(wells, string_method(wells, one, far), temperature)
+    assert math.isnan(through.value) and Flag.NOT_CONVERGED in through.flags
+    assert "another well at [0.0" in through.reason and "from well to well" in through.reason
+    # From well to well the formula holds, but for barriers that are not quite parabolas (17 %);
+    # together they are the time to the far one.
+    steps = [
+        escape_time(wells, string_method(wells, a, b), temperature)
+        for a, b in ((one, middle), (middle, far))
+    ]
+    exact = [
+        mean_first_passage_time(energy, temperature, float(one), float(middle)),
+        mean_first_passage_time(energy, temperature, float(one), float(far)),
+    ]
+    assert all(step.flags == Flag.NONE for step in steps)
+    assert steps[0].value == pytest.approx(exact[0], rel=0.25)
+    assert steps[0].value + steps[1].value == pytest.approx(exact[1], rel=0.25)
+    assert exact[1] > 100 * exact[0]
+
+
+def test_wells_of_one_depth_and_higher_saddles_on_the_way_back_count() -> None:
+    row = KWells([[0.0], [4.0], [8.0]], smoothing=0.3)  # type: ignore[arg-type]
+    a, b, c = (torch.tensor(point) for point in row.minima)
+    assert "another well" in escape_time(row, string_method(row, a, c), 0.2).reason
+    assert escape_time(row, string_method(row, a, b), 0.2).flags == Flag.NONE
+    # A step on the way that is over at once does not: Mueller and Brown's third well, 108 to 67.
+    surface = MullerBrown()
+    wells = [torch.tensor(point) for point in surface.minima]
+    over = string_method(surface, wells[1], wells[0])
+    assert escape_time(surface, over, 5.0).flags == Flag.NONE
+    told = escape_time(surface, over, 15.0)
+    assert "climb" in told.reason and Flag.NOT_CONVERGED in told.flags and told.value > 0

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from foreshock.simulators.decoder import DecoderPotential
 from foreshock.simulators.linearisation import TanhStack
+from foreshock.simulators.particles import Engine
+from foreshock.simulators.recording import run_engine
+from foreshock.simulators.schedules import constant_schedules
 from tests.simulators.decoders import generator, tanh_decoder
 
 
@@ -215,7 +218,7 @@ def test_a_decoder_that_does_more_than_a_tanh_stack_is_left_to_autograd() -> Non
         nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4, bias=False)).double(),
     ]
     assert not any(pulled(decode) for decode in others)
-    with pytest.raises(RuntimeError, match="same dtype"):  # as torch itself says it
+    with pytest.raises(ValueError, match="computes in torch.float32"):
         pulled(tanh_decoder().float())
     with torch.autocast("cpu"):
         assert not pulled(tanh_decoder())
@@ -224,3 +227,92 @@ def test_a_decoder_that_does_more_than_a_tanh_stack_is_left_to_autograd() -> Non
         assert not pulled(tanh_decoder())
     finally:
         handle.remove()
+
+
+class _Own(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 4))
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.net(z)
+
+
+def test_a_random_decoder_is_refused_until_it_is_evaluated() -> None:
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 4))
+    targets, z = torch.zeros(6, 4), torch.ones(6, 3)
+    with pytest.raises(
+        ValueError, match=r"Dropout in train mode: its output is random.*`.eval\(\)`"
+    ):
+        DecoderPotential(net, targets, 3)
+    found = DecoderPotential(net.eval(), targets, 3)
+    assert torch.equal(found.gradient(z), found.gradient(z))
+    state = torch.get_rng_state()
+    found.energy(z)
+    assert torch.equal(state, torch.get_rng_state())
+    net.train()  # behind its back
+    for ask in (found.energy, found.gradient, found.hessian):
+        with pytest.raises(ValueError, match="Dropout in train mode"):
+            ask(z)
+    with pytest.raises(ValueError, match="Dropout in train mode"):
+        DecoderPotential(_Own().decode, targets, 3)
+    DecoderPotential(nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.0)), targets, 3).energy(z)
+
+
+def test_a_decoder_that_couples_the_particles_is_refused() -> None:
+    targets = torch.zeros(6, 4)
+    z = torch.randn(6, 3, generator=generator(11))
+    net = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 4))
+    with pytest.raises(ValueError, match="BatchNorm1d in train mode: .* on the other particles"):
+        DecoderPotential(net, targets, 3)
+    whole = DecoderPotential(net.eval(), targets, 3)
+    # Law: a particle's gradient is that of the particle alone.
+    torch.testing.assert_close(whole.gradient(z)[:2], whole.rows(slice(2)).gradient(z[:2]))
+    for_ever = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False)).eval()
+    with pytest.raises(ValueError, match="statistics, which takes those of the cloud in any mode"):
+        DecoderPotential(for_ever, targets, 3)
+    DecoderPotential(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)), targets, 3).energy(z)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_decoder_of_another_width_or_type_is_named(layers: int) -> None:
+    net = (
+        nn.Linear(3, 4)
+        if layers == 1
+        else nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4))
+    )
+    narrow = DecoderPotential(net, torch.zeros(50, 4), 2)
+    right = DecoderPotential(net, torch.zeros(50, 4), 3)
+    for ask in ("energy", "gradient", "hessian"):
+        with pytest.raises(
+            ValueError, match=r"latent states \(n, 2\): its first layer wants \(n, 3\)"
+        ):
+            getattr(narrow, ask)(torch.zeros(50, 2))
+        with pytest.raises(
+            ValueError, match="computes in torch.float32 and the particles are torch.f"
+        ):
+            getattr(right, ask)(torch.zeros(50, 3).double())
+    matrix = torch.ones(3, 4)
+    plain = DecoderPotential(lambda z: z @ matrix, torch.zeros(50, 4), 2)
+    with pytest.raises(ValueError, match=r"does not take latent states \(n, 2\) .* torch says"):
+        plain.energy(torch.zeros(50, 2))
+
+
+def test_what_fails_for_another_reason_stays_what_it_was() -> None:
+    def crowded(z: Tensor) -> Tensor:
+        if len(z) > 10:
+            raise RuntimeError("out of memory")
+        return z
+
+    with pytest.raises(RuntimeError, match="^out of memory$"):
+        DecoderPotential(crowded, torch.zeros(50, 2), 2).energy(torch.zeros(50, 2))
+
+
+def test_a_decoder_that_returns_nan_is_named(capfd: pytest.CaptureFixture) -> None:
+    decode = nn.Linear(2, 3)
+    nn.init.constant_(decode.weight, torch.nan)
+    found = DecoderPotential(decode, torch.zeros(50, 3), 2)
+    engine = Engine(found, constant_schedules(), 0.01)
+    with pytest.raises(ValueError, match="decoder returns nan or inf for .* Check its weights"):
+        run_engine(engine, torch.zeros(50, 2), 2, generator=generator(0))
+    assert capfd.readouterr() == ("", "")  # MKL used to print sixteen lines

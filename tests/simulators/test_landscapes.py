@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
+from foreshock.simulators.dynamics import Langevin
 from foreshock.simulators.landscapes import KWells, MullerBrown, Ring, TiltedRing
+from foreshock.simulators.sde import EulerMaruyama
 
 
 def test_muller_brown_has_the_energies_of_the_literature() -> None:
@@ -63,3 +65,32 @@ def test_bad_input_is_refused() -> None:
         TiltedRing(math.nan)
     with pytest.raises(ValueError, match="2 dimensions"):
         Ring(dimension=3)
+
+
+def test_the_wells_of_k_wells_are_minima_and_merge_with_their_bowls() -> None:
+    # On a line every minimum is a change of sign of the slope.
+    line = torch.linspace(-6, 6, 240_001, dtype=torch.float64)[:, None]
+    for centres, depths, smoothing, count in (
+        ([-3.0, 0.5, 3.0], [0.0, 0.3, 0.8], 0.3, 3),
+        ([-2.0, 0.0, 2.0], [0.0, 2.0, 0.0], 0.3, 1),  # the deep one swallows both
+        ([-0.9, 0.9], [0.0, 0.0], 1.0, 1),  # closer than twice the deviation: one hump
+        ([-1.1, 1.1], [0.0, 0.0], 1.0, 2),
+    ):
+        wells = KWells(torch.tensor(centres)[:, None], torch.tensor(depths), smoothing=smoothing)
+        slope = wells.gradient(line)[:, 0]
+        down = ((slope[:-1] < 0) & (slope[1:] >= 0)).nonzero()[:, 0]
+        found = torch.tensor(wells.minima, dtype=torch.float64)[:, 0]
+        assert len(found) == len(down) == count
+        torch.testing.assert_close(found.sort().values, line[down, 0], atol=1e-4, rtol=0)
+    plane = KWells([[0.0, 1000.0], [4.0, 1003.0]])  # type: ignore[arg-type]
+    at = torch.tensor(plane.minima, dtype=torch.float64)
+    assert len(at) == 2 and float(plane.gradient(at).abs().max()) < 1e-9
+
+
+def test_a_step_too_long_for_the_wells_is_refused_wherever_it_starts() -> None:
+    """Half way up to the saddle the curvature is small: from there the energy came out 1.66."""
+    wells = KWells([[0.0], [3.0]], width=0.5)  # type: ignore[arg-type]
+    stepper = EulerMaruyama(Langevin(wells, 0.3), 0.51)
+    for start in (0.0, 1.5):
+        with pytest.raises(ValueError, match="dt"):
+            stepper.check(torch.full((5, 1), start))

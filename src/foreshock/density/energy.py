@@ -74,11 +74,15 @@ def free_energy(
         raise ValueError(
             f"The `temperature` of `free_energy` must be positive and finite. Got {temperature}."
         )
-    good = energies.shape == score.particles[:, 0].shape
-    if not good or not math.isfinite(float(energies.detach().double().sum())):
+    if energies.shape != score.particles[:, 0].shape:
         raise ValueError(
-            f"The `energies` must be finite and ({len(score.particles)},). "
-            f"Got {tuple(energies.shape)}."
+            f"The `energies` of `free_energy` must have the shape ({len(score.particles)},), one a "
+            f"particle. Got {tuple(energies.shape)}."
+        )
+    if broken := int((~torch.isfinite(energies.detach())).sum()):
+        raise ValueError(
+            f"The `energies` of `free_energy` must be finite. Got nan or inf at {broken} of "
+            f"{len(energies)} particles: they are where U is not defined, or overflows."
         )
     return _log_mean(score, energies.detach(), temperature, refits)
 
@@ -154,10 +158,17 @@ def fdt_ratio(gradients: Tensor, laplacians: Tensor, diffusion: float) -> Estima
     top = row_products(gradients.detach(), gradients.detach()).cpu().numpy()
     bottom = (diffusion * laplacians.detach().double()).cpu().numpy()
     over, under = float(top.mean()), float(bottom.mean())
+    for what, values, mean in (("gradients", top, over), ("laplacians", bottom, under)):
+        if not math.isfinite(mean):
+            broken = int((~np.isfinite(values)).sum())
+            why = f"The {what} of {broken} of {n} particles are not finite, or their squares are."
+            if not broken:
+                why = f"The mean of the {what} overflows."
+            return Estimate.missing(f"{why} Leave these particles out, or rescale them.", n=n)
+    if under == 0:
+        return Estimate.missing("The mean laplacian is 0: there is no ratio to it.", n=n)
     covariance = np.cov(top, bottom) / n
     pieces = fieller(over, under, covariance[0, 0], covariance[1, 1], covariance[0, 1], Z95)
-    if not math.isfinite(over) or not math.isfinite(under) or under == 0:
-        return Estimate.missing("The mean laplacian is 0 or not finite.", n=n)
     if len(pieces) == 1 and math.isfinite(pieces[0][0]) and math.isfinite(pieces[0][1]):
         ratio = over / under
         lower, upper = _hall(top / over - bottom / under) if over else (0.0, 0.0)

@@ -40,6 +40,10 @@ def bures(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: Te
     Returns:
         W2, in the unit of the coordinates.
 
+    Raises:
+        ValueError: If shapes disagree, a number is not finite, or a covariance is not symmetric
+            and positive semidefinite up to the rounding of its type.
+
     References:
         Gelbrich, Math. Nachr. 147 (1990) 185.
 
@@ -48,6 +52,44 @@ def bures(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: Te
         >>> bures(zero, eye, zero, eye / 4)  # sqrt(d) (1 - 1/2)
         1.0
     """
+    shapes = [tuple(part.shape) for part in (mean_a, covariance_a, mean_b, covariance_b)]
+    d = shapes[0][0] if len(shapes[0]) == 1 else 0
+    if not d or shapes != [(d,), (d, d)] * 2:
+        raise ValueError(
+            "`bures` needs means (d,) and covariances (d, d) of one d. "
+            f"Got {', '.join(map(str, shapes))}."
+        )
+    for name, mean, covariance in (("a", mean_a, covariance_a), ("b", mean_b, covariance_b)):
+        _require_moments(name, mean, covariance)
+    return _bures(mean_a, covariance_a, mean_b, covariance_b)
+
+
+def _require_moments(name: str, mean: Tensor, covariance: Tensor) -> None:
+    """Refuse what no law has as its mean and covariance."""
+    if not bool(torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
+        raise ValueError(
+            f"`mean_{name}` or `covariance_{name}` of `bures` contains nan or inf. Leave out the "
+            "particles that are not finite before taking moments."
+        )
+    wide = covariance.double()
+    eps = torch.finfo(covariance.dtype if covariance.is_floating_point() else wide.dtype).eps
+    slack = 10 * len(mean) * eps * float(wide.abs().max())
+    lopsided = float((wide - wide.T).abs().max())
+    if lopsided > slack:
+        raise ValueError(
+            f"`covariance_{name}` of `bures` must be symmetric. Got entries {lopsided:.3g} from "
+            "their mirror images: pass (S + S.T) / 2 if that is meant."
+        )
+    least = float(torch.linalg.eigvalsh(wide)[0])
+    if least < -slack:
+        raise ValueError(
+            f"`covariance_{name}` of `bures` must be positive semidefinite. Got the eigenvalue "
+            f"{least:.3g}: no law has a negative variance."
+        )
+
+
+def _bures(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: Tensor) -> float:
+    """`bures` of moments that are those of clouds."""
     a, b = covariance_a.double(), covariance_b.double()
     values, vectors = torch.linalg.eigh(a)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
@@ -128,9 +170,9 @@ def w2(
         W2 in the unit of the coordinates; flagged unresolved inside its null.
 
     Raises:
-        ValueError: If the clouds are not finite (n >= 40, d) and (m >= 40, d), or `method` is
-            unknown, or there are fewer than 2 directions or splits, or `paired` clouds differ in
-            number.
+        ValueError: If the clouds are not finite floating numbers (n >= 40, d) and (m >= 40, d), or
+            `method` is unknown, or there are fewer than 2 directions or splits, or `paired` clouds
+            differ in number.
 
     References:
         Gelbrich (1990); Bonneel, Rabin, Peyré & Pfister, J. Math. Imaging Vis. 51 (2015) 22.
@@ -145,14 +187,8 @@ def w2(
     """
     if method not in METHODS:
         raise ValueError(f"The `method` of `w2` must be one of {METHODS}. Got {method!r}.")
-    x, y = x.detach(), y.detach().to(x)
-    d = x.shape[-1]
-    good = x.dim() == y.dim() == 2 and x.shape[1] == y.shape[1] and min(len(x), len(y)) >= 40
-    if not good or not math.isfinite(float(x.sum() + y.sum())):
-        raise ValueError(
-            "`w2` needs finite clouds (n, d) and (m, d) of at least 40 particles. "
-            f"Got {tuple(x.shape)} and {tuple(y.shape)}."
-        )
+    x, y = _clouds(x, y)
+    d = x.shape[1]
     if paired and (len(x) != len(y) or method == "exact"):
         raise ValueError(
             "`w2(paired=True)` is for two clouds of the same particles, by 'sliced' or 'bures'. "
@@ -163,6 +199,9 @@ def w2(
             f"`w2` needs at least 2 `directions` and 2 `splits`. Got {directions} and {splits}."
         )
     n, between = min(len(x), len(y)), 0.0
+    unit = _unit(x, y)
+    if unit != 1:
+        x, y = x / unit, y / unit
     if method == "sliced":
         axes = _axes(x, directions, generator)
         x, y = x @ axes, y @ axes  # once: what follows only sorts
@@ -175,7 +214,7 @@ def w2(
     ends = float(pooled[splits - rank]), float(pooled[rank - 1])
     if method == "exact":
         band = math.sqrt(ends[0]), math.sqrt(ends[1])
-        return _flagged(math.sqrt(whole), math.nan, math.nan, n, band, ONE_LAW)
+        return _flagged(math.sqrt(whole), math.nan, math.nan, n, band, ONE_LAW, unit)
     if paired:
         value = _crossed(squared, x, y, max(splits // 2, 2), generator)
         bias = whole - value  # so that the value is in the band where the whole is in its null
@@ -190,7 +229,40 @@ def w2(
     error = math.hypot(t_quantile(GROUPS - 1) * float(jackknife_se(parts)), between)
     low, high = _signed_root(value - error), _signed_root(value + error)
     reason = EXCHANGED if paired else ONE_LAW
-    return _flagged(_signed_root(value), low, high, n, band, reason)
+    return _flagged(_signed_root(value), low, high, n, band, reason, unit)
+
+
+def _clouds(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both clouds of the type of the first, or a refusal that says what is wrong with them."""
+    good = x.dim() == y.dim() == 2 and x.shape[1] == y.shape[1] >= 1
+    if not good or min(len(x), len(y)) < 40:
+        raise ValueError(
+            "`w2` needs clouds (n, d) and (m, d) of at least 40 particles. "
+            f"Got {tuple(x.shape)} and {tuple(y.shape)}."
+        )
+    if not (x.is_floating_point() and y.is_floating_point()):
+        raise ValueError(
+            f"`w2` needs clouds of floating-point numbers. Got {x.dtype} and {y.dtype}; "
+            "use `x.double()`."
+        )
+    x, y = x.detach(), y.detach().to(x)
+    broken = [int((~torch.isfinite(cloud)).any(1).sum()) for cloud in (x, y)]
+    if any(broken):
+        raise ValueError(
+            f"`w2` needs finite clouds. Got nan or inf in {broken[0]} of {len(x)} particles of `x` "
+            f"and {broken[1]} of {len(y)} of `y`: leave them out, and say how many."
+        )
+    return x, y
+
+
+def _unit(x: Tensor, y: Tensor) -> float:
+    """A power of two in which the squares of coordinates are numbers of their type; 1 for most."""
+    info = torch.finfo(x.dtype)
+    top = max(float(x.abs().max()), float(y.abs().max()))
+    # Halfway in the exponent to where a square is lost: between lie all clouds of ordinary size.
+    if top == 0 or info.tiny**0.25 < top < info.max**0.25:
+        return 1.0
+    return 2.0 ** math.frexp(top)[1]
 
 
 def _axes(like: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -271,9 +343,17 @@ def _signed_root(square: float) -> float:
 
 
 def _flagged(
-    value: float, low: float, high: float, n: int, null: tuple[float, float], reason: str
+    value: float,
+    low: float,
+    high: float,
+    n: int,
+    null: tuple[float, float],
+    reason: str,
+    unit: float,
 ) -> Estimate:
-    """The estimate, unresolved inside its null."""
+    """The estimate in the coordinates' own unit, unresolved inside its null."""
+    value, low, high = value * unit, low * unit, high * unit
+    null = null[0] * unit, null[1] * unit
     if value > null[1]:
         return Estimate(value, low, high, n, null=null)
     return Estimate(value, low, high, n, Flag.UNRESOLVED, reason, null)
@@ -288,7 +368,7 @@ def _squared(method: str, d: int) -> Squared:
             centred = rows - rows.mean(0)
             return rows.mean(0), centred.T @ centred / (len(rows) - 1)
 
-        return lambda a, b: bures(*moments(a), *moments(b)) ** 2
+        return lambda a, b: _bures(*moments(a), *moments(b)) ** 2
     if method == "sliced":
         return lambda a, b: d * float(quantile_w2_squared(a, b).double().mean())
     try:

@@ -19,6 +19,10 @@ from foreshock.types import Estimate, Flag
 
 #: Newton steps that are enough near a stationary point; beyond, the start was not near one.
 _NEWTON = 60
+#: What other wells and saddles may add to the time, of what is not flagged.
+_SHARE = 0.05
+#: Depth of a dip of the path, in units of T, below which it is none.
+_RIPPLE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +153,12 @@ def escape_time(
     claimed: the error is the formula's, not one of sampling. In one dimension
     `exact_kramers.mean_first_passage_time` is exact at any temperature.
 
+    The formula knows one well and one saddle. Where the path runs through another well, the time
+    is a sum over pairs of a well and a later saddle, each by exp((U_saddle - U_well)/T); the
+    estimate is flagged where the other pairs make up more than 5 % of the one it is for, and
+    refused where they make up more than that one, as where the path crosses a well deeper than the
+    start. Wells between two images are not seen.
+
     Args:
         potential: The landscape.
         barrier: From `string_method`.
@@ -176,6 +186,9 @@ def escape_time(
     if barrier.height.flags or not barrier.height.value > 0:
         why = barrier.height.reason or f"The barrier is {barrier.height.value:.3g}, not positive."
         return Estimate.missing(why, flags=Flag.UNRESOLVED | Flag.NOT_CONVERGED)
+    others, elsewhere = _detained(barrier, temperature)
+    if others > 1:
+        return Estimate.missing(elsewhere, flags=Flag.UNRESOLVED | Flag.NOT_CONVERGED)
     points = torch.stack([barrier.start, barrier.saddle])
     at_well, at_saddle = potential.hessian(points).numpy()
     height = barrier.height.value
@@ -188,7 +201,42 @@ def escape_time(
             "first passage, or in one dimension use `mean_first_passage_time`."
         )
         return Estimate(1 / rate, flags=Flag.NOT_CONVERGED, reason=reason)
+    if others > _SHARE:
+        return Estimate(1 / rate, flags=Flag.NOT_CONVERGED, reason=elsewhere)
     return Estimate.plain(1 / rate)
+
+
+def _detained(barrier: Barrier, temperature: float) -> tuple[float, str]:
+    """What other wells and saddles of the path add to the time, as a share, and which they are."""
+    energies = barrier.energies.tolist()
+    # Ripples below a tenth of T hold nobody; the ends are minima.
+    turns = [0]
+    for index in range(1, len(energies)):
+        rising = len(turns) % 2 == 1  # the last turn is a well, the next one a saddle
+        gain = energies[index] - energies[turns[-1]]
+        if (gain > 0) != rising and (gain < 0 or len(turns) > 1):
+            turns[-1] = index  # on along the same slope
+        elif abs(gain) > _RIPPLE * temperature:
+            turns.append(index)
+    wells, saddles = turns[::2], turns[1::2]
+    pairs = [(i, j) for i in wells for j in saddles if j > i]
+    climbs = {(i, j): energies[j] - energies[i] for i, j in pairs}
+    own = barrier.height.value
+    top = max(saddles, key=energies.__getitem__)
+    others = {pair: climb for pair, climb in climbs.items() if pair != (0, top)}
+    share = sum(math.exp(min((c - own) / temperature, 700.0)) for c in others.values())
+    if share <= _SHARE:
+        return share, ""
+    well, saddle = max(others, key=others.__getitem__)
+    place = "the start"
+    if well:
+        at = [round(v, 3) for v in barrier.path[well].tolist()]
+        place = f"another well at {at}, {energies[well] - energies[0]:+.3g} from the start"
+    return share, (
+        f"Besides the barrier of {own:.3g} the path has a climb of {others[well, saddle]:.3g} from "
+        f"{place}: one well and one saddle do not make the time. Find the barriers from well to "
+        "well with a `string_method` each, or measure the first passage."
+    )
 
 
 def relax(potential: Potential, point: Tensor, *, max_steps: int = 100_000) -> Tensor:

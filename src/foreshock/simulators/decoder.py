@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from foreshock.simulators.decoder_checks import refuse_coupled, refused, suspects
 from foreshock.simulators.linearisation import Linearisation, tanh_stack
 
 Decode = Callable[[Tensor], Tensor]
@@ -31,7 +32,10 @@ class DecoderPotential:
     | `gaussian` | \|x - dec(z)\|^2 / (2 sigma^2) | negative log-likelihood, up to a constant |
     | `mean-square` | mean over the outputs of (x - dec(z))^2 | as "fokker_planck" writes it |
 
-    The decoder must treat the particles independently (no batch normalisation in train mode).
+    The decoder must be a function of one particle's z, so dropout and batch normalisation in train
+    mode are refused: the first draws from torch's own generator, which nothing here may move, the
+    second makes the particles one another's environment. Looked for among the modules of a
+    `torch.nn.Module` or of a bound method of one; into a plain function nobody looks.
 
     **Cost.** Energy: one forward pass. Gradient: one forward and one backward pass. Hessian: d more
     backward passes.
@@ -46,7 +50,8 @@ class DecoderPotential:
             pulled to the same states, and the particles are no picture of the data.
 
     Raises:
-        ValueError: If targets, scale or dimension are unfit.
+        ValueError: If targets, scale or dimension are unfit, or the decoder is random or couples
+            the particles.
 
     Examples:
         >>> decode = torch.nn.Linear(2, 3, bias=False)
@@ -63,8 +68,12 @@ class DecoderPotential:
     noise_scale: float = 1.0
     loss: Literal["gaussian", "mean-square"] = "gaussian"
     single_target: bool = False
+    # What may be random or couple particles; its mode may change after this is made.
+    _suspects: tuple[nn.Module, ...] = field(init=False, repr=False, default=())
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_suspects", suspects(self.decode))
+        refuse_coupled(self._suspects)
         wanted = 1 if self.single_target else 2
         if self.targets.ndim != wanted:
             remedy = (
@@ -103,19 +112,26 @@ class DecoderPotential:
     def linearise(self, z: Tensor, *, graph: bool = True) -> Linearisation:
         """The decoder at z; without `graph` only its output.
 
-        A z or an output of the wrong shape is refused (ValueError).
-
         Args:
             z: Latent states, (n, d).
             graph: Whether cotangents will be pulled back.
 
         Returns:
             Points and output.
+
+        Raises:
+            ValueError: If z or the output has the wrong shape, or the decoder does not take z.
+            RuntimeError: If the decoder fails for another reason.
         """
         self._check_points(z)
         with torch.set_grad_enabled(graph):
             points = z.detach().requires_grad_(graph)
-            output = self.decode(points)
+            try:
+                output = self.decode(points)
+            except RuntimeError as error:
+                if why := refused(self.decode, points, error):
+                    raise ValueError(why) from error
+                raise
         self._check_output(z, output)
         return Linearisation(points, output)
 
@@ -129,13 +145,18 @@ class DecoderPotential:
             Points and output, which may be detached.
         """
         self._check_points(z)
-        stack = tanh_stack(self.decode, z)
+        try:
+            stack = tanh_stack(self.decode, z)
+        except RuntimeError:
+            stack = None  # the modules themselves say what is wrong
         if stack is None:
             return self.linearise(z)
         self._check_output(z, stack.output)
         return stack
 
     def _check_points(self, z: Tensor) -> None:
+        if self._suspects:
+            refuse_coupled(self._suspects)
         if z.ndim != 2 or z.shape[1] != self.dimension:
             raise ValueError(
                 f"Latent states must have shape (n, {self.dimension}). Got {tuple(z.shape)}."
@@ -203,6 +224,9 @@ class DecoderPotential:
     def _tied_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient that still hangs on its points, and these."""
         linear = self.linearise(x)
+        # Curvature is what a step is judged by before a run: there nan still has a name.
+        if not torch.isfinite(linear.output.detach()).all() and torch.isfinite(x).all():
+            raise ValueError(_not_finite(linear.output))
         with torch.enable_grad():
             square = (linear.output - self.targets).square()
             if self.loss == "gaussian":
@@ -317,6 +341,14 @@ class DecoderPotential:
         )
         other = torch.autograd.grad(linear.output, linear.points, twice)[0]
         return (one.detach() + other) / self.noise_scale**2
+
+
+def _not_finite(output: Tensor) -> str:
+    broken = int((~torch.isfinite(output.detach())).any(1).sum())
+    return (
+        f"The decoder returns nan or inf for {broken} of {len(output)} particles whose latent "
+        "states are finite. Check its weights, or start where it is defined."
+    )
 
 
 def _rows_of_jacobian(values: Tensor, points: Tensor) -> Tensor:

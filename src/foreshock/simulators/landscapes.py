@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ _MULLER_BROWN = (
     (-170.0, -6.5, 11.0, -6.5, -0.5, 1.5),
     (15.0, 0.7, 0.6, 0.7, -1.0, 1.0),
 )
+
+#: Mean shifts after which the wells of `KWells` are taken as found; most need ten.
+_SHIFTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,43 @@ class KWells:
     def dimension(self) -> int:
         """Number of coordinates."""
         return self.centres.shape[1]
+
+    @cached_property
+    def minima(self) -> Points:
+        """The wells, in the order of the centres; fewer than K where bowls have merged.
+
+        A stationary point is the mean of the centres with its own shares, x = sum_k p_k(x) c_k;
+        taken again and again from each centre that goes downhill until it rests, in float64.
+        """
+        centres = self.centres.double()
+        depths = self._depths().double()
+        size = float((centres - centres.mean(0)).norm(dim=1).max()) + self.width
+        # Far from 0 the difference of close numbers is what rounds, so around the middle.
+        middle = centres.mean(0)
+        away = centres - middle
+        x = away
+        for _ in range(_SHIFTS):
+            square = torch.cdist(x, away, compute_mode="donot_use_mm_for_euclid_dist").square()
+            shares = ((depths - square / (2 * self.width**2)) / self.smoothing).softmax(-1)
+            x, before = shares @ away, x
+            if float((x - before).abs().max()) <= 1e-14 * size:
+                break
+        wells: list[Tensor] = []
+        for point in x:
+            if all(float((point - other).norm()) > 1e-6 * size for other in wells) and (
+                self._curves_up(point, away, depths)
+            ):
+                wells.append(point)
+        return tuple(tuple((point + middle).tolist()) for point in wells)
+
+    def _curves_up(self, x: Tensor, away: Tensor, depths: Tensor) -> bool:
+        """Whether the Hessian is positive: the wells by K numbers, not by d."""
+        apart = away - x
+        p = ((depths - apart.square().sum(1) / (2 * self.width**2)) / self.smoothing).softmax(0)
+        spread = p.sqrt()[:, None] * (apart - p @ apart) / self.width**2
+        # The covariance of the slopes has the eigenvalues of this (K, K) matrix, besides zeros.
+        top = torch.linalg.eigvalsh(spread @ spread.T)[-1]
+        return bool(float(top) / self.smoothing < 1 / self.width**2)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(..., K) -bowl/s, and (..., K, d) the bowls' gradients."""

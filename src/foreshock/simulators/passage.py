@@ -23,7 +23,13 @@ from torch import Tensor
 from foreshock.simulators.curvature import LOOKS
 from foreshock.simulators.door import finite
 from foreshock.simulators.dynamics import Dynamics, Langevin
-from foreshock.simulators.sde import EulerMaruyama, Progress, Stepper, require_particles
+from foreshock.simulators.sde import (
+    EulerMaruyama,
+    LeimkuhlerMatthews,
+    Progress,
+    Stepper,
+    require_particles,
+)
 from foreshock.simulators.steppers import CubicSplitting, TamedEuler
 
 Array = NDArray[np.float64]
@@ -152,7 +158,8 @@ def first_passage(
     `ItoProcess`, are not checked for the latter.
 
     Args:
-        stepper: An Euler scheme for the bridge test, any other without.
+        stepper: An Euler scheme for the bridge test, any other without; `LeimkuhlerMatthews` is
+            for stationary averages and is refused.
         x: (n, d) Where the particles start, inside every boundary.
         boundaries: One or several.
         steps: Most steps; particles still inside then are censored.
@@ -164,8 +171,8 @@ def first_passage(
         The times.
 
     Raises:
-        ValueError: If x is not (n, d) with the d of the potential or not inside, `steps` < 1, or
-            the bridge test does not fit the stepper.
+        ValueError: If x is not (n, d) with the d of the potential or not inside, `steps` < 1, the
+            bridge test does not fit the stepper, or no passage can be read off its path.
 
     References:
         Gobet, Stoch. Process. Appl. 87 (2000) 167 (orders 1/2 and 1).
@@ -182,6 +189,13 @@ def first_passage(
         True
     """
     require_particles("first_passage", x, stepper)
+    if isinstance(stepper, LeimkuhlerMatthews):
+        # One increment has half the variance of the motion's, so a boundary is reached too late.
+        raise ValueError(
+            "`first_passage` cannot use `LeimkuhlerMatthews`: its increments are correlated, so "
+            "that only stationary averages may be read off its path, and passages come too late. "
+            "Use `EulerMaruyama` with the bridge test."
+        )
     walls = (boundaries,) if isinstance(boundaries, Boundary) else tuple(boundaries)
     if steps < 1 or not walls:
         raise ValueError(

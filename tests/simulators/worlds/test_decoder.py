@@ -69,6 +69,38 @@ def test_series_and_figures_are_described(paths: dict[int, Path]) -> None:
     assert {"current", "entropy_sign", "flux_end", "targets"} <= {figure.name for figure in drawn}
 
 
+def test_particles_are_drawn_one_by_one_and_the_cloud_over_its_density(
+    paths: dict[int, Path],
+) -> None:
+    for path in paths.values():
+        with Run.open(path) as run:
+            drawn = {figure.name: figure for figure in figures(run)}
+        band, *lines = drawn["linear_trajectories"].curves
+        held = [
+            low <= y <= high
+            for line in lines
+            for y, low, high in zip(line.y, band.low, band.high, strict=True)
+        ]
+        # .95 of correlated points: three paths of about three independent ones each.
+        assert len(lines) == 3 and np.mean(held) > 0.6
+        plane = drawn["trajectories"]
+        assert plane.field is not None and len(plane.curves) == 4
+        for line, end in zip(plane.curves[:3], range(3), strict=True):
+            assert (line.x[-1], line.y[-1]) == (plane.curves[3].x[end], plane.curves[3].y[end])
+        # The start is N(1.5, .2) and N(1.5, .49): closed forms, whatever the grid.
+        for name, mean, variance in (("linear_density", 1.5, 0.2), ("density", 1.5, 0.49)):
+            curves = drawn[name].curves
+            law = curves[4]
+            x, y = np.array(law.x), np.array(law.y)
+            assert np.trapezoid(y, x) == pytest.approx(1, abs=2e-3)
+            exact = np.exp(-((x - mean) ** 2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
+            assert y == pytest.approx(exact, abs=2e-3)
+            for seen, law in zip(curves[:3], curves[4:], strict=True):
+                true = np.interp(seen.x, law.x, law.y)
+                bins = (np.array(seen.low) - 0.02 <= true) & (true <= np.array(seen.high) + 0.02)
+                assert bins.mean() > 0.8
+
+
 def test_parts_draw_apart(paths: dict[int, Path], tmp_path: Path) -> None:
     """A wider tanh layer takes more draws; what has no tanh in it stays bit for bit."""
     replace(SMALL, hidden=13).run(tmp_path / "wide").close()

@@ -65,6 +65,29 @@ def test_the_landscape_shows_the_path_and_the_stationary_points(recorded: Run) -
     assert deepest[0] and second.any()
 
 
+def test_survival_is_over_the_grid_whose_mean_is_the_passage_time(recorded: Run) -> None:
+    told = {item.name: item.exact for item in comparisons(recorded)}
+    drawn = {figure.name: figure for figure in figures(recorded)}
+    for name, route in (
+        ("survival", "from the deepest to the second well"),
+        ("survival_back", "from the second to the deepest well"),
+    ):
+        grid, seen, kramers, *_ = drawn[name].curves
+        left = np.interp(seen.x, grid.x, grid.y)
+        held = (np.array(seen.low) - 0.02 <= left) & (left <= np.array(seen.high) + 0.02)
+        # One cloud, whose counts are correlated: all go astray together.
+        assert held.mean() > 0.7
+        # Law: the mean time is the integral of survival; after the horizon it is exponential.
+        x, y = np.array([0.0, *grid.x]), np.array([1.0, *grid.y])
+        rate = -np.polyfit(x[-8:], np.log(y[-8:]), 1)[0]
+        mean = np.trapezoid(y, x) + y[-1] / rate
+        # A grid of .06 and 25 times: a few per cent.
+        assert mean == pytest.approx(told[f"Mean passage {route}"], rel=0.05)
+        assert kramers.label == "Eyring-Kramers"
+        # Too short here, by the third well and by a barrier of 3 T: what the figure shows.
+        assert np.interp(seen.x[3], kramers.x, kramers.y) < left[3]
+
+
 def test_the_scale_makes_the_pass_as_high_as_is_asked() -> None:
     surface = MullerBrownWorld(barrier=5.0).surface
     at = torch.tensor([surface.minima[0], surface.saddles[0]], dtype=torch.float64)

@@ -19,10 +19,13 @@ def test_what_is_recorded_agrees_with_the_closed_forms(tmp_path: Path) -> None:
         drawn, told = figures(run), comparisons(run)
         assert run.info["config"]["about"].startswith("dx = -k x dt")
         assert run.info["kind"] == "simulation" and run.info["config"]["seed"] == 3
+        # First what the particles do and how they are spread, then every series.
+        assert [figure.name for figure in drawn[:2]] == ["trajectories", "density"]
+        paths, density, *drawn = drawn
         assert {f"latent/{figure.name}" for figure in drawn} == set(run.names())
         assert all(run.describe(name).title for name in run.names())
     assert ticks == [(i, 5) for i in range(1, 6)]
-    assert len(told) == 6
+    assert len(told) == 7 and all(item.agrees for item in told)
     inside = [
         low <= exact <= high
         for figure in drawn
@@ -30,6 +33,21 @@ def test_what_is_recorded_agrees_with_the_closed_forms(tmp_path: Path) -> None:
             figure.curves[0].y, figure.curves[1].low, figure.curves[1].high, strict=True
         )
     ]
+    # Of three paths of 301 points the share outside the band scatters by .02: they are correlated
+    # over 1/k, a third of the time.
+    band, *lines = paths.curves
+    held = [
+        low <= y <= high
+        for line in lines
+        for y, low, high in zip(line.y, band.low, band.high, strict=True)
+    ]
+    assert len(lines) == 3 and len(held) == 903 and np.mean(held) > 0.8
+    # The exact densities are densities, and each bin's interval holds that of its time.
+    for seen, law in zip(density.curves[:3], density.curves[4:], strict=True):
+        assert np.trapezoid(law.y, law.x) == pytest.approx(1, abs=1e-3)
+        true = np.interp(seen.x, law.x, law.y)
+        bins = (np.array(seen.low) - 1e-3 <= true) & (true <= np.array(seen.high) + 1e-3)
+        assert bins.mean() > 0.85
     # 30 intervals of 95 %, five correlated times of six series: below 25 has probability 1e-2 for
     # independent ones; the seed is fixed.
     assert sum(inside) >= 25

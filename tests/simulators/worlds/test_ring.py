@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from foreshock.simulators.exact_linear import tilted_ring_velocity
 from foreshock.simulators.worlds import RingWorld
+from foreshock.simulators.worlds.ring import hopping_velocity
 from foreshock.simulators.worlds.ring_noise import rest_production
 from foreshock.store import Run, comparisons, figures
 
@@ -76,3 +78,14 @@ def test_production_by_score_matching_needs_div_d() -> None:
 def test_senseless_numbers_are_refused(wrong: dict[str, float], words: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=words):
         RingWorld(**wrong)  # type: ignore[arg-type]
+
+
+def test_hops_over_high_barriers_make_the_exact_velocity() -> None:
+    """Against Stratonovich's quadrature: off by a share of order D over the barrier, both ways."""
+    off = []
+    for diffusion in (0.2, 0.1, 0.05):
+        exact = tilted_ring_velocity(np.cos, 0.1, diffusion)
+        off.append(hopping_velocity(1.0, 0.1, diffusion) / exact - 1)
+    assert 0 < off[2] < off[1] < off[0] < 0.2
+    assert off[1] / off[2] == pytest.approx(2, abs=0.3)  # of first order in D
+    assert math.isnan(hopping_velocity(1.0, 0.6, 0.5))  # a barrier of .7 D is none

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from foreshock.simulators.published_fokker_planck import FokkerPlanckDynamics
 from foreshock.simulators.resets import CloudReset, redraw
 from foreshock.simulators.schedules import constant_schedules
 from foreshock.simulators.worlds.linear_decoder import LINEAR_TITLES, current, linear
-from foreshock.simulators.worlds.recorded import Progress, measured, stages, started
+from foreshock.simulators.worlds.recorded import Progress, measured, noise_of, stages, started
 from foreshock.simulators.worlds.tanh_decoder import relax, tanh_decoder
 from foreshock.store import Comparison, Curve, Figure, Run, record
 from foreshock.types import Estimate
@@ -125,8 +124,7 @@ class DecoderWorld:
 
     def _noise_of(self, part: str) -> torch.Generator:
         """Source of one part alone: what another part draws does not change it."""
-        words = np.random.SeedSequence([self.seed % 2**64, *part.encode()]).generate_state(2)
-        return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+        return noise_of(self.seed, part)
 
 
 _TITLES = {

@@ -28,7 +28,7 @@ from foreshock.simulators.worlds.euler_chain import (
 )
 from foreshock.simulators.worlds.recorded import (
     Progress,
-    density_curve,
+    laws,
     measured,
     stages,
     started,
@@ -317,19 +317,25 @@ def _densities(
     places = np.linspace(0, len(times) - 1, 3).round().astype(int).tolist()
     edges = np.linspace(-reach, reach, 81)
     x, gibbs = grid.axes[0].tolist(), stationary(grid)
-    # The report has four colours: a histogram and its solution share one.
-    seen = [density_curve(f"t = {times[i]:.3g}", clouds[i], edges) for i in places]
-    rest = Curve("Gibbs", x, gibbs.tolist(), look="dashed")
-    solved = [
-        Curve(f"grid, {times[i]:.3g}", x, densities[i].tolist(), look="dashed") for i in places
-    ]
     gap = float(np.abs(densities[-1] - gibbs) @ grid.volume) / 2
     caption = (
         "Histograms of the particles with 95 % bands, and the solution of the Fokker-Planck "
         f"equation. At the end {gap:.1%} of the probability is still away from the Gibbs law "
         "exp(−U/T)/Z."
     )
-    return Figure("density", "Density", "x", "density", (*seen, rest, *solved), caption=caption)
+    return laws(
+        "density",
+        "Density",
+        "x",
+        [times[i] for i in places],
+        [clouds[i] for i in places],
+        edges,
+        x,
+        [densities[i].tolist() for i in places],
+        solution="grid",
+        rest=Curve("Gibbs", x, gibbs.tolist(), look="dashed"),
+        caption=caption,
+    )
 
 
 # ------------------------------------------------------------------ trajectories

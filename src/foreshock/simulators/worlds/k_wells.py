@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foreshock.simulators.door import Array
 from foreshock.simulators.dynamics import Langevin
 from foreshock.simulators.landscapes import KWells
 from foreshock.simulators.schedules import Constant
 from foreshock.simulators.sde import EulerMaruyama, integrate
 from foreshock.simulators.worlds.k_wells_arrivals import cloud_resets, cooling, searches
-from foreshock.simulators.worlds.recorded import Progress, measured, stages, started
-from foreshock.simulators.worlds.row_of_wells import Row
+from foreshock.simulators.worlds.k_wells_escape import escape, trajectories
+from foreshock.simulators.worlds.recorded import Progress, laws, measured, noise_of, stages, started
+from foreshock.simulators.worlds.row_of_wells import Followed, Row
 from foreshock.store import Comparison, Curve, Field, Figure, Run, record
 from foreshock.types import Estimate
 
@@ -142,12 +144,14 @@ class KWellsWorld:
         )
         generator = torch.Generator().manual_seed(self.seed)
         total = round(self.time / self.dt)
-        moves = stages(progress, [total, total, total, total, 2 * total, 2 * total])
+        moves = stages(progress, [total, total, total, total, 2 * total, 2 * total, total])
         _relaxation(self, run, generator, moves[0])
         _landscape(self, run, generator)
+        trajectories(self, run, noise_of(self.seed, "trajectories"))
         cloud_resets(self, run, generator, moves[1])
         cooling(self, run, generator, moves[2:4])
-        searches(self, run, generator, moves[4:])
+        searches(self, run, generator, moves[4:6])
+        escape(self, run, noise_of(self.seed, "escape"), moves[6])
         return run
 
 
@@ -160,11 +164,12 @@ def _relaxation(world: KWellsWorld, run: Run, generator: torch.Generator, move: 
     stepper = EulerMaruyama(Langevin(wells, world.temperature), world.dt)
     cloud, before = world.start(), 0
     shares: list[list[Estimate]] = [[] for _ in range(world.wells)]
-    energies = []
+    energies, clouds = [], []
     for now in at:
         path = integrate(stepper, cloud, now - before, generator=generator, every=now - before)
         cloud, before = path.values[-1], now
         weights = wells.weights(cloud)
+        clouds.append(cloud[:, 0].numpy())
         energies.append(measured(wells.energy(cloud)))
         for k in range(world.wells):
             shares[k].append(measured(weights[:, k]))
@@ -205,6 +210,7 @@ def _relaxation(world: KWellsWorld, run: Run, generator: torch.Generator, move: 
             log_x=True,
             caption=caption,
         ),
+        _densities(world, times, clouds, grid),
     )
     for k in (0, world.wells - 1):
         exact = float(grid.shares[-1, k])
@@ -217,6 +223,39 @@ def _relaxation(world: KWellsWorld, run: Run, generator: torch.Generator, move: 
     bias = abs(float(chain.energy[-1]) + across / (1 - world.dt / 2) - exact)
     name = f"Mean energy at t = {times[-1]:g}"
     record(run, Comparison(name, energies[-1], exact, bias, "grid solution"))
+
+
+def _densities(
+    world: KWellsWorld, times: list[float], clouds: list[Array], grid: Followed
+) -> Figure:
+    """The first coordinate early, in the middle and at the end, over the grid's densities."""
+    last = len(times) - 1
+    # When a third and all of the time that matters has gone: the axis of times is logarithmic.
+    places = sorted({int(np.searchsorted(times, times[-1] / 50)), (3 * last) // 4, last})
+    reach = 4 * math.sqrt(world.temperature)
+    ends = world.row.centres[0] - reach, world.row.centres[-1] + reach
+    inside = (grid.places >= ends[0]) & (grid.places <= ends[1])
+    x = grid.places[inside]
+    gibbs = world.row.gibbs_density(x)
+    gap = float(np.abs(grid.density[last][inside] - gibbs).sum() * (x[1] - x[0])) / 2
+    caption = (
+        "Along the row: histograms of the particles with 95 % bands, and the solution of the "
+        f"Fokker-Planck equation. At the end {gap:.0%} of the probability is still away from the "
+        "Gibbs law exp(−U/T)/Z, which is a mixture of Gaussians here."
+    )
+    return laws(
+        "density",
+        "Density along the row",
+        "first coordinate",
+        [times[i] for i in places],
+        [clouds[i] for i in places],
+        np.linspace(*ends, 81),
+        x.tolist(),
+        [grid.density[i][inside].tolist() for i in places],
+        solution="grid",
+        rest=Curve("Gibbs", x.tolist(), gibbs.tolist(), look="dashed"),
+        caption=caption,
+    )
 
 
 def _landscape(world: KWellsWorld, run: Run, generator: torch.Generator) -> None:

@@ -24,7 +24,8 @@ from foreshock.simulators.exact_linear import lyapunov_covariance, lyapunov_entr
 from foreshock.simulators.particles import Engine
 from foreshock.simulators.recording import run_engine
 from foreshock.simulators.schedules import constant_schedules
-from foreshock.simulators.worlds.recorded import Progress, measured, told
+from foreshock.simulators.worlds.decoder_pictures import linear_density, over_the_band
+from foreshock.simulators.worlds.recorded import Progress, measured, noise_of, told
 from foreshock.store import Comparison, Field, Figure, Run, record
 from foreshock.types import Estimate
 
@@ -166,6 +167,13 @@ def linear(
         engine, start, world.steps, generator=generator, every=world.every, progress=move
     )
     exact = [begin.after(time) for time in found.times]
+    few = noise_of(world.seed, "linear paths")
+    gibbs = world.temperature * float(np.linalg.inv(_STIFFNESS)[0, 0])
+    record(
+        run,
+        over_the_band(engine, lambda k: _gaussian(begin, k, few), begin, world.steps, few),
+        linear_density(found.times, list(found.path), exact, gibbs),
+    )
     place = len(exact) // 3
     chain = begin.after_steps(world.every * place, world.dt)
     rows = [

@@ -20,6 +20,7 @@ from foreshock.simulators.landscapes import MullerBrown
 from foreshock.simulators.passage import coordinate_boundary, first_passage
 from foreshock.simulators.passage_estimates import mean_passage_time
 from foreshock.simulators.sde import EulerMaruyama, integrate
+from foreshock.simulators.worlds.muller_brown_survival import survival
 from foreshock.simulators.worlds.recorded import Progress, measured, stages, started
 from foreshock.simulators.worlds.step_error import passage_error, stationary_error
 from foreshock.stats.published_langevin import escape_time_langevin
@@ -158,14 +159,9 @@ def _exact_passage(
     _above: bool,
 ) -> tuple[float, float, float]:
     """Mean time, its uncertainty, and its error per unit of dt: grids of two spacings."""
-    box = list(_BOX)
-    box[coordinate] = (box[coordinate][0], place)
     found = []
     for spacing in (0.06, 0.03):
-        grid = _plane(world, spacing, tuple(box))
-        last = np.zeros(grid.shape, bool)
-        last[(slice(None),) * coordinate + (-1,)] = True
-        grid = with_target(grid, last)
+        grid = _up_to(world, spacing, coordinate, place)
         times = mean_first_passage(grid)
         errors = passage_error(grid, world.surface, 1.0, times)
         found.append([_at(grid, field, start) for field in (times, errors)])
@@ -173,6 +169,16 @@ def _exact_passage(
     # Both are of second order in the spacing, so the finer grid is off by a third.
     time = fine + (fine - coarse) / 3
     return time, abs(fine - coarse) / 3, fine_error + (fine_error - coarse_error) / 3
+
+
+def _up_to(world: MullerBrownWorld, spacing: float, coordinate: int, place: float) -> Grid:
+    """The plane up to the line on which particles arrive."""
+    box = list(_BOX)
+    box[coordinate] = (box[coordinate][0], place)
+    grid = _plane(world, spacing, tuple(box))
+    last = np.zeros(grid.shape, bool)
+    last[(slice(None),) * coordinate + (-1,)] = True
+    return with_target(grid, last)
 
 
 def _at(grid: Grid, field: Array, point: tuple[float, ...]) -> float:
@@ -212,8 +218,11 @@ def _passage(
     ends = surface.energy(torch.tensor([start, target], dtype=torch.float64))
     # As the document "langevin" estimates a barrier: 0 where the target lies lower.
     published = escape_time_langevin(max(float(ends[1] - ends[0]), 0.0), 1.0)
+    plane = _up_to(world, 0.06, coordinate, place)
+    key = "survival" if route is _THERE else "survival_back"
     record(
         run,
+        survival(key, name, found, plane, start, kramers, published),
         Comparison(
             f"Eyring-Kramers time {name}",
             Estimate.plain(kramers.value) if math.isfinite(kramers.value) else kramers,

@@ -15,9 +15,22 @@ from foreshock.simulators.dynamics import Langevin
 from foreshock.simulators.potentials import Quadratic
 from foreshock.simulators.sde import integrate
 from foreshock.simulators.steppers import ExactOU
-from foreshock.simulators.worlds.recorded import Progress, measured, started, told
-from foreshock.store import Comparison, Figure, Run, record
+from foreshock.simulators.worlds.recorded import (
+    Progress,
+    laws,
+    measured,
+    noise_of,
+    started,
+    told,
+)
+from foreshock.stats.sample import proportion
+from foreshock.store import Comparison, Curve, Figure, Run, record
 from foreshock.types import Estimate
+
+#: Standard deviations that hold 95 % of a Gaussian.
+_INSIDE = 1.959964
+#: Particles that are drawn one by one, and points of their paths.
+_DRAWN, _POINTS = 3, 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +107,94 @@ class OrnsteinUhlenbeck:
             run.declare(
                 f"latent/{name}", title=title, unit=unit, taken_at="all particles", null=null
             )
+        clouds: list[np.ndarray] = []
         for index in range(self.records):
             if index:
                 cloud = integrate(stepper, cloud, 1, generator=generator).values[-1]
             found = self._measure(cloud, rest, generator)
+            clouds.append(cloud[:, 0].numpy())
             run.append(index, {f"latent/{name}": value for name, value in found.items()})
             for name, value in found.items():
                 rows.setdefault(name, []).append(value)
             if progress is not None:
                 progress(index + 1, self.records)
+        record(run, self._paths(), *self._law(times, clouds))
         for name, values in rows.items():
             truth = [self.truth(name, time) for time in times]
             record(run, *_compare(name, times, values, truth))
         return run
+
+    def _line(self, time: float) -> tuple[float, float]:
+        """Mean and standard deviation of the first coordinate."""
+        variance = exact.ou_variance([self.spread], [self.stiffness], [self.diffusion], time)
+        return self.truth("mean", time), math.sqrt(float(variance[0]))
+
+    def _paths(self) -> Figure:
+        """Some particles one by one, over the band that holds 95 % of all."""
+        generator = noise_of(self.seed, "paths")
+        start = torch.randn(_DRAWN, self.dimension, generator=generator, dtype=torch.float64)
+        start *= math.sqrt(self.spread)
+        start[:, 0] += self.start
+        motion = Langevin(Quadratic(self.stiffness, dimension=self.dimension), self.diffusion)
+        stepper = ExactOU(motion, self.time / _POINTS)
+        path = integrate(stepper, start, _POINTS, generator=generator)
+        at = path.times.tolist()
+        band = np.array([self._line(time) for time in at])
+        reach = _INSIDE * band[:, 1]
+        exact_mean = Curve(
+            "exact mean, and where 95 % are",
+            at,
+            band[:, 0].tolist(),
+            (band[:, 0] - reach).tolist(),
+            (band[:, 0] + reach).tolist(),
+            look="dashed",
+        )
+        lines = [
+            Curve(f"particle {i + 1}", at, path.values[:, i, 0].tolist()) for i in range(_DRAWN)
+        ]
+        caption = (
+            "The exact transition of the process, not a scheme: the points of a path have the law "
+            f"of the motion at any distance in time, here {self.time / _POINTS:.2g}."
+        )
+        title = "Particles one by one"
+        curves = (exact_mean, *lines)
+        return Figure("trajectories", title, "time", "first coordinate", curves, caption=caption)
+
+    def _law(self, times: list[float], clouds: list[np.ndarray]) -> tuple[Figure | Comparison, ...]:
+        """The first coordinate of the cloud over its Gaussian, and how many its band holds."""
+        last = len(times) - 1
+        places = sorted({0, max(1, round(last / 6)), last})
+        lines = [self._line(times[i]) for i in places]
+        spread = math.sqrt(self.diffusion / self.stiffness)
+        ends = [mean + side * 4 * s for mean, s in (*lines, (0.0, spread)) for side in (-1, 1)]
+        x = np.linspace(min(ends), max(ends), 401)
+
+        def gaussian(mean: float, s: float) -> list[float]:
+            density = np.exp(-((x - mean) ** 2) / (2 * s * s)) / (s * math.sqrt(2 * math.pi))
+            return np.asarray(density).tolist()
+
+        figure = laws(
+            "density",
+            "Density of the first coordinate",
+            "first coordinate",
+            [times[i] for i in places],
+            [clouds[i] for i in places],
+            np.linspace(x[0], x[-1], 71),
+            x.tolist(),
+            [gaussian(*line) for line in lines],
+            solution="exact",
+            rest=Curve("Gibbs", x.tolist(), gaussian(0.0, spread), look="dashed"),
+            caption=(
+                "Histograms of the particles with 95 % bands, and the Gaussian that solves the "
+                "Fokker-Planck equation. It ends in the Gibbs law exp(−k x²/2D)/Z."
+            ),
+        )
+        half = len(times) // 2
+        mean, s = self._line(times[half])
+        held = int((np.abs(clouds[half] - mean) < _INSIDE * s).sum())
+        share = proportion(held, self.particles)
+        name = f"Share of particles where 95 % are, t = {times[half]:.3g}"
+        return figure, Comparison(name, share, 0.95, source="closed form")
 
     def _measure(
         self, cloud: torch.Tensor, rest: torch.Tensor, generator: torch.Generator

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -53,6 +54,25 @@ def started(path: str | Path, name: str, world: Configured) -> Run:
     about = " ".join((inspect.getdoc(type(world)) or "").split("\n\n")[0].split())
     config = {"name": name, "about": about} | asdict(world)
     return Run.create(path, kind="simulation", config=config, seed=world.seed)
+
+
+def noise_of(seed: int, part: str) -> torch.Generator:
+    """Source of one part of a world alone: what another part draws does not change it.
+
+    Args:
+        seed: Of the world.
+        part: Name of the part.
+
+    Returns:
+        The generator.
+
+    Examples:
+        >>> a, b = (torch.rand(1, generator=noise_of(0, part)) for part in ("paths", "noise"))
+        >>> bool(a != b)
+        True
+    """
+    words = np.random.SeedSequence([seed % 2**64, *part.encode()]).generate_state(2)
+    return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
 
 
 def measured(values: Tensor) -> Estimate:
@@ -146,6 +166,57 @@ def density_curve(label: str, samples: ArrayLike, edges: ArrayLike) -> Curve:
         (ends[:, 1] / widths).tolist(),
         look="steps",
     )
+
+
+def laws(
+    name: str,
+    title: str,
+    x: str,
+    times: Sequence[float],
+    clouds: Sequence[ArrayLike],
+    edges: ArrayLike,
+    places: Sequence[float],
+    exact: Sequence[Sequence[float]],
+    *,
+    solution: str,
+    rest: Curve | None = None,
+    caption: str = "",
+) -> Figure:
+    """Histograms of a cloud at some times, each over the density it should have.
+
+    Args:
+        name: Identifier.
+        title: A few words.
+        x: Horizontal axis.
+        times: At most three.
+        clouds: Positions along the axis at each of them.
+        edges: Edges of the bins.
+        places: Where the exact densities are known.
+        exact: These, one at each time.
+        solution: What they come from, in a word.
+        rest: The law that the cloud ends in.
+        caption: Sentences below.
+
+    Returns:
+        The figure.
+
+    Examples:
+        >>> seen = laws("a", "A", "x", [0.0], [[0.5]], [0.0, 1.0], [0.0, 1.0], [[1.0, 1.0]],
+        ...             solution="exact")
+        >>> [curve.label for curve in seen.curves]
+        ['t = 0', 'exact, 0']
+    """
+    # The report has four colours: a histogram and its solution share one.
+    seen = [
+        density_curve(f"t = {time:.3g}", cloud, edges)
+        for time, cloud in zip(times, clouds, strict=True)
+    ]
+    solved = [
+        Curve(f"{solution}, {time:.3g}", places, law, look="dashed")
+        for time, law in zip(times, exact, strict=True)
+    ]
+    between = () if rest is None else (rest,)
+    return Figure(name, title, x, "density", (*seen, *between, *solved), caption=caption)
 
 
 def stages(progress: Progress | None, lengths: Sequence[int]) -> list[Progress]:

@@ -14,6 +14,7 @@ from foreshock.density import fit_score, flow
 from foreshock.simulators.door import Array
 from foreshock.simulators.dynamics import Langevin
 from foreshock.simulators.exact_linear import ring_entropy_production, tilted_ring_velocity
+from foreshock.simulators.eyring_kramers import eyring_kramers_rate
 from foreshock.simulators.grid import drift_grid
 from foreshock.simulators.grid_entropy import entropy_production
 from foreshock.simulators.grid_solvers import stationary
@@ -295,7 +296,7 @@ def _barriers(
         move(steps, steps)
     fine = np.linspace(0, world.tilts[-1], 61)
     formula = [tilted_ring_velocity(lambda x: a * np.cos(x), f, d) if f else 0.0 for f in fine]
-    curves = (
+    curves = [
         Curve("exact", fine.tolist(), formula, look="dashed"),
         Curve(
             "particles, 95 %",
@@ -306,16 +307,49 @@ def _barriers(
             look="points",
         ),
         Curve("without barriers", fine.tolist(), fine.tolist()),
-    )
+    ]
+    hops = [hopping_velocity(a, float(f), d) for f in fine]
+    if not all(map(math.isnan, hops)):
+        curves.append(Curve("Eyring-Kramers hops", fine.tolist(), hops))
     caption = (
         f"Barriers of height 2a = {2 * a:g} = {2 * a / d:.3g} D hold the angle back until the "
-        f"force exceeds a = {a:g}."
+        f"force exceeds a = {a:g}. Where one is at least 1 D high, hops by the formula of Eyring "
+        "and Kramers, forward less backward: it is for barriers of several D."
     )
     record(
         run,
         Figure("velocity", "Velocity against force", "force", "velocity", curves, caption=caption),
     )
     return flux, own
+
+
+def hopping_velocity(corrugation: float, force: float, diffusion: float) -> float:
+    """Mean velocity if the angle hops over its barriers at the rates of Eyring and Kramers.
+
+    Args:
+        corrugation: a of V = a cos x - f x.
+        force: f.
+        diffusion: D, the temperature at mobility 1.
+
+    Returns:
+        2 pi (rate forward - rate backward); nan where the lower barrier is less than 1 D.
+
+    Examples:
+        >>> hopping_velocity(1.0, 0.0, 0.25), hopping_velocity(1.0, 2.0, 0.25)
+        (0.0, nan)
+    """
+    if not 0 <= force < corrugation:
+        return math.nan
+    # V'' is this at the well, and minus this at the top.
+    curvature = math.sqrt(corrugation**2 - force**2)
+    forward = 2 * curvature - force * (math.pi - 2 * math.asin(force / corrugation))
+    if forward < diffusion:
+        return math.nan
+    there, back = (
+        eyring_kramers_rate(curvature, curvature, height, diffusion)
+        for height in (forward, forward + TURN * force)
+    )
+    return TURN * (there - back)
 
 
 def _paths(times: Tensor, values: Tensor, velocity: float) -> Figure:

@@ -59,6 +59,12 @@ class Row:
         """-U', in the shape of x."""
         return (self.weights(x) * (np.array(self.centres) - x[..., None])).sum(-1)
 
+    def gibbs_density(self, x: Array) -> Array:
+        """Density of Gibbs' law at T = s, in the shape of x."""
+        apart = x[..., None] - np.array(self.centres)
+        bells = np.exp(-(apart**2) / (2 * self.smoothing))
+        return bells @ self.gibbs_weights() / math.sqrt(2 * math.pi * self.smoothing)
+
     def gibbs_weights(self) -> Array:
         """(K,) Weights of the mixture at T = s."""
         return np.asarray(softmax(np.array(self.depths) / self.smoothing))
@@ -123,7 +129,7 @@ class Row:
         held = max(1, round(_HELD / dt))
         stops = sorted({*at, *events, *range(held, at[-1], held)})
         before, kernel, last = 0, np.zeros((0, 0)), math.nan
-        rows: list[tuple[Array, float, Array, float]] = []
+        rows: list[tuple[Array, float, Array, Array, float, Array]] = []
         for now in stops:
             heat = max(schedule((before + now) / 2 * dt), least)
             if heat != last:
@@ -147,13 +153,16 @@ class Row:
                     (
                         mass @ self.weights(x),
                         float(mass @ energy),
+                        density,
                         chain @ self.weights(nodes),
                         float(chain @ self.energy(nodes)),
+                        chain / gap,
                     )
                 )
             before = now
-        parts = [np.array([row[i] for row in rows]) for i in range(4)]
-        return Followed(parts[0], parts[1]), Followed(parts[2], parts[3])
+        parts = [np.array([row[i] for row in rows]) for i in range(6)]
+        solved = Followed(parts[0], parts[1], parts[2], x)
+        return solved, Followed(parts[3], parts[4], parts[5], nodes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,10 +172,14 @@ class Followed:
     Args:
         shares: (r, K) Of the wells.
         energy: (r,) Mean of U along the row.
+        density: (r, k) Of the first coordinate.
+        places: (k,) Where.
     """
 
     shares: Array
     energy: Array
+    density: Array
+    places: Array
 
 
 def _redrawn(x: Array, mass: Array, share: float, stretch: float) -> Array:

@@ -22,7 +22,8 @@ from foreshock.simulators.grid_solvers import evolve
 from foreshock.simulators.particles import Engine
 from foreshock.simulators.recording import Recorded, run_engine
 from foreshock.simulators.schedules import constant_schedules
-from foreshock.simulators.worlds.recorded import Progress, told
+from foreshock.simulators.worlds.decoder_pictures import in_the_plane, tanh_density
+from foreshock.simulators.worlds.recorded import Progress, noise_of, told
 from foreshock.store import Comparison, Curve, Field, Figure, Run, record
 from foreshock.types import Estimate
 
@@ -93,8 +94,9 @@ def relax(
     schedules = constant_schedules(1.0, world.diffusion, world.entropy)
     shared = DecoderPotential(decode, data.mean(0), 2, noise_scale=SIGMA, single_target=True)
     start = _SPREAD * _normal(n, 2, generator) + torch.tensor(_START, dtype=torch.float64)
+    engine = Engine(shared, schedules, world.dt)
     found = run_engine(
-        Engine(shared, schedules, world.dt),
+        engine,
         start,
         world.steps,
         generator=generator,
@@ -107,6 +109,13 @@ def relax(
         mine = {f"latent/{name}": found.observables[name][index] for name in names}
         run.append(index * world.every, {**row, **mine})
     fine, coarse = (Plane.of(shared, world.temperature, found.times, k) for k in (_NODES, 45))
+    few = noise_of(world.seed, "paths")
+    begin = _SPREAD * _normal(3, 2, few) + torch.tensor(_START, dtype=torch.float64)
+    record(
+        run,
+        in_the_plane(engine, begin, fine, world.steps, few),
+        tanh_density(found.times, list(found.path), fine),
+    )
     _energy(world, run, shared, found, fine, coarse)
     _production(world, run, shared, found, fine, coarse, generator)
     _consolidation(world, run, shared, found)
