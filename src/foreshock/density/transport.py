@@ -382,6 +382,6 @@ def _squared(method: str, d: int) -> Squared:
     def programme(a: Tensor, b: Tensor) -> float:
         cost = torch.cdist(a.double(), b.double()).square().cpu().numpy()
         one, other = np.full(len(a), 1 / len(a)), np.full(len(b), 1 / len(b))
-        return float(ot.emd2(one, other, cost, numItermax=1_000_000))
+        return float(np.asarray(ot.emd2(one, other, cost, numItermax=1_000_000)))
 
     return programme
