@@ -92,3 +92,19 @@ def test_the_basis_grows_beyond_its_first_room_and_stays_orthonormal() -> None:
     assert krylov.size == 37
     eye = torch.eye(37, dtype=torch.float64)
     assert torch.allclose(krylov.basis @ krylov.basis.T, eye, atol=1e-12)
+
+
+@pytest.mark.parametrize("d", [3, 4, 40])
+def test_the_image_of_the_leading_vector_costs_no_product(d: int) -> None:
+    spectrum = torch.arange(1, d + 1).double()
+    made = []
+
+    def product(v: torch.Tensor) -> torch.Tensor:
+        made.append(1)
+        return spectrum * v
+
+    top = lanczos(product, start(d), steps=4)
+    assert top.image is not None and len(made) == top.steps
+    assert torch.allclose(top.image, spectrum * top.vectors[0], atol=1e-12)
+    beyond = (top.image - top.value * top.vectors[0]).norm().item()
+    assert beyond == pytest.approx(top.residual, abs=1e-12)

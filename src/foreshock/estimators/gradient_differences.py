@@ -90,25 +90,21 @@ class GradientDifferences:
         return torch.cat([row.reshape(-1) for row in rows]).to(self.dtype)
 
 
-def disagreement(
-    exact: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tensor], v: Tensor
-) -> float:
-    """How far a product by differences is off along one vector: |Av − Hv| / |Hv|.
+def disagreement(truth: Tensor, other: Tensor) -> float:
+    """How far a product by differences is off: |Av − Hv| / |Hv|.
 
     Args:
-        exact: v ↦ Hv.
-        other: v ↦ Av.
-        v: A flat vector, best the one whose eigenvalue is wanted.
+        truth: Hv for a vector v, best the one whose eigenvalue is wanted, ``(d,)``.
+        other: Av.
 
     Returns:
         The relative error; inf where it is not finite, or Hv is 0.
 
     Examples:
         >>> import torch
-        >>> disagreement(lambda v: 2 * v, lambda v: 2.5 * v, torch.ones(2))
+        >>> disagreement(torch.full((2,), 2.0), torch.full((2,), 2.5))
         0.25
     """
-    truth = exact(v)
-    off = torch.linalg.vector_norm(other(v) - truth) / torch.linalg.vector_norm(truth)
+    off = torch.linalg.vector_norm(other - truth) / torch.linalg.vector_norm(truth)
     off = off.item()
     return off if math.isfinite(off) else math.inf

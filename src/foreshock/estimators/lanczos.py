@@ -33,6 +33,7 @@ class Ritz:
         second: Second Ritz value; −inf if there is none.
         tolerance: Relative error that was asked for.
         scale: What the tolerance is relative to: |θ|, or the largest Ritz value in size.
+        image: Hv of the leading vector as the products gave it, ``(d,)``; no product more.
     """
 
     value: float
@@ -42,6 +43,7 @@ class Ritz:
     second: float = -math.inf
     tolerance: float = TOLERANCE
     scale: float = NAN
+    image: Tensor | None = None
 
     @property
     def error(self) -> float:
@@ -228,7 +230,16 @@ class Krylov:
         )
 
     def with_vectors(self, top: Ritz) -> Ritz:
-        """The same pair with the two leading Ritz vectors."""
+        """The same pair with the two leading Ritz vectors, and the image of the first."""
         mix = self.ritz()[2][:, :2]
-        weights = torch.from_numpy(mix.T.copy()).to(self._basis)
-        return replace(top, vectors=weights @ self.basis)
+        m = self.size
+        rows = mix.T
+        if not self.exhausted and m < self._basis.shape[1]:
+            # H q_j = (basis) (column j of T) + β_j q_{j+1}: the next vector holds the rest.
+            image = np.append(self.projected() @ mix[:, 0], self._betas[-1] * mix[-1, 0])
+            rows = np.vstack([np.pad(rows, ((0, 0), (0, 1))), image])
+        else:
+            rows = np.vstack([rows, self.projected() @ mix[:, 0]])
+        weights = torch.from_numpy(rows).to(self._basis)
+        found = weights @ self._basis[: rows.shape[1]]
+        return replace(top, vectors=found[:-1], image=found[-1])

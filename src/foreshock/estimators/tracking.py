@@ -38,6 +38,9 @@ MOST_DIFFERENCES = 16
 #: Cosine to the vector of the last comparison below which there is another.
 TURNED = 0.7
 
+#: Error of products by differences, and along what, where nothing can tell.
+UNKNOWN: tuple[float, Tensor | None] = (math.inf, None)
+
 EMPTY_GROUP = "The group {name!r} finds no trainable parameter."
 
 
@@ -137,18 +140,18 @@ def track(
     if quick is not None and not check:
         runs = [run(quick, starts[0], MOST_DIFFERENCES)]
         if _turned(runs[0], state.along):
-            comparison = _compare(product, quick, runs)
+            comparison = _compare(product, quick, runs[0], by_exact=False)
         widening = comparison[0]
         if not (runs[0].converged and widening <= limit):
             lost, runs, widening = runs[0].steps, [], 0.0
-            comparison = (math.inf, None)
+            comparison = UNKNOWN
     if not runs:
         for start in starts:
             runs.append(run(product, start, MOST))
             if not math.isfinite(runs[-1].value):
                 break
         if check:
-            comparison = (math.inf, None) if quick is None else _compare(product, quick, runs)
+            comparison = _compare(product, quick, _best(runs), by_exact=True)
     best = _best(runs)
     after = CurvatureState(
         vectors=best.vectors if math.isfinite(best.value) else None,
@@ -205,14 +208,18 @@ def _turned(run: Ritz, along: Tensor | None) -> bool:
     return not abs(float(cosine)) >= TURNED
 
 
-def _compare(product: Product, quick: Product, runs: list[Ritz]) -> tuple[float, Tensor | None]:
+def _compare(
+    product: Product, quick: Product | None, run: Ritz, *, by_exact: bool
+) -> tuple[float, Tensor | None]:
     """Error of products by differences along what was found, and that; inf if nothing can tell."""
-    best = _best(runs)
-    if not math.isfinite(best.value):
-        return math.inf, None
-    off = disagreement(product, quick, best.vectors[0])
-    # Without a second derivative the "exact" product is one of differences, too.
-    return (math.inf, None) if product.method == "differences" else (off, best.vectors[0])
+    # A run knows the image of its vector, so one product of the other kind is enough.
+    if quick is None or run.image is None:  # no such products, or one was not finite
+        return UNKNOWN
+    along = run.vectors[0]
+    exact, other = (run.image, quick(along)) if by_exact else (product(along), run.image)
+    off = disagreement(exact, other)
+    # Without a second derivative the "exact" product is one of differences, too; it knows by now.
+    return UNKNOWN if product.method == "differences" else (off, along)
 
 
 def _estimate(
