@@ -126,7 +126,7 @@ def test_the_table_says_who_agrees(tmp_path: Path) -> None:
     }
     assert headline(data, None) == (
         "2 of 3 measured numbers agree with the exact ones; outside differs. "
-        "Of 1 published forms beside them 1 differs."
+        "Of 3 intervals of 95 %, 0.2 miss by chance. Of 1 published forms beside them 1 differs."
     )
 
 

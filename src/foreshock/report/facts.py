@@ -125,7 +125,8 @@ def _agreement(run: RunData) -> str:
     if off:
         more = " and more" if len(off) > 3 else ""
         text = f"{len(ours) - len(off)} of {len(ours)} measured numbers agree with the exact ones; "
-        text += f"{_listing(off[:3])}{more} {'differs' if len(off) == 1 else 'differ'}."
+        text += f"{_listing(off[:3])}{more} {'differs' if len(off) == 1 else 'differ'}. "
+        text += f"Of {len(ours)} intervals of 95 %, {0.05 * len(ours):.1f} miss by chance."
     else:
         text = f"All {len(ours)} measured numbers agree with the exact ones"
         wide = sum(not c.measured.low <= c.exact <= c.measured.high for c in ours)
