@@ -242,3 +242,10 @@ def test_what_is_wrong_with_a_cloud_is_said() -> None:
     # Finite numbers whose sum is not are a cloud.
     huge = torch.full((50, 2), 3e38) * torch.rand(50, 2, generator=torch.Generator().manual_seed(1))
     assert math.isfinite(w2(huge, huge.flip(1), generator=generator).value)
+
+
+@pytest.mark.parametrize(("n", "d"), [(20, 50), (1000, 10)])
+def test_bures_takes_moments_that_were_taken_in_float32(n: int, d: int) -> None:
+    cloud = gaussian(n, d, seed=3).float()
+    mean, covariance = cloud.mean(0).double(), torch.cov(cloud.T).double()
+    assert bures(mean, covariance, mean, covariance) < 1e-2

@@ -276,3 +276,14 @@ def test_a_check_finds_the_first_of_near_eigenvalues_from_a_start_on_the_second(
         wrong += not top.flags and abs(top.value / 2.0 - 1) > TOLERANCE
     # The seeds are fixed: 2 with eight products from a random start at least, 10 with four.
     assert wrong <= 5
+
+
+def test_an_error_that_does_not_shrink_with_the_eigenvalue_is_measured_again() -> None:
+    planted = Quick(500, 40, 0, 2e-3)
+    state, _ = track(planted)
+    shrinking = planted.values.clone()
+    for step, factor in enumerate([0.8, 0.6, 0.45, 0.3, 0.2], 1):
+        planted.values = factor * shrinking  # the absolute error stays
+        state, top = track(planted, state, step=step)
+        assert top.low <= 2.0 * factor <= top.high
+    assert "differences" not in top.reason  # 2e-3 of .4 is above what is allowed

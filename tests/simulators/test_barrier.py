@@ -167,3 +167,10 @@ def test_wells_of_one_depth_and_higher_saddles_on_the_way_back_count() -> None:
     assert escape_time(surface, over, 5.0).flags == Flag.NONE
     told = escape_time(surface, over, 15.0)
     assert "climb" in told.reason and Flag.NOT_CONVERGED in told.flags and told.value > 0
+
+
+def test_a_barrier_below_the_ripples_is_flagged_and_no_crash() -> None:
+    well = DoubleWell()
+    barrier = string_method(well, *torch.tensor(well.minima, dtype=torch.float64))
+    found = escape_time(well, barrier, 20.0)  # a barrier of .05 T
+    assert Flag.NOT_CONVERGED in found.flags and "0.05 T" in found.reason

@@ -316,3 +316,36 @@ def test_a_decoder_that_returns_nan_is_named(capfd: pytest.CaptureFixture) -> No
     with pytest.raises(ValueError, match="decoder returns nan or inf for .* Check its weights"):
         run_engine(engine, torch.zeros(50, 2), 2, generator=generator(0))
     assert capfd.readouterr() == ("", "")  # MKL used to print sixteen lines
+
+
+class _Autoencoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Dropout(0.5))
+        self.decoder = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5))
+
+    def plain(self, z: Tensor) -> Tensor:
+        return self.decoder[0](z)
+
+    def whole(self, z: Tensor) -> Tensor:
+        return self.decoder(z)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.encoder(x))
+
+
+def test_of_a_bound_method_only_what_it_calls_counts() -> None:
+    model = _Autoencoder().train()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    numbers = torch.get_rng_state()
+    DecoderPotential(model.plain, torch.zeros(5, 3), 2)  # dropout and statistics are elsewhere
+    with pytest.raises(ValueError, match="Dropout in train mode"):
+        DecoderPotential(model.whole, torch.zeros(5, 3), 2)
+    later = DecoderPotential(model.eval().whole, torch.zeros(5, 3), 2)
+    model.train()
+    with pytest.raises(ValueError, match="Dropout in train mode"):
+        later.energy(torch.zeros(5, 2))
+    # To look is not to touch.
+    assert torch.equal(numbers, torch.get_rng_state())
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in model.modules())

@@ -341,3 +341,19 @@ def test_a_start_of_no_use_is_refused_by_its_cause(theta: Tensor, sentence: str)
         train(chain, theta, 2, generator=seeded())
     with pytest.raises(ValueError, match="`every` of `train` must be .* Got 2.0"):
         train(chain, torch.zeros(2, 2), 2, generator=seeded(), every=2.0)  # type: ignore[arg-type]
+
+
+def test_a_warm_up_is_judged_in_the_wells_and_not_at_a_start_it_has_left() -> None:
+    def rate(step: int) -> float:
+        return min(0.1, 0.001 + 1e-4 * step)
+
+    start = torch.full((32, 1), 3.0, dtype=torch.float64)  # curvature 104 there, 8 in the wells
+    method = StochasticHarmonic(DoubleWell(), lr=rate, temperature=0.01)
+    found = train(method, start, 1500, generator=torch.Generator().manual_seed(0), every=500)
+    assert found.path[-1].abs().max() < 1.5
+    with pytest.raises(ValueError, match="in a well at step"):  # .3 · 8 > 2
+        train(
+            StochasticHarmonic(DoubleWell(), lr=lambda s: 3 * rate(s), temperature=0.01),
+            torch.ones(32, 1, dtype=torch.float64) * 0.9, 1500,
+            generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip

@@ -94,3 +94,12 @@ def test_a_step_too_long_for_the_wells_is_refused_wherever_it_starts() -> None:
     for start in (0.0, 1.5):
         with pytest.raises(ValueError, match="dt"):
             stepper.check(torch.full((5, 1), start))
+
+
+@pytest.mark.parametrize(("half", "wells"), [(0.99, 1), (0.9999, 1), (1.0001, 2), (1.01, 2)])
+def test_bowls_about_to_merge_have_the_wells_they_have(half: float, wells: int) -> None:
+    """Two bowls of width and smoothing 1 merge at a distance of 2 exactly."""
+    bowls = KWells(torch.tensor([[-half], [half]], dtype=torch.float64), smoothing=1.0)
+    assert len(bowls.minima) == wells
+    found = torch.tensor(bowls.minima, dtype=torch.float64)
+    assert bowls.gradient(found).abs().max() < 1e-10

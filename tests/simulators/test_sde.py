@@ -355,3 +355,16 @@ def test_a_long_stable_step_is_warned_of_with_the_bias_it_has(product: float) ->
         integrate(replace(stepper, dt=0.5), torch.zeros(9, 1), 2, generator=generator())
         averaged = LeimkuhlerMatthews(Langevin(Quadratic(2.0), 1.0), product / 2)
         integrate(averaged, torch.zeros(9, 1), 2, generator=generator())
+
+
+def test_a_drift_with_noise_of_its_own_is_not_taken_for_an_unstable_step() -> None:
+    def noisy(x: torch.Tensor) -> torch.Tensor:  # a gradient of one random example
+        return -x + 5 * torch.randn_like(x)
+
+    process = ItoProcess(velocity=noisy, diffusion=torch.ones_like)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        integrate(
+            EulerMaruyama(process, 0.01), torch.zeros(200, 1), 50,
+            generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 from foreshock.simulators.decoder import DecoderPotential
 from foreshock.simulators.diffusion import Isotropic, ParticleFisher, SharedFisher, SharedMatrix
 from foreshock.simulators.particles import Engine, State, step
-from foreshock.simulators.potentials import DoubleWell, Quadratic
+from foreshock.simulators.potentials import DoubleWell, Quadratic, Quartic
 from foreshock.simulators.recording import RunStoppedError, run_engine
 from foreshock.simulators.schedules import (
     Constant,
@@ -255,3 +256,38 @@ def test_a_long_stable_step_is_warned_of_with_the_bias_it_has(product: float) ->
         warnings.simplefilter("error")
         short = Engine(Quadratic(2.0), constant_schedules(), 0.5)
         run_engine(short, torch.zeros(9, 1), 2, generator=generator(8), observed=False)
+
+
+def test_a_warm_up_is_judged_where_the_particles_are_by_then() -> None:
+    potential = Quartic(1.0)
+    start = torch.full((200, 1), 3.0, dtype=torch.float64)  # there k = 27, at 0 none
+    schedules = replace(constant_schedules(), rate=lambda t: min(1.0, 0.02 + t / 20))
+    engine = Engine(potential, schedules, 2.5 / 27)
+    found = run_engine(engine, start, 600, generator=generator(), observed=False, every=100)
+    # The law of x⁴/4 at D = 1: <x⁴> = 1, at 5 standard errors of 200 and Euler's bias of about 5 %.
+    assert found.final.z.pow(4).mean().item() == pytest.approx(1.0, abs=0.8)
+    with pytest.raises(ValueError, match="unstable: the stiffest mode has curvature 27"):
+        check_stable(Engine(potential, constant_schedules(), 2.5 / 27), start, steps=600)
+
+
+def test_a_rate_that_rises_between_looks_stops_the_run() -> None:
+    # A cliff beyond 3 to which the second half is pulled, from 0; no minima are named.
+    def decode(z: torch.Tensor) -> torch.Tensor:
+        return z + 30 * nn.functional.softplus(8 * (z - 3)) / 8
+
+    targets = torch.cat([torch.zeros(100, 1), torch.full((100, 1), 8.0)])
+    potential = DecoderPotential(decode, targets, 1)
+    late = replace(constant_schedules(diffusion=0.01), rate=lambda t: 0.01 if t < 1.0 else 1.0)
+    with pytest.raises((RunStoppedError, ValueError), match="unstable at t = "):
+        run_engine(
+            Engine(potential, late, 0.01), torch.zeros(200, 1), 400,
+            generator=generator(), observed=False, every=10,
+        )  # fmt: skip
+
+
+def test_a_stiff_start_is_no_bias_of_the_law() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        start = torch.full((50, 1), 3.0)  # curvature 104 there, 8 in the wells
+        engine = Engine(DoubleWell(), constant_schedules(), 1.3 / 104)
+        run_engine(engine, start, 40, generator=generator(), observed=False, every=40)

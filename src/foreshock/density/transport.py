@@ -72,7 +72,9 @@ def _require_moments(name: str, mean: Tensor, covariance: Tensor) -> None:
             "particles that are not finite before taking moments."
         )
     wide = covariance.double()
-    eps = torch.finfo(covariance.dtype if covariance.is_floating_point() else wide.dtype).eps
+    # Of float32 at least: moments are often taken there, and widened afterwards.
+    kind = covariance.dtype if covariance.is_floating_point() else wide.dtype
+    eps = max(torch.finfo(kind).eps, torch.finfo(torch.float32).eps)
     slack = 10 * len(mean) * eps * float(wide.abs().max())
     lopsided = float((wide - wide.T).abs().max())
     if lopsided > slack:

@@ -16,7 +16,7 @@ from foreshock.estimators.lanczos import TOLERANCE, Ritz, lanczos
 from foreshock.estimators.probe_hessian import PartProduct, part_index
 from foreshock.probe.groups import Groups, resolve_groups
 from foreshock.probe.moment import Moment
-from foreshock.types import Estimate, Flag
+from foreshock.types import NAN, Estimate, Flag
 
 #: Most products of one Lanczos run. A spectrum that needs more has no top eigenvalue to speak of.
 MOST = 64
@@ -37,9 +37,11 @@ LEAST_COLD = 8
 MOST_DIFFERENCES = 16
 #: Cosine to the vector of the last comparison below which there is another.
 TURNED = 0.7
+#: Ratio to the eigenvalue of the last comparison beyond which there is another.
+GROWN = 1.5
 
 #: Error of products by differences, and along what, where nothing can tell.
-UNKNOWN: tuple[float, Tensor | None] = (math.inf, None)
+UNKNOWN: tuple[float, Tensor | None, float] = (math.inf, None, NAN)
 
 EMPTY_GROUP = "The group {name!r} finds no trainable parameter."
 
@@ -55,6 +57,7 @@ class CurvatureState:
         off: Relative error of a product by differences at the last comparison with an exact one;
             inf before any, and where they may not serve.
         along: The vector of that comparison, ``(d,)``.
+        at: The eigenvalue there.
         groups: States of the parts, by name.
     """
 
@@ -63,6 +66,7 @@ class CurvatureState:
     checked_at: int = -1
     off: float = math.inf
     along: Tensor | None = None
+    at: float = NAN
     groups: Mapping[str, CurvatureState] = field(default_factory=dict)
 
 
@@ -85,9 +89,9 @@ def track(
     A matrix that knows cheaper products (`Product.by_differences`) is asked for them. The first
     call and every check, which are exact, compare one with an exact product along the vector that
     was found. They serve between checks if their error is at most 30 % of the tolerance, and it
-    widens the interval. Where the vector has turned by 45° since, they are compared again. Where
-    their error has become larger, or a run of 16 does not converge, the run is done again exactly,
-    and they do not serve until the next check.
+    widens the interval. Where since then the vector has turned by 45°, or the value has grown or
+    shrunk by a half, they are compared again. Where their error has become larger, or a run of 16
+    does not converge, the run is done again exactly, and they do not serve until the next check.
 
     Args:
         product: v ↦ Hv, with its dimension, device and dtype. Call within `quiet`.
@@ -136,10 +140,10 @@ def track(
 
     quick = product.by_differences() if check or state.off <= limit else None
     runs: list[Ritz] = []
-    comparison, widening, lost = (state.off, state.along), 0.0, 0
+    comparison, widening, lost = (state.off, state.along, state.at), 0.0, 0
     if quick is not None and not check:
         runs = [run(quick, starts[0], MOST_DIFFERENCES)]
-        if _turned(runs[0], state.along):
+        if _moved(runs[0], state.along, state.at):
             comparison = _compare(product, quick, runs[0], by_exact=False)
         widening = comparison[0]
         if not (runs[0].converged and widening <= limit):
@@ -159,6 +163,7 @@ def track(
         checked_at=step if check else state.checked_at,
         off=comparison[0],
         along=comparison[1],
+        at=comparison[2],
         groups=state.groups,
     )
     return after, _estimate(state, after, runs, check, product.method, widening, lost)
@@ -199,9 +204,12 @@ def _best(runs: list[Ritz]) -> Ritz:
     return max(runs, key=lambda one: (math.isfinite(one.value), one.value))
 
 
-def _turned(run: Ritz, along: Tensor | None) -> bool:
-    """Whether the vector found stands at more than 45° to that of the last comparison."""
+def _moved(run: Ritz, along: Tensor | None, at: float) -> bool:
+    """Whether vector or eigenvalue have left those of the last comparison: by 45°, by a half."""
     if along is None or not math.isfinite(run.value):
+        return True
+    # The error is relative to θ, but truncation does not shrink with it.
+    if not abs(at) / GROWN <= abs(run.value) <= abs(at) * GROWN:
         return True
     found = run.vectors[0].to(along.dtype)
     cosine = torch.dot(found, along) / (found.norm() * along.norm())
@@ -210,8 +218,8 @@ def _turned(run: Ritz, along: Tensor | None) -> bool:
 
 def _compare(
     product: Product, quick: Product | None, run: Ritz, *, by_exact: bool
-) -> tuple[float, Tensor | None]:
-    """Error of products by differences along what was found, and that; inf if nothing can tell."""
+) -> tuple[float, Tensor | None, float]:
+    """Error of products by differences, along what, and its eigenvalue; inf if nothing can tell."""
     # A run knows the image of its vector, so one product of the other kind is enough.
     if quick is None or run.image is None:  # no such products, or one was not finite
         return UNKNOWN
@@ -219,7 +227,7 @@ def _compare(
     exact, other = (run.image, quick(along)) if by_exact else (product(along), run.image)
     off = disagreement(exact, other)
     # Without a second derivative the "exact" product is one of differences, too; it knows by now.
-    return UNKNOWN if product.method == "differences" else (off, along)
+    return UNKNOWN if product.method == "differences" else (off, along, run.value)
 
 
 def _estimate(

@@ -219,6 +219,8 @@ def _detained(barrier: Barrier, temperature: float) -> tuple[float, str]:
         elif abs(gain) > _RIPPLE * temperature:
             turns.append(index)
     wells, saddles = turns[::2], turns[1::2]
+    if not saddles:  # a barrier below the ripples; `escape_time` says that it is too low
+        return 0.0, ""
     pairs = [(i, j) for i in wells for j in saddles if j > i]
     climbs = {(i, j): energies[j] - energies[i] for i, j in pairs}
     own = barrier.height.value

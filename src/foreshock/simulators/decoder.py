@@ -72,7 +72,7 @@ class DecoderPotential:
     _suspects: tuple[nn.Module, ...] = field(init=False, repr=False, default=())
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_suspects", suspects(self.decode))
+        object.__setattr__(self, "_suspects", suspects(self.decode, self.dimension))
         refuse_coupled(self._suspects)
         wanted = 1 if self.single_target else 2
         if self.targets.ndim != wanted:

@@ -11,22 +11,60 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 
-def suspects(decode: Callable[[Tensor], Tensor]) -> tuple[nn.Module, ...]:
+class _Working(Exception):
+    """A suspect in train mode was called: enough is known, and it must not run."""
+
+
+def suspects(decode: Callable[[Tensor], Tensor], dimension: int) -> tuple[nn.Module, ...]:
     """The modules of a decoder that are random or couple the particles in train mode.
+
+    Of a bound method (``vae.decode``) those that it calls: the encoder beside them is none of it.
 
     Args:
         decode: A module, a bound method of one, or any function, into which nobody looks.
+        dimension: Of its latent states.
 
     Returns:
         Dropout, batch normalisation, randomised activations; in whatever mode.
 
     Examples:
-        >>> suspects(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1), nn.Dropout(0.0)))
+        >>> suspects(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1), nn.Dropout(0.0)), 2)
         (Dropout(p=0.1, inplace=False),)
     """
     owner = decode if isinstance(decode, nn.Module) else getattr(decode, "__self__", None)
     modules = owner.modules() if isinstance(owner, nn.Module) else ()
-    return tuple(module for module in modules if _is_random(module) or _is_batch(module))
+    found = tuple(module for module in modules if _is_random(module) or _is_batch(module))
+    return (
+        found if not found or isinstance(decode, nn.Module) else _called(decode, found, dimension)
+    )
+
+
+def _called(
+    decode: Callable[[Tensor], Tensor], modules: tuple[nn.Module, ...], dimension: int
+) -> tuple[nn.Module, ...]:
+    """Those of the modules that a function calls, up to the first that is at work."""
+    seen: list[nn.Module] = []
+
+    def notice(module: nn.Module, args: object) -> None:
+        seen.append(module)
+        if module.training or (isinstance(module, _NormBase) and module.running_mean is None):
+            raise _Working  # before it draws a number or moves its statistics
+
+    handles = [module.register_forward_pre_hook(notice) for module in modules]
+    owner = getattr(decode, "__self__", None)
+    like = next(owner.parameters(), torch.empty(0)) if isinstance(owner, nn.Module) else None
+    kind = like if like is not None and like.is_floating_point() else torch.empty(0)
+    try:
+        with torch.no_grad():
+            decode(kind.new_zeros(2, dimension))
+    except _Working:
+        pass
+    except RuntimeError:
+        return modules  # it does not take latent states, which is said where it is given some
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tuple(seen)
 
 
 def refuse_coupled(modules: Sequence[nn.Module]) -> None:
@@ -39,7 +77,7 @@ def refuse_coupled(modules: Sequence[nn.Module]) -> None:
         ValueError: If one is in train mode, or takes the cloud's own statistics in any mode.
 
     Examples:
-        >>> refuse_coupled(suspects(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)).eval()))
+        >>> refuse_coupled(suspects(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)).eval(), 2))
     """
     working = [m for m in modules if m.training]
     if working:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+import operator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -103,7 +103,11 @@ def counts(function: str, **values: object) -> None:
         ValueError: The `steps` of `train` must be at least 1 and a whole number. Got 3.0.
     """
     for name, value in values.items():
-        if not (isinstance(value, Integral) and int(value) >= 1):
+        try:
+            fits = operator.index(value) >= 1  # pyrefly: ignore[bad-argument-type]
+        except TypeError:
+            fits = False
+        if not fits:
             raise ValueError(
                 f"The `{name}` of `{function}` must be at least 1 and a whole number. "
                 f"Got {value!r}."

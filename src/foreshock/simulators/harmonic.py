@@ -22,6 +22,7 @@ from foreshock.simulators.door import counts
 from foreshock.simulators.dynamics import largest_curvature
 from foreshock.simulators.noise_control import AdaptiveNoise
 from foreshock.simulators.potentials import Potential
+from foreshock.simulators.stepping import SOON
 from foreshock.types import Estimate, Flag
 
 
@@ -150,8 +151,10 @@ class StochasticHarmonic:
     def check(self, theta: Tensor, steps: int = 1) -> None:
         """Refuse a learning rate at which the stiffest direction diverges.
 
-        Looked for at 32 of the starts and at the minima that the potential names; elsewhere the
-        curvature is not known. A schedule is read at every step.
+        Looked for at the minima that the potential names, with every rate of a schedule, and at 32
+        of the starts, with the rates of the first 20 d steps: after that the replicas are
+        elsewhere, where the curvature is not known. Without named minima every rate is for the
+        starts.
 
         Args:
             theta: (n, d) Where the run starts.
@@ -161,23 +164,24 @@ class StochasticHarmonic:
             ValueError: If lr times the largest curvature in the metric is 2 or more at a step.
         """
         rates = [self.rate(step) for step in range(steps if callable(self.lr) else 1)]
-        lr = max(rates)
-        points = theta.double()
-        if minima := getattr(self.potential, "minima", ()):
-            points = torch.cat([points, torch.tensor(minima, dtype=torch.float64).to(points)])
         root: float | Tensor = 1.0
         if self.metric is not None:
             values, vectors = torch.linalg.eigh(self.metric)
             root = vectors @ torch.diag(values.rsqrt()) @ vectors.T
-        # Starts and minima apart, or many starts would leave no minimum among the 32 looked at.
-        parts = (points[: len(theta)], points[len(theta) :])
-        stiffest = max(largest_curvature(self.potential, x, root) for x in parts if len(x))
-        if lr * stiffest >= 2:
-            when = f" at step {rates.index(lr)}" if lr > rates[0] else ""
-            raise ValueError(
-                f"lr * lambda_max = {lr * stiffest:.3g} at the start or in a well{when}: "
-                f"gradient descent diverges from 2 on. Take an `lr` below {2 / stiffest:.3g}."
-            )
+        starts = theta.double()
+        minima = getattr(self.potential, "minima", ())
+        parts = [(starts, rates[: SOON * starts.shape[1]] if minima else rates)]
+        if minima:
+            parts.append((torch.tensor(minima, dtype=torch.float64).to(starts), rates))
+        for points, coming in parts:
+            lr, stiffest = max(coming), largest_curvature(self.potential, points, root)
+            if len(points) and lr * stiffest >= 2:
+                when = f" at step {coming.index(lr)}" if lr > rates[0] else ""
+                raise ValueError(
+                    f"lr * lambda_max = {lr * stiffest:.3g} at the start or in a well{when}: "
+                    "gradient descent diverges from 2 on. "
+                    f"Take an `lr` below {2 / stiffest:.3g}."
+                )
 
 
 @dataclass(frozen=True, eq=False)

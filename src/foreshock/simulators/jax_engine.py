@@ -38,7 +38,7 @@ from foreshock.simulators.jax_score import (
     unbiased,
 )
 from foreshock.simulators.stability import looks, read, refuse, refuse_astray, spaced, worst
-from foreshock.simulators.stepping import coarse
+from foreshock.simulators.stepping import SOON, coarse
 from foreshock.types import Estimate
 
 try:
@@ -153,9 +153,7 @@ def run(
             )
         choice = numbers(selection)
     schedules = _readings(engine, state.steps, steps)
-    product = _stable(engine, state, schedules)
-    if sentence := coarse("Engine", engine.dt, product, "a smaller learning rate"):
-        warnings.warn(sentence, RuntimeWarning, stacklevel=2)
+    _stable(engine, state, schedules)
     # The end is observed too; without that its schedules need not exist.
     rates = jnp.asarray(_rates(engine, state, steps + (selection is not None)))
     path, watched = _run_compiled(
@@ -179,6 +177,11 @@ def run(
     for look, at in enumerate(range(apart, len(path), apart), 1):
         coming = schedules[min(at * every, steps - 1) : (at + apart) * every]
         refuse_astray(engine.dt, *worst(*seen_by(engine, path[at], look), coming))
+    eta, _, curvatures = worst(*stiffness(engine, z, spaced(len(z))), schedules[-1:])
+    # Of the particle in the middle: one in the tails does not make the variance.
+    product = eta * float(np.median(curvatures))
+    if sentence := coarse("Engine", engine.dt, product, "a smaller learning rate"):
+        warnings.warn(sentence, RuntimeWarning, stacklevel=2)
     moments = range(state.steps, state.steps + steps + 1, every)
     observables = {}
     if watched is not None and selection is not None:
@@ -233,7 +236,8 @@ def check_stable(engine: Engine, state: State, *, steps: int = 1) -> None:
     """Refuse a step that is unstable for the stiffest mode at 16 to 31 evenly spaced particles.
 
     Euler's step multiplies a mode of stiffness k by 1 - eta dt k, which grows for eta dt k > 2. In
-    mode `gibbs` the mobility D/T stands in place of eta. Schedules are read at every step.
+    mode `gibbs` the mobility D/T stands in place of eta. Schedules are read for the first 20 d
+    steps: particles leave the start.
 
     Args:
         engine: The engine.
@@ -243,12 +247,11 @@ def check_stable(engine: Engine, state: State, *, steps: int = 1) -> None:
     _stable(engine, state, _readings(engine, state.steps, steps))
 
 
-def _stable(engine: Engine, state: State, readings: np.ndarray) -> float:
-    """The largest eta k at the start, refused where it is unstable."""
+def _stable(engine: Engine, state: State, readings: np.ndarray) -> None:
     found = stiffness(engine, state.z, spaced(len(state.z)))
-    eta, t, curvatures = worst(*found, readings)
+    soon = readings[: SOON * state.z.shape[1]]
+    eta, t, curvatures = worst(*found, soon)
     refuse(engine.dt, eta, curvatures.max(), f" at t = {t:g}" if t > readings[0, 2] else "")
-    return eta * curvatures.max()
 
 
 def _readings(engine: Engine, first: int, steps: int) -> np.ndarray:

@@ -173,6 +173,11 @@ class KWells:
             x, before = shares @ away, x
             if float((x - before).abs().max()) <= 1e-14 * size:
                 break
+        else:  # Bowls about to merge: shifts crawl there, and Newton's method does not.
+            for _ in range(_SHIFTS // 100):
+                at = x + middle
+                bend, slope = self.hessian(at), self.gradient(at)
+                x = x - torch.linalg.lstsq(bend, slope[..., None]).solution[..., 0]
         wells: list[Tensor] = []
         for point in x:
             if all(float((point - other).norm()) > 1e-6 * size for other in wells) and (

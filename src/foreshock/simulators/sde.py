@@ -123,14 +123,8 @@ class EulerMaruyama:
 
     def check(self, x: Tensor) -> None:
         """Refuse dt * rate >= 2 at the start points and the minima, and starts outside."""
-        self.checked_rate(x)
-
-    def checked_rate(self, x: Tensor) -> float:
-        """The largest relaxation rate that `check` finds; 0 where the dynamics do not know it."""
         refuse_outside("EulerMaruyama", self.dynamics, x)
-        rate = self.dynamics.stiffness(x)
-        refuse_unstable("EulerMaruyama", self.dt, rate)
-        return rate
+        refuse_unstable("EulerMaruyama", self.dt, self.dynamics.stiffness(x))
 
     def start(self, x: Tensor, generator: torch.Generator) -> State:
         """The positions."""
@@ -272,14 +266,15 @@ def integrate(
     x = x if isinstance(x, Tensor) else x[0]
     require_particles("integrate", x, stepper)
     counts("integrate", steps=steps, every=every, **({} if chunk is None else {"chunk": chunk}))
+    stepper.check(x)
     if isinstance(stepper, EulerMaruyama):
-        rate = stepper.checked_rate(x)
+        # Where particles settle, not where they start: the law is that of the wells.
+        minima = getattr(getattr(stepper.dynamics, "potential", None), "minima", ())
+        rate = stepper.dynamics.stiffness(x.new_tensor(minima)) if minima else 0.0
         if sentence := coarse(
             "EulerMaruyama", stepper.dt, rate, "`LeimkuhlerMatthews` for averages"
         ):
             warnings.warn(sentence, RuntimeWarning, stacklevel=2)
-    else:
-        stepper.check(x)
     if state_given is not None:
         parts = len(stepper.start(x[:1], torch.Generator(generator.device)))
         if len(state_given) != parts:
@@ -333,9 +328,9 @@ def integrate(
         if share > _ASTRAY:
             warnings.warn(
                 f"At the end of `integrate` the drift of {share:.0%} of the particles turns round "
-                "and grows over one step: the `dt` is unstable there, and they swing between sides "
-                f"that the process does not visit. Use a smaller `dt` than {stepper.dt:g}, or "
-                "`TamedEuler`.",
+                "and grows over one step: either the `dt` is unstable there, and they swing "
+                "between sides that the process does not visit, or the drift jumps. Use a smaller "
+                f"`dt` than {stepper.dt:g}, or `TamedEuler`.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -348,8 +343,10 @@ def _overshooting(dynamics: Dynamics, dt: float, x: Tensor) -> float:
     # scheme is unstable; once it has grown, the fastest mode is all of the drift. True growth keeps
     # its sign and is not taken for it. No curvature is needed, so an `ItoProcess` is seen too.
     few = x[:: max(1, len(x) // _LOOKED)]
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
         before = dynamics.drift(few)
+        if not torch.equal(before, dynamics.drift(few)):
+            return 0.0  # a drift with noise of its own: nothing can be told from two values
         after = dynamics.drift(torch.add(few, before, alpha=dt))
     # In units of the largest entry: squares of 1e30 are infinite in float32.
     size = before.abs().amax(1, keepdim=True)

@@ -15,7 +15,7 @@ from foreshock.simulators.decoder import DecoderPotential
 from foreshock.simulators.diffusion import ParticleFisher, SharedFisher, SharedMatrix
 from foreshock.simulators.particles import Engine
 from foreshock.simulators.potentials import Potential
-from foreshock.simulators.stepping import coarse
+from foreshock.simulators.stepping import SOON, coarse
 
 Array = NDArray[np.float64]
 
@@ -39,7 +39,7 @@ def check_run(engine: Engine, z: Tensor, *, first: int = 0, steps: int = 1) -> A
     """Refuse a run that cannot end well, by its schedules, its step or its decoder.
 
     A step that is stable and so long that the law of the particles is far from the stated one is
-    warned of (RuntimeWarning).
+    warned of (RuntimeWarning), by the curvature at the minima that the potential names.
 
     Args:
         engine: The engine.
@@ -111,7 +111,7 @@ def worst(plain: Array, shaped: Array | None, readings: Array) -> tuple[float, f
     # Pairs as complex numbers: rows of a matrix take ten times as long to sort.
     _, at = np.unique(readings[:, 0] + 1j * readings[:, 1], return_index=True)
     eta, share, time = readings[np.sort(at)].T
-    # Above the stiffness itself, which is convex in the share.
+    # Above the stiffness where the Hessian is positive, convex in the share there; else a guess.
     chord = eta * ((1 - share) * stiffest(0.0).max())
     if shaped is not None:
         chord = chord + eta * share * stiffest(1.0).max()
@@ -145,10 +145,10 @@ def check_stable(engine: Engine, z: Tensor, *, first: int = 0, steps: int = 1) -
 
     Euler's step multiplies a mode of stiffness k by 1 - eta dt k, which grows for eta dt k > 2. In
     mode `gibbs` the mobility D/T = eta (D_0 M + eta lambda I)/(D_0 + eta lambda) stands in place of
-    eta. Schedules are read at every step, and the step is judged at the worst readings. Looked at
-    are 16 to 31 evenly spaced particles and `potential.minima`, to which particles go wherever they
-    start; a stiffer place elsewhere is for `check_again`, and `run_engine` refuses what is not
-    finite.
+    eta. Schedules are read at every step. Looked at are 16 to 31 evenly spaced particles, at the
+    worst reading of the first 20 d steps, and `potential.minima`, to which particles go
+    wherever they start, at the worst of all; other places and times are for `check_again`, and
+    `run_engine` refuses what is not finite.
 
     Args:
         engine: The engine.
@@ -160,12 +160,13 @@ def check_stable(engine: Engine, z: Tensor, *, first: int = 0, steps: int = 1) -
 
 
 def _check_start(engine: Engine, z: Tensor, readings: Array) -> float:
-    """The largest eta k at the start, refused where it is unstable."""
+    """The largest eta k at a minimum; it, and that at the start, refused where it is unstable."""
     chosen = spaced(len(z))
     few, potential = z[chosen], _of(engine, chosen)
     matrix = _matrix(engine, few, potential)
     plain = _hessians(potential, few)
-    parts = [worst(plain, _shaped(matrix, plain), readings)]
+    # They leave the start: a rate that has warmed up finds them elsewhere.
+    parts = [worst(plain, _shaped(matrix, plain), readings[: SOON * z.shape[1]])]
     minima = getattr(potential, "minima", ())
     if minima:
         # M is that of the particles: it belongs to a decoder, which has no minima, or to no place.
@@ -173,6 +174,9 @@ def _check_start(engine: Engine, z: Tensor, readings: Array) -> float:
         parts.append(worst(plain, _shaped(matrix, plain), readings))
     eta, t, curvatures = max(parts, key=lambda part: part[0] * part[2].max())
     refuse(engine.dt, eta, curvatures.max(), f" at t = {t:g}" if t > readings[0, 2] else "")
+    if not minima:
+        return 0.0
+    eta, _, curvatures = parts[1]
     return eta * curvatures.max()
 
 
@@ -224,7 +228,7 @@ def looks(steps: int, dimension: int) -> int:
     Returns:
         Least number of steps from a look to the next.
     """
-    return max(20 * dimension, -(-steps // LOOKS))
+    return max(SOON * dimension, -(-steps // LOOKS))
 
 
 def most(dimension: int) -> int:

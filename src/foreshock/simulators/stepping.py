@@ -13,6 +13,9 @@ from torch import Tensor
 State = tuple[Tensor, ...]
 Jump = Callable[[tuple[int, ...], float, torch.Generator, torch.dtype], Tensor]
 
+#: Steps a dimension after which particles count as having left their start.
+SOON = 20
+
 
 def refuse_unstable(
     owner: str,
