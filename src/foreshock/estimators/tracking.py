@@ -36,7 +36,7 @@ LEAST_COLD = 8
 #: Most products of a run by differences: with a kink at every other product none would converge.
 MOST_DIFFERENCES = 16
 #: Cosine to the vector of the last comparison below which there is another.
-TURNED = 0.7
+TURNED = 0.5
 #: Ratio to the eigenvalue of the last comparison beyond which there is another.
 GROWN = 1.5
 
@@ -89,7 +89,7 @@ def track(
     A matrix that knows cheaper products (`Product.by_differences`) is asked for them. The first
     call and every check, which are exact, compare one with an exact product along the vector that
     was found. They serve between checks if their error is at most 30 % of the tolerance, and it
-    widens the interval. Where since then the vector has turned by 45°, or the value has grown or
+    widens the interval. Where since then the vector has turned by 60°, or the value has grown or
     shrunk by a half, they are compared again. Where their error has become larger, or a run of 16
     does not converge, the run is done again exactly, and they do not serve until the next check.
 
@@ -205,7 +205,7 @@ def _best(runs: list[Ritz]) -> Ritz:
 
 
 def _moved(run: Ritz, along: Tensor | None, at: float) -> bool:
-    """Whether vector or eigenvalue have left those of the last comparison: by 45°, by a half."""
+    """Whether vector or eigenvalue have left those of the last comparison: by 60°, by a half."""
     if along is None or not math.isfinite(run.value):
         return True
     # The error is relative to θ, but truncation does not shrink with it.
