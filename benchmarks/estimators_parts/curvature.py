@@ -37,12 +37,17 @@ from foreshock.probe.view import ModelView
 COLD_EVERY = 25
 
 
-def mlp(seed: int) -> nn.Module:
+def mlp(seed: int, kind: type[nn.Module] = nn.GELU) -> nn.Module:
     """235,146 parameters."""
     torch.manual_seed(seed)
     return nn.Sequential(
-        nn.Linear(784, 256), nn.GELU(), nn.Linear(256, 128), nn.GELU(), nn.Linear(128, 10)
+        nn.Linear(784, 256), kind(), nn.Linear(256, 128), kind(), nn.Linear(128, 10)
     )
+
+
+def kinked(seed: int) -> nn.Module:
+    """The same with ReLU, across whose kinks differences of gradients are no derivative."""
+    return mlp(seed, nn.ReLU)
 
 
 class Block(nn.Module):
@@ -203,6 +208,9 @@ def rows() -> list[dict[str, Any]]:
         row("λ_max, MLP", mlp, teacher_batches, 8, 24, 60),
         row("λ_max, MLP", mlp, teacher_batches, 64, 12, 60),
         row("λ_max, transformer", transformer, token_batches, 64, 5, 150),
+    ]
+    fixed += [
+        row("λ_max, MLP with ReLU", kinked, teacher_batches, 8, 24, 60, seed) for seed in (0, 1)
     ]
     return fixed + [
         found

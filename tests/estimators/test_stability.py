@@ -48,9 +48,9 @@ def quadratic(model: Bowl, scale: float) -> torch.Tensor:
     return scale * theta @ MATRIX @ theta / 2
 
 
-def stability(model: Bowl, optimizer: torch.optim.Optimizer, scale: float):
+def moment_of(model: Bowl, optimizer: torch.optim.Optimizer, scale: float) -> Moment:
     view = ModelView(model)
-    moment = Moment(
+    return Moment(
         step=0,
         view=view,
         gradients=(None, None),
@@ -58,6 +58,10 @@ def stability(model: Bowl, optimizer: torch.optim.Optimizer, scale: float):
         optimizer=OptimizerView(optimizer, view),
         probe=Probe(loss=quadratic, batches=[scale]),
     )
+
+
+def stability(model: Bowl, optimizer: torch.optim.Optimizer, scale: float):
+    moment = moment_of(model, optimizer, scale)
     return (
         Stability(tolerance=1e-6).update(Stability().init(), moment)[1].scalars["hessian/stability"]
     )
@@ -232,15 +236,7 @@ def test_between_checks_the_metric_scales_the_cheaper_products_too(
     model = Bowl()
     optimizer = make(model)
     settle(model, optimizer)
-    view = ModelView(model)
-    moment = Moment(
-        step=0,
-        view=view,
-        gradients=(None, None),
-        learning_rates=(0.1,),
-        optimizer=OptimizerView(optimizer, view),
-        probe=Probe(loss=quadratic, batches=[0.1]),
-    )
+    moment = moment_of(model, optimizer, 0.1)
     observable = Stability()
     state, first = observable.update(observable.init(), moment)
     _, second = observable.update(state, moment)

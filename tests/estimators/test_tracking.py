@@ -35,14 +35,12 @@ class Planted:
         return None
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("smooth", [False, True])
-def test_a_planted_crossing_is_found_within_one_period(seed: int, smooth: bool) -> None:
-    planted, every = Planted(2000, 40, seed), 10
+def assert_found_within_one_period(planted: Planted, seed: int, *, smooth: bool) -> None:
+    """Another direction rises from .5 to 2.6, at once or over 15 measurements."""
+    every = 10
     state: CurvatureState | None = None
     since = None
     for step in range(4 * every):
-        # Another direction rises from .5 to 2.6, at once or over 15 measurements.
         rising = min(max(step - 13, 0) / 15, 1.0) if smooth else float(step > 13)
         planted.values[5] = 0.5 + 2.1 * rising
         truth = planted.values.max().item()
@@ -57,6 +55,12 @@ def test_a_planted_crossing_is_found_within_one_period(seed: int, smooth: bool) 
             since = None
     assert top.value == pytest.approx(2.6, rel=TOLERANCE)
     assert not top.flags
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("smooth", [False, True])
+def test_a_planted_crossing_is_found_within_one_period(seed: int, smooth: bool) -> None:
+    assert_found_within_one_period(Planted(2000, 40, seed), seed, smooth=smooth)
 
 
 def test_a_check_that_finds_another_direction_says_so() -> None:
@@ -136,22 +140,8 @@ class Cheap:
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("smooth", [False, True])
 def test_a_crossing_is_found_by_cheaper_products_too(seed: int, smooth: bool) -> None:
-    planted, every = Quick(2000, 40, seed, 1e-3), 10
-    state: CurvatureState | None = None
-    since = None
-    for step in range(4 * every):
-        rising = min(max(step - 13, 0) / 15, 1.0) if smooth else float(step > 13)
-        planted.values[5] = 0.5 + 2.1 * rising
-        truth = planted.values.max().item()
-        state, top = track(planted, state, step=step, cold_every=every, seed=seed)
-        wrong = abs(top.value / truth - 1) > TOLERANCE
-        if wrong and not top.flags:
-            since = step if since is None else since
-            assert step % every != 0
-            assert step - since < every
-        else:
-            since = None
-    assert top.value == pytest.approx(2.6, rel=TOLERANCE)
+    planted = Quick(2000, 40, seed, 1e-3)
+    assert_found_within_one_period(planted, seed, smooth=smooth)
     assert planted.exact < planted.quick + 80  # four checks of about 20; the rest is cheap
 
 

@@ -9,13 +9,30 @@ import torch
 from torch import Tensor
 
 from foreshock.probe.quiet import private_random
-from foreshock.probe.view import ModelView
+from foreshock.probe.view import ModelView, norm
 
 #: The step in weight space is √ε |θ| over this. On float32 networks the error of a product along
 #: the top eigenvector is least at 4 to 16 where there are 10³ weights or fewer, at 64 to 128 in a
 #: transformer of 10⁶; at 32 it is .03 to .3 % of λ_max in all of them. Longer steps truncate and
 #: cross kinks, shorter ones round. Chosen on development seeds.
 FINENESS = 32
+
+
+def vector_type(weights: Sequence[Tensor]) -> torch.dtype:
+    """Type of the vectors that lose nothing: float64 for float64 weights, float32 else.
+
+    Args:
+        weights: The weights.
+
+    Returns:
+        One of the two.
+
+    Examples:
+        >>> vector_type([torch.zeros(1), torch.zeros(1, dtype=torch.float64)])
+        torch.float64
+    """
+    wide = any(weight.dtype == torch.float64 for weight in weights)
+    return torch.float64 if wide else torch.float32
 
 
 class GradientDifferences:
@@ -56,15 +73,12 @@ class GradientDifferences:
         self._base: Tensor | None = None
         # The coarsest type decides: a shorter step would vanish in its rounding.
         eps = max(torch.finfo(weight.dtype).eps for weight in self._weights)
-        lengths = torch.stack([weight.double().norm() for weight in self._weights])
-        step = math.sqrt(eps) / FINENESS
-        self._step = step * torch.linalg.vector_norm(lengths).clamp_min(1e-6)
+        self._step = math.sqrt(eps) / FINENESS * norm(self._weights).clamp_min(1e-6)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the vectors that lose nothing: float64 for float64 weights, float32 else."""
-        wide = any(weight.dtype == torch.float64 for weight in self._weights)
-        return torch.float64 if wide else torch.float32
+        """Type of the vectors that lose nothing."""
+        return vector_type(self._weights)
 
     def __call__(self, v: Tensor) -> Tensor:
         """Hv for a flat vector, in the vector's type."""

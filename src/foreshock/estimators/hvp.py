@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from foreshock.estimators.gradient_differences import GradientDifferences
+from foreshock.estimators.gradient_differences import GradientDifferences, vector_type
 from foreshock.probe.quiet import private_random
 from foreshock.probe.view import ModelView, norm
 
@@ -127,8 +127,7 @@ class HessianProduct:
     @property
     def dtype(self) -> torch.dtype:
         """Type of the vectors that lose nothing: float64 for float64 weights, float32 else."""
-        wide = any(leaf.dtype == torch.float64 for leaf in self._leaves)
-        return torch.float64 if wide else torch.float32
+        return vector_type(self._leaves)
 
     def __call__(self, v: Tensor) -> Tensor:
         """Hv for a flat vector, in the vector's type."""
