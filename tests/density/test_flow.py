@@ -19,7 +19,7 @@ from foreshock.density import (
     velocity,
     w2,
 )
-from foreshock.density.diffusion_tensor import factored, inverse_squares
+from foreshock.density.diffusion_tensor import apply, contravariant, covariant, rooted
 from foreshock.density.flow import _summary
 from foreshock.density.score_gaussian import log_bias, square_bias
 from foreshock.types import Estimate, Flag
@@ -571,12 +571,35 @@ def test_the_square_of_an_ill_conditioned_diffusion_is_exact_to_the_root_of_its_
     z = torch.randn(50, d, generator=source, dtype=torch.float64)
     diffusion, rows = exact.float(), (z @ exact).float()
     want = (rows.double() @ torch.linalg.inv(diffusion.double()) * rows.double()).sum(1)
-    tensor, factor = factored(diffusion, rows)
-    found = inverse_squares(tensor, factor, rows)
+    _, root = rooted(diffusion, rows)
+    found = contravariant(root, rows).square().sum(1)
     # D is rounded once for both; what is left is the factor's 1e-7 times the root of 1e6, d times.
     assert torch.allclose(found.double(), want, rtol=1e-3)
-    own = inverse_squares(*factored(diffusion.expand(50, d, d).clone(), rows), rows)
-    assert torch.allclose(own, found, rtol=1e-3)
+    _, own = rooted(diffusion.expand(50, d, d).clone(), rows)
+    assert torch.allclose(contravariant(own, rows).square().sum(1), found, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["number", "diagonal", "shared", "own"])
+def test_velocities_and_gradients_pair_alike_where_the_diffusion_is_the_identity(kind: str) -> None:
+    n, d = 20, 3
+    a = gaussian(n * d, d, seed=1, dtype=torch.float64).reshape(n, d, d)
+    own = a @ a.mT + torch.eye(d, dtype=torch.float64)
+    kinds = {"number": 2.5, "diagonal": own[0].diagonal(), "shared": own[0], "own": own}
+    z = gaussian(n, d, seed=2, dtype=torch.float64)
+    velocities, gradients = gaussian(2 * n, d, seed=3, dtype=torch.float64).chunk(2)
+    tensor, root = rooted(kinds[kind], z)
+    v, g = contravariant(root, velocities), covariant(root, gradients)
+    torch.testing.assert_close((v * g).sum(1), (velocities * gradients).sum(1))
+    torch.testing.assert_close(g.square().sum(1), (gradients * apply(tensor, gradients)).sum(1))
+    lowered = torch.linalg.solve(_dense(tensor, n, d), velocities)  # R^-1 v = R' D^-1 v
+    torch.testing.assert_close(v, covariant(root, lowered))
+
+
+def _dense(tensor: torch.Tensor, n: int, d: int) -> torch.Tensor:
+    """A D of any shape as (n, d, d)."""
+    eye = torch.eye(d, dtype=tensor.dtype)
+    square = tensor if tensor.dim() > 1 else tensor * eye
+    return square.expand(n, d, d)
 
 
 def test_nan_is_named_where_it_came_in() -> None:

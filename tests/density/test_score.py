@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from foreshock.density import Selection, fit_score
-from foreshock.density.score_gaussian import fit_gaussian, leave_one_out, ledoit_wolf
+from foreshock.density.score_gaussian import (
+    SINGLE_ERROR,
+    fit_gaussian,
+    leave_one_out,
+    ledoit_wolf,
+)
 from foreshock.density.score_kernel import kernel_score, kernel_sums
 from foreshock.density.score_normality import departures
 from tests.density.clouds import gaussian, mixing, relative_error, two_wells
@@ -84,7 +89,7 @@ def test_gaussian_leave_one_out_is_the_fit_without_the_particle() -> None:
 def test_divergence_of_leave_one_out_scores_is_the_trace_of_the_precision() -> None:
     z = gaussian(25, 2, seed=5, dtype=torch.float64)
     model = fit_gaussian(z, 0.0)
-    _, divergence, _ = leave_one_out(model, model.whiten(z))
+    _, divergence, _ = leave_one_out(model, model.whiten(z).square().sum(1))
     rest = fit_gaussian(torch.cat([z[:7], z[8:]]), 0.0)
     # div is taken in the whitened frame of all particles: tr(S^1/2 P S^1/2) = tr(P S).
     precision = rest.hartlap * rest.whitening.T @ rest.whitening
@@ -309,3 +314,23 @@ def test_departures_see_skewness_tails_and_one_flat_direction_in_any_frame() -> 
         turned = cloud @ mixing(8, 6).T
         again = departures(fit_gaussian(turned).whiten(turned))
         assert again == pytest.approx(found, rel=1e-5)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+def test_a_large_cloud_is_whitened_by_single_products_only_where_they_lose_nothing(
+    correlation: float,
+) -> None:
+    n, d = 1024, 64
+    own, shared = gaussian(n, d, seed=1), gaussian(n, 1, seed=2)
+    z = (1 - correlation) ** 0.5 * own + correlation**0.5 * shared
+    z = z * torch.logspace(-3, 3, d) + torch.logspace(-1, 2, d)
+    found = fit_gaussian(z, 0.0)
+    exact = fit_gaussian(z.double(), 0.0)
+    ratio = found.whitening.double() @ torch.linalg.inv(exact.whitening)
+    assert float((torch.linalg.svdvals(ratio) ** 2 - 1).abs().max()) < SINGLE_ERROR
+    # A direction of a variance 1e-4 of the others, and a mean 3e4 spreads away: by double products.
+    thin, distant = z.clone(), own + 3e4
+    thin[:, 0] = z[:, 1] * float(z[:, 0].std() / z[:, 1].std()) + 0.01 * z[:, 0]
+    for hard in (thin, distant):
+        whitening = fit_gaussian(hard, 0.0).whitening
+        assert torch.equal(whitening, fit_gaussian(hard.double(), 0.0).whitening.float())

@@ -27,28 +27,27 @@ def check_diffusion(diffusion: float | Tensor, z: Tensor) -> Tensor:
         >>> check_diffusion(0.5, torch.zeros(4, 2))
         tensor(0.5000)
     """
-    return factored(diffusion, z)[0]
+    return rooted(diffusion, z)[0]
 
 
-def factored(diffusion: float | Tensor, z: Tensor) -> tuple[Tensor, Tensor | None]:
-    """`check_diffusion`, with the Cholesky factor that decided; None for a number or a diagonal.
+def rooted(diffusion: float | Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """`check_diffusion`, with a root R of D, R R' = D, as the check found it.
 
     Args:
         diffusion: A number, (d,), (d, d) or (n, d, d).
         z: (n, d) Particles.
 
     Returns:
-        D, and its lower factor (d, d) or (n, d, d).
+        D, and R of the same shape: square roots, or lower Cholesky factors.
 
     Raises:
         ValueError: If the shape fits none of these, or D is not symmetric positive definite.
 
     Examples:
-        >>> factored(4 * torch.eye(1), torch.zeros(4, 1))[1]
+        >>> rooted(4 * torch.eye(1), torch.zeros(4, 1))[1]
         tensor([[2.]])
     """
     n, d = z.shape
-    factor = None
     tensor = torch.as_tensor(diffusion, dtype=z.dtype, device=z.device).detach()
     if tuple(tensor.shape) not in ((), (d,), (d, d), (n, d, d)):
         raise ValueError(
@@ -56,11 +55,12 @@ def factored(diffusion: float | Tensor, z: Tensor) -> tuple[Tensor, Tensor | Non
             f"particles. Got {tuple(tensor.shape)}."
         )
     if tensor.dim() < 2:
+        root = tensor.sqrt()
         good = bool((tensor > 0).all()) and bool(torch.isfinite(tensor).all())
     else:
         scale = torch.linalg.vector_norm(tensor.diagonal(dim1=-2, dim2=-1), math.inf)
         lopsided = torch.linalg.vector_norm(tensor - tensor.mT, math.inf)
-        factor, failed = torch.linalg.cholesky_ex(tensor)
+        root, failed = torch.linalg.cholesky_ex(tensor)
         # What is not finite fails here too: nan, or inf - inf, makes the comparison false.
         good = float(lopsided) <= 1e-4 * float(scale) < math.inf and not bool(failed.any())
     if not good:
@@ -68,7 +68,7 @@ def factored(diffusion: float | Tensor, z: Tensor) -> tuple[Tensor, Tensor | Non
             "The `diffusion` must be symmetric positive definite and finite. A direction without "
             "noise has no score term; project it out, or add a small multiple of the identity."
         )
-    return tensor, factor
+    return tensor, root
 
 
 def check_carried(diffusion: Tensor, carried: Tensor | None) -> None:
@@ -113,32 +113,50 @@ def apply(diffusion: Tensor, rows: Tensor) -> Tensor:
     return torch.einsum("nij,nj->ni", diffusion, rows)
 
 
-def inverse_squares(diffusion: Tensor, factor: Tensor | None, rows: Tensor) -> Tensor:
-    """(n,) x_i . D_i^-1 x_i of rows (n, d), as squares of the factor's L_i^-1 x_i.
+def contravariant(root: Tensor, rows: Tensor) -> Tensor:
+    """(n, d) velocities x_i to R_i^-1 x_i, where D is the identity: x . D^-1 x is their square.
 
-    Never negative, and with an error of the condition of L where x . (D^-1 x) has that of D.
+    Never negative then, and with an error of the condition of R where x . (D^-1 x) has that of D.
 
     Args:
-        diffusion: A checked diffusion.
-        factor: Its Cholesky factor, by `factored`.
-        rows: (n, d).
+        root: R, by `rooted`.
+        rows: (n, d) Drifts or velocities.
 
     Returns:
-        (n,), in double precision.
+        (n, d).
 
     Examples:
-        >>> inverse_squares(torch.tensor([1.0, 2.0]), None, torch.ones(1, 2))
-        tensor([1.5000], dtype=torch.float64)
+        >>> contravariant(torch.tensor([1.0, 2.0]), torch.ones(1, 2))
+        tensor([[1.0000, 0.5000]])
     """
-    if factor is None:
-        return row_products(rows / diffusion, rows)
-    if diffusion.dim() == 2:
+    if root.dim() < 2:
+        return rows / root
+    if root.dim() == 2:
         # A product with the inverse takes less time than a triangular solve of many rows.
-        eye = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
-        white = rows @ torch.linalg.solve_triangular(factor, eye, upper=False).T
-    else:
-        white = torch.linalg.solve_triangular(factor, rows[:, :, None], upper=False)[:, :, 0]
-    return row_products(white, white)
+        eye = torch.eye(len(root), dtype=root.dtype, device=root.device)
+        return rows @ torch.linalg.solve_triangular(root, eye, upper=False).T
+    return torch.linalg.solve_triangular(root, rows[:, :, None], upper=False)[:, :, 0]
+
+
+def covariant(root: Tensor, rows: Tensor) -> Tensor:
+    """(n, d) gradients g_i to R_i' g_i, where D is the identity: g . D g is their square.
+
+    Args:
+        root: R, by `rooted`.
+        rows: (n, d) Scores or gradients.
+
+    Returns:
+        (n, d); their products with `contravariant` velocities are x . g.
+
+    Examples:
+        >>> covariant(torch.tensor([1.0, 2.0]), torch.ones(1, 2))
+        tensor([[1., 2.]])
+    """
+    if root.dim() < 2:
+        return rows * root
+    if root.dim() == 2:
+        return rows @ root
+    return torch.einsum("nji,nj->ni", root, rows)
 
 
 def matrix(diffusion: Tensor, dimension: int) -> Tensor:

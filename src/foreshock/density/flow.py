@@ -188,12 +188,12 @@ def flow(
         return Flow(
             gone, gone, gone, gone, production_bound, gone, gone, fisher_bound, math.nan, math.nan
         )
-    plain = fields.means(slice(None), score.values)
+    plain = fields.means(slice(None), score)
     whole = _unbiased(plain, score)
     parts = []
     for keep in groups_without(score, refits):
         part = refit(score, keep)
-        parts.append(_unbiased(fields.means(keep, part.values), part))
+        parts.append(_unbiased(fields.means(keep, part), part))
     return _summary(plain, whole, parts, n, (fisher_bound, production_bound), score.validity.bias)
 
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from foreshock.density.diffusion_tensor import (
-    apply,
     check_carried,
-    factored,
+    contravariant,
+    covariant,
     finite_rows,
-    inverse_squares,
     matrix,
+    rooted,
     row_products,
 )
 from foreshock.density.groups import folds
@@ -28,26 +28,40 @@ Means = dict[str, float]
 
 @dataclass(frozen=True)
 class Fields:
-    """Checked fields at the particles: D, b, b . D^-1 b, div mu and div D (each or None)."""
+    """Checked fields at the particles.
+
+    Args:
+        diffusion: D.
+        root: R with R R' = D.
+        b: (n, d) R^-1 (mu - div D), in coordinates where D is the identity.
+        source: (n,) div mu, or None.
+        carried: (n, d) div D, or None.
+    """
 
     diffusion: Tensor
+    root: Tensor
     b: Tensor
-    spread: Tensor
     source: Tensor | None
     carried: Tensor | None
 
-    def means(self, keep: Tensor | slice, scores: Tensor) -> Means:
+    def means(self, keep: Tensor | slice, score: Score | Tensor) -> Means:
         """A, X, I and the inflow -E[b . s] over some particles; by div mu where it is known."""
-        part = self.diffusion[keep] if self.diffusion.dim() == 3 else self.diffusion
-        cross = float(row_products(self.b[keep], scores).mean())
+        root = self.root[keep] if self.root.dim() == 3 else self.root
+        if isinstance(score, Score):
+            pull = score.covariant(root)
+        else:
+            pull = covariant(root, score)
+        b = self.b[keep]
+        cross = float(row_products(b, pull).mean())
         inflow = -cross
         if self.source is not None:
             terms = self.source[keep]
             if self.carried is not None:
+                scores = score.values if isinstance(score, Score) else score
                 terms = terms + row_products(self.carried[keep], scores)
             inflow = float(terms.mean())
-        pull = float(row_products(scores, apply(part, scores)).mean())
-        return {"A": float(self.spread[keep].mean()), "X": cross, "I": pull, "R": inflow}
+        drift = float(row_products(b, b).mean())
+        return {"A": drift, "X": cross, "I": float(row_products(pull, pull).mean()), "R": inflow}
 
 
 def check_fields(
@@ -58,7 +72,7 @@ def check_fields(
     divergence_diffusion: Tensor | None,
 ) -> Fields:
     """Checks what is given and computes b = mu - div D."""
-    tensor, factor = factored(diffusion, z)
+    tensor, root = rooted(diffusion, z)
     check_carried(tensor, divergence_diffusion)
     b, carried = finite_rows("drift", drift, z), None
     if divergence_diffusion is not None:
@@ -73,7 +87,7 @@ def check_fields(
             f"Got {tuple(divergence_drift.shape)}."
         )
     source = None if divergence_drift is None else divergence_drift.detach().double()
-    return Fields(tensor, b, inverse_squares(tensor, factor, b), source, carried)
+    return Fields(tensor, root, contravariant(root, b), source, carried)
 
 
 def lower_bounds(score: Score, fields: Fields) -> tuple[Estimate, Estimate]:
@@ -89,7 +103,8 @@ def lower_bounds(score: Score, fields: Fields) -> tuple[Estimate, Estimate]:
         gone = Estimate.missing(f"Half a cloud of {n} is too few to fit a score to.", n=n)
         return gone, gone
     metric = matrix(diffusion, d)
-    gains, halves = torch.empty_like(fields.spread), []
+    spread = row_products(fields.b, fields.b)
+    gains, halves = torch.empty_like(spread), []
     even = folds(n, 2, z.device) == 0
     for half in (even, ~even):
         # Chosen anew on the other half: a kept choice would have seen this one. Not so whether the
@@ -104,13 +119,13 @@ def lower_bounds(score: Score, fields: Fields) -> tuple[Estimate, Estimate]:
             judged=False,
         )
         values = fitted.at(z[half])
-        pull = row_products(values, apply(diffusion, values))
-        gains[half] = -pull - 2 * fitted.divergence(z[half], metric).double()
+        pull = covariant(fields.root, values)
+        gains[half] = -row_products(pull, pull) - 2 * fitted.divergence(z[half], metric).double()
         halves.append(half)
     fisher = _one_sided(gains, halves)
     if fields.source is None:
         return fisher, Estimate.missing("The lower bound needs `divergence_drift`.", n=n)
-    return fisher, _one_sided(fields.spread + 2 * fields.source + gains, halves)
+    return fisher, _one_sided(spread + 2 * fields.source + gains, halves)
 
 
 def _one_sided(terms: Tensor, halves: list[Tensor]) -> Estimate:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from foreshock.density.diffusion_tensor import covariant
 from foreshock.density.groups import folds
 from foreshock.density.score_gaussian import Gaussian, fit_gaussian, leave_one_out
 from foreshock.density.score_kernel import (
     KernelModel,
+    kernel_divergence,
     kernel_score,
     kernel_sums,
     reference_bandwidth,
@@ -39,8 +42,8 @@ class Score:
 
     Args:
         particles: (n, d) z, what it was fitted to.
-        values: (n, d) Score at particle i without particle i (mixture: without its fold). nan if
-            nothing could be fitted.
+        whitened: (n, d) `values` in the coordinates of `whitening`.
+        whitening: (d, d) W of y = W (z - m).
         log_values: (n,) log density without particle i, or None where there is no density.
         validity: Why to believe it, or not.
         selection: What was chosen; pass it back to skip the choice.
@@ -50,13 +53,35 @@ class Score:
     """
 
     particles: Tensor
-    values: Tensor
+    whitened: Tensor
+    whitening: Tensor
     log_values: Tensor | None
     validity: Validity
     selection: Selection
     method: Method
     model: KernelModel | Mixture | None
     block: int = 256
+
+    @cached_property
+    def values(self) -> Tensor:
+        """(n, d) Score at particle i without particle i (mixture: without its fold).
+
+        nan if nothing could be fitted.
+        """
+        return self.whitened @ self.whitening
+
+    def covariant(self, root: Tensor) -> Tensor:
+        """(n, d) R's, whose squares are s . D s for D = R R'.
+
+        Args:
+            root: R: a number, (d,), (d, d) or (n, d, d).
+
+        Returns:
+            The products; for one matrix at the price of `values`, which it does not need.
+        """
+        if root.dim() == 2:
+            return self.whitened @ (self.whitening @ root)
+        return covariant(root, self.values)
 
     def at(self, queries: Tensor) -> Tensor:
         """Score at other points, by all particles.
@@ -209,13 +234,15 @@ def fit_score(
     gaussian = fit_gaussian(z, selection.shrinkage if selection else shrinkage)
     if gaussian is None:
         reason = "The particles span no volume: their covariance is singular. Drop or merge axes."
-        values = torch.full_like(z, torch.nan)
-        return Score(z, values, None, Validity(False, reason), Selection(), method, None, block)
+        gone, eye = torch.full_like(z, torch.nan), torch.eye(d, dtype=z.dtype, device=z.device)
+        invalid = Validity(False, reason)
+        return Score(z, gone, eye, None, invalid, Selection(), method, None, block)
     if method == "mixture":
         return _fit_mixture(z, gaussian, selection, most_components, seed, block)
     y = gaussian.whiten(z)
-    scores, divergence, leverage = leave_one_out(gaussian, y)
-    j_gauss = hyvarinen(scores, divergence)
+    squares = y.square().sum(1)
+    factors, divergence, leverage = leave_one_out(gaussian, squares)
+    j_gauss = hyvarinen(squares * factors.square(), divergence)
     chosen = selection
     if method == "gaussian":
         chosen = Selection(shrinkage=gaussian.shrinkage)
@@ -225,24 +252,30 @@ def fit_score(
     elif chosen is None:
         widths = BANDWIDTHS if bandwidth is None else (bandwidth / reference_bandwidth(n, d),)
         widths = tuple(width * reference_bandwidth(n, d) for width in widths)
-        chosen = replace(select(y, scores, divergence, widths, block), shrinkage=gaussian.shrinkage)
+        picked = select(y, factors, divergence, widths, block)
+        chosen = replace(picked, shrinkage=gaussian.shrinkage)
     ess, linear, log_values = math.inf, gaussian.hartlap, None
     if chosen.weight:
         h, weight = chosen.bandwidth, chosen.weight
-        sums = kernel_sums(y, y, h, leave_out=True, logs=method == "kde", block=block)
-        kernel, kernel_divergence = kernel_score(y, sums, h)
+        logs = method == "kde"
+        sums = kernel_sums(y, y, h, leave_out=True, norms=squares, logs=logs, block=block)
         ess = float(sums.ess.median())
         if method == "kde":
-            scores, divergence, linear = kernel, kernel_divergence, 0.0
+            scores, divergence = kernel_score(y, sums, h)
+            linear = 0.0
             constant = d * (math.log(h) + 0.5 * math.log(2 * math.pi)) + math.log(n - 1)
             log_values = gaussian.log_det - constant + sums.log_sum
         else:
+            # p f y + lambda ((E_w c - y)/h^2 + y/(1 + h^2)), the Gaussian and the residual at once.
             smooth = weight / (1 + h * h)
-            scores.mul_(chosen.pull).add_(kernel, alpha=weight).add_(y, alpha=smooth)
-            divergence.mul_(chosen.pull).add_(kernel_divergence, alpha=weight).add_(smooth * d)
+            own = factors.mul_(chosen.pull).add_(smooth - weight / h**2)
+            scores = torch.addcmul(sums.mean * (weight / h**2), y, own[:, None])
+            kernel = kernel_divergence(sums, h)
+            divergence.mul_(chosen.pull).add_(kernel, alpha=weight).add_(smooth * d)
             linear = chosen.pull * linear - smooth
     else:
-        log_values = _gaussian_logs(gaussian, y)
+        scores = y * factors[:, None]
+        log_values = _gaussian_logs(gaussian, squares)
     stein = float((scores * y).sum()) / n
     # Not for refits, which ask for values only. Shrunk, y is not white and they mean nothing.
     asked = judged and not chosen.weight and not gaussian.shrinkage
@@ -252,10 +285,10 @@ def fit_score(
             True,
             "",
             ess,
-            hyvarinen(scores, divergence),
+            hyvarinen(scores.square().sum(1), divergence),
             j_gauss,
             stein,
-            float(y.square().sum(1).std()) / math.sqrt(n),
+            float(squares.std()) / math.sqrt(n),
             gaussian.shrinkage,
             leverage,
             *normality,
@@ -265,8 +298,8 @@ def fit_score(
         gaussian=not chosen.weight,
     )
     model = KernelModel(gaussian, y, linear, chosen.bandwidth, chosen.weight, block)
-    values = gaussian.colour(scores)
-    return Score(z, values, log_values, validity, chosen, method, model, block)
+    whitening = gaussian.whitening
+    return Score(z, scores, whitening, log_values, validity, chosen, method, model, block)
 
 
 def _check(z: Tensor, method: str, bandwidth: float | None, block: int) -> None:
@@ -299,13 +332,13 @@ def _check(z: Tensor, method: str, bandwidth: float | None, block: int) -> None:
         )
 
 
-def _gaussian_logs(gaussian: Gaussian, y: Tensor) -> Tensor:
+def _gaussian_logs(gaussian: Gaussian, squares: Tensor) -> Tensor:
     """(n,) Log density of the Gaussian without particle i, at it; covariance unbiased."""
-    n, d = y.shape
-    leverage = y.square().sum(1) * ((1 - gaussian.shrinkage) * n / (n - 1) ** 2)
+    n, d = gaussian.n, gaussian.dimension
+    leverage = squares * ((1 - gaussian.shrinkage) * n / (n - 1) ** 2)
     room = (1 - leverage).clamp(min=1e-6)
     # |y| under the smaller covariance, and its determinant, by the rank-one downdate.
-    square = y.square().sum(1) * (n / (n - 1)) ** 2 * (n - 2) / (n - 1) / room
+    square = squares * (n / (n - 1)) ** 2 * (n - 2) / (n - 1) / room
     log_det = gaussian.log_det - 0.5 * (d * math.log((n - 1) / (n - 2)) + room.log())
     return log_det - 0.5 * square - 0.5 * d * math.log(2 * math.pi)
 
@@ -316,8 +349,9 @@ def _fit_mixture(
     """Mixture score; values by folds of every fifth particle."""
     n, d = z.shape
     y = gaussian.whiten(z)
-    scores, divergence, leverage = leave_one_out(gaussian, y)
-    j_gauss = hyvarinen(scores, divergence)
+    squares = y.square().sum(1)
+    factors, divergence, leverage = leave_one_out(gaussian, squares)
+    j_gauss = hyvarinen(squares * factors.square(), divergence)
     count = selection.components if selection else 0
     model, count = fit_mixture(y, count or None, most, seed)
     eye = torch.eye(d, dtype=z.dtype, device=z.device)
@@ -335,10 +369,10 @@ def _fit_mixture(
             True,
             "",
             math.inf,
-            hyvarinen(scores, divergence),
+            hyvarinen(scores.square().sum(1), divergence),
             j_gauss,
             stein,
-            float(y.square().sum(1).std()) / math.sqrt(n),
+            float(squares.std()) / math.sqrt(n),
             gaussian.shrinkage,
             leverage,
             bias="The law need not be the mixture that was fitted, a bias no interval holds.",
@@ -354,7 +388,8 @@ def _fit_mixture(
     original = Mixture(model.log_weights, model.means @ inverse.T + gaussian.mean, triangles)
     return Score(
         z,
-        gaussian.colour(scores),
+        scores,
+        gaussian.whitening,
         log_values + gaussian.log_det,
         validity,
         Selection(components=count, shrinkage=gaussian.shrinkage),

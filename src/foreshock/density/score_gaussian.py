@@ -1,6 +1,7 @@
 """Gaussian part of a score: shrunk covariance, whitening, and leave-one-out scores in closed form.
 
-Everything of size (d, d) is computed in float64, whatever the particles are.
+Everything of size (d, d) is computed in float64, whatever the particles are, but for the products
+of a covariance of many float32 particles that is so well conditioned that nothing is lost.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from torch import Tensor
 SHRINK_BELOW = 2
 #: A particle whose leverage is within this of 1 carries a direction of the covariance alone.
 LEVERAGE_MARGIN = 1e-6
+#: Multiply-adds of a covariance from which float32 is tried first, and the largest share of a
+#: variance that its rounding may take: at n below 1e8 the particles themselves scatter by more.
+SINGLE_FROM, SINGLE_ERROR = 2**22, 1e-4
 
 
 @dataclass(frozen=True)
@@ -110,10 +114,23 @@ def fit_gaussian(z: Tensor, shrinkage: float | None = None) -> Gaussian | None:
         [-1.0, 0.0, 1.0]
     """
     n, d = z.shape
-    centred = z.to(torch.float64, copy=True)
-    mean = centred.mean(0)
-    centred.sub_(mean)
-    covariance = (centred.T @ centred).div_(n - 1)
+    plain = shrinkage == 0 or (shrinkage is None and not shrinks(n, d))
+    if plain and z.dtype == torch.float32 and n * d * d >= SINGLE_FROM:
+        found = _fit(z, 0.0, torch.float32)
+        if found is not None and _resolved(*found):
+            return found[0]
+    found = _fit(z, shrinkage, torch.float64)
+    return None if found is None else found[0]
+
+
+def _fit(
+    z: Tensor, shrinkage: float | None, products: torch.dtype
+) -> tuple[Gaussian, Tensor, Tensor] | None:
+    """The Gaussian, its mean and its variances, with the covariance multiplied in that type."""
+    n, d = z.shape
+    mean = z.mean(0, dtype=torch.float64)
+    centred = z.to(products, copy=True).sub_(mean.to(products))
+    covariance = (centred.T @ centred).double().div_(n - 1)
     variances = covariance.diagonal().clone()
     # Rounding of z itself limits what can be inverted: a direction thinner than that is none.
     # Squares are below 2 m^2 + 2 (n - 1) variances; only a thin cloud far out needs the largest.
@@ -134,7 +151,18 @@ def fit_gaussian(z: Tensor, shrinkage: float | None = None) -> Gaussian | None:
     eye = torch.eye(d, dtype=torch.float64, device=z.device)
     whitening = torch.linalg.solve_triangular(factor, eye, upper=False)
     log_det = -float(factor.diagonal().log().sum())
-    return Gaussian(mean.to(z.dtype), whitening.to(z.dtype), log_det, shrinkage, n)
+    found = Gaussian(mean.to(z.dtype), whitening.to(z.dtype), log_det, shrinkage, n)
+    return found, mean, variances
+
+
+def _resolved(gaussian: Gaussian, mean: Tensor, variances: Tensor) -> bool:
+    """Whether float32 products gave every variance, along any direction, to `SINGLE_ERROR`."""
+    eps = torch.finfo(torch.float32).eps
+    # Rounding moves correlations by eps; tr R^-1 bounds what that does to a direction's variance.
+    spread = float((gaussian.whitening.square() * variances).sum()) * eps
+    # The mean is rounded by eps of itself, which shifts all particles alike.
+    far = float((mean.square() / variances).max()) * eps**2
+    return max(spread, far * gaussian.dimension) <= SINGLE_ERROR
 
 
 def shrinks(n: int, d: int) -> bool:
@@ -194,35 +222,34 @@ def log_bias(n: int, d: int) -> float:
     return -0.5 * (log_det + v * d / (v - d - 1) * n / (n - 1) - d)
 
 
-def leave_one_out(gaussian: Gaussian, y: Tensor) -> tuple[Tensor, Tensor, float]:
+def leave_one_out(gaussian: Gaussian, squares: Tensor) -> tuple[Tensor, Tensor, float]:
     r"""Scores and divergences of the Gaussians without particle i, at particle i, whitened.
 
     With leverage q_i = |y_i|^2 n (1-a)/(n-1)^2 (a: shrinkage) the rank-one downdate gives
-    s_i = -H c y_i/(1 - q_i), c = n (n-2)/(n-1)^2 and H the Hartlap factor at n - 1. Exact for
-    a = 0; otherwise the shrinkage is kept as fitted. Then E[s_i . (z_i - m)] = -d exactly for
-    Gaussian particles.
+    s_i = -H c y_i/(1 - q_i), c = n (n-2)/(n-1)^2 and H the Hartlap factor at n - 1: every score is
+    its particle times a number. Exact for a = 0; otherwise the shrinkage is kept as fitted. Then
+    E[s_i . (z_i - m)] = -d exactly for Gaussian particles.
 
     Args:
         gaussian: The fit to all particles.
-        y: (n, d) The particles, whitened by it.
+        squares: (n,) |y_i|^2 of the particles, whitened by it.
 
     Returns:
-        Scores (n, d), their divergences (n,), and the largest leverage.
+        (n,) Factors f of the scores s_i = f_i y_i, their divergences (n,), the largest leverage.
 
     Examples:
         >>> z = torch.tensor([[-1.0], [0.0], [1.0], [3.0]])
         >>> gaussian = fit_gaussian(z)
-        >>> scores, _, _ = leave_one_out(gaussian, gaussian.whiten(z))
+        >>> factors, _, _ = leave_one_out(gaussian, gaussian.whiten(z).square().sum(1))
         >>> without = fit_gaussian(z[:3])  # N(0, 1), Hartlap factor 0
-        >>> float(scores[3]), without.hartlap
+        >>> float(factors[3]), without.hartlap
         (-0.0, 0.0)
     """
     n, d = gaussian.n, gaussian.dimension
     kept = 1 - gaussian.shrinkage
-    square = y.square().sum(1)
-    leverage = square * (kept * n / (n - 1) ** 2)
+    leverage = squares * (kept * n / (n - 1) ** 2)
     room = (1 - leverage).clamp_(min=LEVERAGE_MARGIN)
     hartlap = 1 - kept * (d + 1) / (n - 2)
-    scores = y * (-hartlap * n * (n - 2) / (n - 1) ** 2 / room)[:, None]
+    factors = (-hartlap * n * (n - 2) / (n - 1) ** 2) / room
     divergence = (leverage / room).add_(d).mul_(-hartlap * (n - 2) / (n - 1))
-    return scores, divergence, float(leverage.max())
+    return factors, divergence, float(leverage.max())

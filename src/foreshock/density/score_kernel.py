@@ -42,6 +42,7 @@ def kernel_sums(
     *,
     leave_out: bool = False,
     metric: Tensor | None = None,
+    norms: Tensor | None = None,
     logs: bool = False,
     block: int = 256,
 ) -> KernelSums:
@@ -55,6 +56,7 @@ def kernel_sums(
         bandwidth: h.
         leave_out: Whether query i is centre i, which then does not count for itself.
         metric: (d, d) M of `KernelSums.square`; the identity if None.
+        norms: (n,) |c_j|^2, where known.
         logs: Whether `log_sum` is wanted; one more exponential per pair.
         block: Rows at a time.
 
@@ -68,7 +70,7 @@ def kernel_sums(
     """
     m, n = len(queries), len(centres)
     precision = bandwidth**-2
-    norms = centres.square().sum(1)
+    norms = centres.square().sum(1) if norms is None else norms
     weighted = norms if metric is None else ((centres @ metric) * centres).sum(1)
     offset = -0.5 * precision * norms
     buffer = centres.new_empty(min(block, m), n)
@@ -119,12 +121,16 @@ def kernel_score(
         >>> kernel_score(q, kernel_sums(q, centre, 0.5), 0.5)
         (tensor([[-4.]]), tensor([-4.]))
     """
-    d = queries.shape[1]
-    trace = d if metric is None else float(metric.trace())
+    score = (sums.mean - queries).div_(bandwidth**2)
+    return score, kernel_divergence(sums, bandwidth, metric)
+
+
+def kernel_divergence(sums: KernelSums, bandwidth: float, metric: Tensor | None = None) -> Tensor:
+    """(m,) tr(M grad s) of `kernel_score`, by itself."""
     mean = sums.mean
+    trace = mean.shape[1] if metric is None else float(metric.trace())
     spread = sums.square - ((mean if metric is None else mean @ metric) * mean).sum(1)
-    score = (mean - queries).div_(bandwidth**2)
-    return score, spread.div_(bandwidth**4).sub_(trace / bandwidth**2)
+    return spread.div_(bandwidth**4).sub_(trace / bandwidth**2)
 
 
 def reference_bandwidth(n: int, d: int) -> float:

@@ -20,28 +20,40 @@ GATE = 2.0
 MOST_WEIGHT = 2.0
 
 
-def hyvarinen(scores: Tensor, divergence: Tensor) -> float:
-    """Hyvärinen's score, E|s|^2/2 + E div s."""
-    return 0.5 * float(scores.square().sum()) / len(scores) + float(divergence.mean())
+def hyvarinen(squares: Tensor, divergence: Tensor) -> float:
+    """Hyvärinen's score, E|s|^2/2 + E div s, from |s|^2 and div s of every particle."""
+    return float(torch.add(divergence, squares, alpha=0.5).mean())
 
 
 def select(
-    y: Tensor, scores: Tensor, divergence: Tensor, widths: tuple[float, ...], block: int
+    y: Tensor, factors: Tensor, divergence: Tensor, widths: tuple[float, ...], block: int
 ) -> Selection:
-    """Bandwidth and weight of the residual with the least leave-one-out Hyvärinen score."""
+    """Bandwidth and weight of the residual with the least leave-one-out Hyvärinen score.
+
+    Args:
+        y: (n, d) Whitened particles.
+        factors: (n,) f of the Gaussian scores f_i y_i.
+        divergence: (n,) Their divergences.
+        widths: Bandwidths to try, rising.
+        block: Rows of the kernel matrix at a time.
+
+    Returns:
+        The choice; weight 0 if no kernel part is worth it.
+    """
     n, d = y.shape
-    root, square = math.sqrt(n), scores.square().sum(1)
+    norms = y.square().sum(1)
+    root, square = math.sqrt(n), norms * factors.square()
     # What the Gaussian alone would gain by a factor: no reason to call the kernel in.
     factor = -float((square + divergence).mean() / square.mean())
     rescaled = factor * (square + divergence) + 0.5 * factor**2 * square
     tried: list[tuple[Selection, Tensor]] = []
     for h in widths:
-        sums = kernel_sums(y, y, h, leave_out=True, block=block)
+        sums = kernel_sums(y, y, h, leave_out=True, norms=norms, block=block)
         kernel, kernel_divergence = kernel_score(y, sums, h)
         residual = kernel + y / (1 + h * h)
         # J - J_gauss = p (g + div s_G) + w b + (p^2 g + 2 p w c + w^2 a)/2 for (1 + p) s_G + w r,
         # particle by particle: least where two linear equations hold.
-        a, c = residual.square().sum(1), (scores * residual).sum(1)
+        a, c = residual.square().sum(1), (y * residual).sum(1) * factors
         b = c + kernel_divergence + d / (1 + h * h)
         slope = torch.stack([(square + divergence).mean(), b.mean()]).double()
         curve = torch.stack([square.mean(), c.mean(), c.mean(), a.mean()]).double().view(2, 2)

@@ -84,10 +84,26 @@ def tanh_stack(decode: Callable[[Tensor], Tensor], z: Tensor) -> TanhStack | Non
     weights, hidden = tuple(m.weight.detach() for m in layers), []
     for k, (layer, weight) in enumerate(zip(layers, weights, strict=True)):
         if k:
-            value = value.tanh_()
+            value = _tanh_(value)
             hidden.append(value)
         value = torch.addmm(layer.bias.detach(), value, weight.T)
     return TanhStack(z, value, weights, tuple(hidden))
+
+
+def _tanh_(value: Tensor) -> Tensor:
+    """Overwrites by tanh; off by at most 2e-7 in float32, as the products around it are.
+
+    On a CPU as 2 sigmoid(2 x) - 1: torch's sigmoid takes a ninth of the time of its tanh there.
+
+    Args:
+        value: Any shape; float64, and what lies on other devices, by tanh itself.
+
+    Returns:
+        The same tensor.
+    """
+    if value.dtype != torch.float32 or value.device.type != "cpu":
+        return value.tanh_()
+    return value.mul_(2).sigmoid_().mul_(2).sub_(1)
 
 
 def _plain(module: nn.Module) -> bool:
