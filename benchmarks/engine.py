@@ -10,6 +10,9 @@ process: (4 n^2 d + 4 n P + 4 n d^2) at the rate of matrix products, n^2 exponen
 normals, P the weights of the decoder. That is one forward and one backward pass; the Fisher
 information takes another backward pass, which the limit does not count and the row "watched, D
 given" does not have (`SharedMatrix`): there the arithmetic is that of the limit.
+
+A density is estimated in two ways: with the bandwidth and weight of an earlier look kept, which is
+the row "watched", or chosen, which is what `fit_score(z)` does without further arguments.
 """
 
 from __future__ import annotations
@@ -126,7 +129,7 @@ def jobs(n: int, d: int) -> dict[str, Callable[[], object]]:
     # A second graph, kept alive, for the parts that pull back through it.
     linear = moved.linear
 
-    def watched(run: Engine, selection: Selection) -> State:
+    def watched(run: Engine, selection: Selection | None) -> State:
         now = motion(run, state, source)
         fitted = fit_score(z, selection=selection, block=rows_at_once(n))
         flow(fitted, now.drift, now.tensor.value(d), refits=0, bounds=False)
@@ -137,6 +140,7 @@ def jobs(n: int, d: int) -> dict[str, Callable[[], object]]:
         "watched, D given": lambda: watched(given, kernel),
         "step": lambda: step(shared, state, source),
         "watched, kernel as chosen": lambda: watched(shared, chosen),
+        "watched, density chosen": lambda: watched(shared, None),
         "step, each its own Fisher noise": lambda: step(own, state, source),
         "the same with div D (gibbs)": lambda: step(reversible, state, source),
         "step, isotropic": lambda: step(plain, state, source),
@@ -237,6 +241,7 @@ def measure(n: int, d: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "over limit, D given": seconds["watched, D given"] / floor,
         "over reference": seconds["watched"] / reference,
         "watched over step": seconds["watched"] / seconds["step"],
+        "chosen over step": seconds["watched, density chosen"] / seconds["step"],
         "watched over step at the limit": floor / limit(n, d, found, density=False),
         "steps per second": 1 / seconds["step"],
         "memory MB": memory(n, d, arguments.threads),
@@ -263,7 +268,8 @@ def show(row: dict[str, Any]) -> None:
         ("watched over the limit", row["over limit"], "<=", row["limit goal"]),
         ("watched, D given, over the limit", row["over limit, D given"], "<=", row["limit goal"]),
         ("watched over the reference", row["over reference"], "<=", 1.3),
-        ("watched over step without density", row["watched over step"], ">=", 3.0),
+        ("density chosen, over step without", row["chosen over step"], ">=", 3.0),
+        ("density kept, over step without", row["watched over step"], ">=", 3.0),
     ]
     print(f"  {'limit':<34} {row['limit']:>9.2f} ms")
     for name, value, sign, goal in goals:

@@ -329,8 +329,9 @@ def test_a_large_cloud_is_whitened_by_single_products_only_where_they_lose_nothi
     ratio = found.whitening.double() @ torch.linalg.inv(exact.whitening)
     assert float((torch.linalg.svdvals(ratio) ** 2 - 1).abs().max()) < SINGLE_ERROR
     # A direction of a variance 1e-4 of the others, and a mean 3e4 spreads away: by double products.
-    thin, distant = z.clone(), own + 3e4
+    # Last, squares that float32 does not hold.
+    thin, distant, small = z.clone(), own + 3e4, 1e-21 * own
     thin[:, 0] = z[:, 1] * float(z[:, 0].std() / z[:, 1].std()) + 0.01 * z[:, 0]
-    for hard in (thin, distant):
+    for hard in (thin, distant, small):
         whitening = fit_gaussian(hard, 0.0).whitening
         assert torch.equal(whitening, fit_gaussian(hard.double(), 0.0).whitening.float())

@@ -159,6 +159,7 @@ def _resolved(gaussian: Gaussian, mean: Tensor, variances: Tensor) -> bool:
     """Whether float32 products gave every variance, along any direction, to `SINGLE_ERROR`."""
     eps = torch.finfo(torch.float32).eps
     # Rounding moves correlations by eps; tr R^-1 bounds what that does to a direction's variance.
+    # Its squares overflow, to a refusal, before those of the particles fall below float32.
     spread = float((gaussian.whitening.square() * variances).sum()) * eps
     # The mean is rounded by eps of itself, which shifts all particles alike.
     far = float((mean.square() / variances).max()) * eps**2
