@@ -206,14 +206,12 @@ def _driven(world: RingWorld, run: Run, generator: torch.Generator, move: Progre
         )
         label = f"{title}, t = {times[-1]:g}"
         record(run, figure, Comparison(label, values[-1], exact[-1], source="closed form"))
-    rate = rows["latent/entropy_rate"][-1]
-    published = Estimate(-rate.value, -rate.high, -rate.low, n=rate.n)
     cosine = math.exp(-spread[_EARLY] / 2) * math.cos(f * times[_EARLY])
     record(
         run,
         Comparison(
             "Entropy production as published, ∫ J·∇log ρ",
-            published,
+            rows["latent/entropy_rate"][-1].times(-1),
             steady,
             source="f²/D",
             published=True,
@@ -387,7 +385,6 @@ def _dissipation(world: RingWorld, velocity: Estimate, bias: float) -> Compariso
     # Of second order: the finer grid is off by a third of the difference.
     exact = found[1] + (found[1] - found[0]) / 3
     scale = f / d
-    work = Estimate(velocity.value * scale, velocity.low * scale, velocity.high * scale, velocity.n)
     error = bias * scale + abs(found[1] - found[0]) / 3
     label = "Entropy production over barriers, f v/T"
-    return Comparison(label, work, exact, error, "Schnakenberg, on a grid")
+    return Comparison(label, velocity.times(scale), exact, error, "Schnakenberg, on a grid")
