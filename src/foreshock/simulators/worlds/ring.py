@@ -26,6 +26,7 @@ from foreshock.simulators.worlds.recorded import (
     Progress,
     density_curve,
     measured,
+    measured_curve,
     stages,
     started,
     told,
@@ -296,14 +297,7 @@ def _barriers(
     formula = [tilted_ring_velocity(lambda x: a * np.cos(x), f, d) if f else 0.0 for f in fine]
     curves = [
         Curve("exact", fine.tolist(), formula, look="dashed"),
-        Curve(
-            "particles, 95 %",
-            world.tilts,
-            [e.value for e in seen],
-            [e.low for e in seen],
-            [e.high for e in seen],
-            look="points",
-        ),
+        measured_curve("particles, 95 %", world.tilts, seen),
         Curve("without barriers", fine.tolist(), fine.tolist()),
     ]
     hops = [hopping_velocity(a, float(f), d) for f in fine]
@@ -364,8 +358,7 @@ def _flux(driven: list[Estimate], rest: list[Estimate], velocity: float) -> Figu
     places = PLACES.tolist()
     curves = [Curve("exact, driven", places, [velocity / TURN] * len(places), look="dashed")]
     for label, seen in (("driven over barriers", driven), ("undriven, with D(x)", rest)):
-        ends = [[getattr(e, end) for e in seen] for end in ("value", "low", "high")]
-        curves.append(Curve(label, places, *ends, look="points"))
+        curves.append(measured_curve(label, places, seen))
     curves.append(Curve("exact, undriven", places, [0.0] * len(places), look="dashed"))
     caption = (
         "Net crossings of an angle. In a steady state the flux is the same everywhere, the "
