@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntFlag, StrEnum
 from typing import Any, Protocol, runtime_checkable
 
@@ -97,6 +97,30 @@ class Estimate:
     def resolved(self) -> bool:
         """Whether the number can be read at face value: finite and not flagged ``unresolved``."""
         return math.isfinite(self.value) and not self.flags & Flag.UNRESOLVED
+
+    def times(self, factor: float) -> Estimate:
+        """The estimate of a multiple: interval and null go with it, turned round by a minus.
+
+        Args:
+            factor: A number without sampling error.
+
+        Returns:
+            The product, with the ``n``, the flags and the sentence of the estimate. One that
+            would be nan without a flag, as with a nan for a factor, is refused (ValueError).
+
+        Examples:
+            >>> loss = Estimate(2.0, 1.0, 4.0, n=20).times(-0.5)
+            >>> loss.value, loss.low, loss.high, loss.n
+            (-1.0, -2.0, -0.5, 20)
+        """
+
+        def scaled(low: float, high: float) -> tuple[float, float]:
+            ends = factor * low, factor * high
+            return ends[::-1] if factor < 0 else ends
+
+        low, high = scaled(self.low, self.high)
+        null = None if self.null is None else scaled(*self.null)
+        return replace(self, value=factor * self.value, low=low, high=high, null=null)
 
     @classmethod
     def exact(cls, value: float, *, n: int = 1) -> Estimate:

@@ -222,9 +222,7 @@ def test_what_cannot_be_computed_is_refused() -> None:
     bowl = Quadratic(torch.tensor([1.0, 100.0]).double())
     with pytest.raises(ValueError, match="diverges from 2 on. Take an `lr` below 0.02"):
         train(StochasticHarmonic(bowl, 0.02, 0.1), torch.zeros(1, 2), 1, generator=seeded())
-    with pytest.raises(
-        ValueError, match=r"must be of shape \(replicas, 2\), .* Got shape \(1, 3\)"
-    ):
+    with pytest.raises(ValueError, match=r"`theta` of `train` must .* \(n, 2\). Got \(1, 3\)"):
         train(StochasticHarmonic(bowl, 0.01, 0.1), torch.zeros(1, 3), 1, generator=seeded())
     with pytest.raises(
         ValueError, match="`steps` of `train` must be at least 1 and a whole number. Got 0"
@@ -329,8 +327,8 @@ def test_steps_at_rate_0_hold_no_noise_and_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("theta", "sentence"),
     [
-        (torch.zeros(0, 2), r"with at least one replica. Got shape \(0, 2\)"),
-        (torch.tensor([[0.0, math.nan], [1.0, 1.0]]), "holds nan or inf in 1 of 2 replicas"),
+        (torch.zeros(0, 2), r"Got \(0, 2\): a row for each of n >= 1 particles"),
+        (torch.tensor([[0.0, math.nan], [1.0, 1.0]]), "holds nan or inf in 1 of 2 rows"),
         (torch.zeros(3, 2).half(), r"float32 or float64. Got torch.float16, .* `theta.float\(\)`"),
         (torch.zeros(3, 2).bfloat16(), "Got torch.bfloat16"),
     ],

@@ -171,7 +171,7 @@ def test_bad_input_is_refused_with_a_remedy() -> None:
         first_passage(free(0.1), x, coordinate_boundary(1.0), steps=0, generator=generator())
     with pytest.raises(ValueError, match="`at` of `coordinate_boundary` must be finite"):
         coordinate_boundary(math.nan)
-    with pytest.raises(ValueError, match="has 2 coordinates, but `DoubleWell` lives in 1"):
+    with pytest.raises(ValueError, match=r"of shape \(n, 1\). Got \(3, 2\): .*of `DoubleWell`"):
         first_passage(
             EulerMaruyama(Langevin(DoubleWell(), 1.0), 0.01), torch.zeros(3, 2),
             coordinate_boundary(1.0), steps=1, generator=generator(),

@@ -11,7 +11,7 @@ from foreshock.estimators.hvp import hessian as hessian
 from foreshock.estimators.lanczos import TOLERANCE
 from foreshock.estimators.lanczos import lanczos as lanczos
 from foreshock.estimators.probe_hessian import check_on, needs_of, probe_product
-from foreshock.estimators.tracking import CurvatureState, blocks, scaled, track_blocks
+from foreshock.estimators.tracking import CurvatureState, blocks, track_blocks
 from foreshock.estimators.tracking import track as track
 from foreshock.probe.groups import Groups, check_groups
 from foreshock.probe.moment import Moment
@@ -202,7 +202,7 @@ class Curvature:
             after, top = track(product, state, **options)
             scalars = {
                 "hessian/lambda_max": top,
-                "hessian/eta_lambda_half": scaled(top, max(moment.learning_rates) / 2),
+                "hessian/eta_lambda_half": top.times(max(moment.learning_rates) / 2),
             }
             found = blocks(product, self.groups, moment)
             states, parts = track_blocks(found, state.groups, "hessian/lambda_max", options)

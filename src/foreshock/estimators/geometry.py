@@ -218,19 +218,7 @@ def times_length(curvature: Estimate, length: float) -> Estimate:
     """A curvature times a squared length, which has no sampling error."""
     if not math.isfinite(length):
         return Estimate.missing("The length of the step in the metric is not finite.")
-    if not math.isfinite(curvature.value):
-        return curvature
-    return Estimate(
-        curvature.value * length,
-        curvature.low * length,
-        curvature.high * length,
-        n=curvature.n,
-        flags=curvature.flags,
-        reason=curvature.reason,
-        null=None
-        if curvature.null is None
-        else (curvature.null[0] * length, curvature.null[1] * length),
-    )
+    return curvature.times(length)
 
 
 def _vectors(*vectors: Tensor, function: str) -> tuple[Tensor, ...]:

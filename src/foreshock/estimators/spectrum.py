@@ -357,7 +357,7 @@ class Spectrum:
                 return replace(trace, flags=Flag.BELOW_PRECISION, reason=DIFFERENCES)
 
             smallest, minus = track(Negative(product), state.smallest, **options)
-            scalars = {"hessian/lambda_min": negated(minus), "hessian/trace": trace_of(product)}
+            scalars = {"hessian/lambda_min": minus.times(-1), "hessian/trace": trace_of(product)}
             density = lanczos_quadrature(product, self.starts, self.steps, generator)
             states = {}
             for name, block in blocks(product, self.groups, moment).items():
@@ -368,7 +368,7 @@ class Spectrum:
                     continue
                 earlier = state.smallest.groups.get(name)
                 states[name], minus = track(Negative(block), earlier, **options)
-                scalars[f"hessian/lambda_min@{name}"] = negated(minus)
+                scalars[f"hessian/lambda_min@{name}"] = minus.times(-1)
                 scalars[f"hessian/trace@{name}"] = trace_of(block)
         arrays = {}
         if density is not None:
@@ -376,28 +376,3 @@ class Spectrum:
             arrays = {"hessian/density": heights, "hessian/density_grid": grid}
         smallest = replace(smallest, groups=states)
         return SpectrumState(smallest, state.count + 1), Readings(scalars, arrays)
-
-
-def negated(estimate: Estimate) -> Estimate:
-    """Minus an estimate, its interval and null turned round.
-
-    Args:
-        estimate: Any estimate.
-
-    Returns:
-        The estimate of minus the quantity.
-
-    Examples:
-        >>> negated(Estimate(2.0, 1.0, 4.0)).low
-        -4.0
-    """
-    null = estimate.null
-    return Estimate(
-        -estimate.value,
-        -estimate.high,
-        -estimate.low,
-        n=estimate.n,
-        flags=estimate.flags,
-        reason=estimate.reason,
-        null=None if null is None else (-null[1], -null[0]),
-    )

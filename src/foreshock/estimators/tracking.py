@@ -323,29 +323,3 @@ def blocks(product: Product, groups: Groups, moment: Moment) -> dict[str, PartPr
     found = resolve_groups(groups, moment.view)
     indices = {name: part_index(moment.view, members) for name, members in found.items()}
     return {name: PartProduct(product, i) if len(i) else None for name, i in indices.items()}
-
-
-def scaled(estimate: Estimate, factor: float) -> Estimate:
-    """An estimate times a number >= 0, interval, null and flags with it.
-
-    Args:
-        estimate: Any estimate.
-        factor: At least 0.
-
-    Returns:
-        The product.
-
-    Examples:
-        >>> scaled(Estimate(2.0, 1.0, 3.0), 0.5).high
-        1.5
-    """
-    null = estimate.null
-    return Estimate(
-        estimate.value * factor,
-        estimate.low * factor,
-        estimate.high * factor,
-        n=estimate.n,
-        flags=estimate.flags,
-        reason=estimate.reason,
-        null=None if null is None else (null[0] * factor, null[1] * factor),
-    )

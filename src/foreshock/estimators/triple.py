@@ -13,7 +13,7 @@ from foreshock.estimators.curvature import Curvature
 from foreshock.estimators.gradient_noise import GradientNoise
 from foreshock.estimators.ntk import probe_inputs
 from foreshock.estimators.ntk_layers import parameter_grams
-from foreshock.estimators.tracking import CurvatureState, scaled
+from foreshock.estimators.tracking import CurvatureState
 from foreshock.probe.groups import Group, Groups, check_groups, resolve_groups
 from foreshock.probe.moment import Moment
 from foreshock.stats.ntk import NtkState, ntk_summary
@@ -142,14 +142,13 @@ class Triple:
         ).update(state.curvature, moment)
         rates, kernels = self._rates(state, moment, parts)
         scalars = {"triple/c": noise.scalars["grad/snr"]}
-        scalars["triple/s"] = scaled(
-            bends.scalars["hessian/lambda_max"], max(moment.learning_rates) / 2
-        )
+        largest = max(moment.learning_rates)
+        scalars["triple/s"] = bends.scalars["hessian/lambda_max"].times(largest / 2)
         scalars["triple/rho"] = rates[""]
         for part, members in parts.items():
             rate = _learning_rate(moment, [i for i, _ in members]) / 2
             scalars[f"triple/c@{part}"] = noise.scalars[f"grad/snr@{part}"]
-            scalars[f"triple/s@{part}"] = scaled(bends.scalars[f"hessian/lambda_max@{part}"], rate)
+            scalars[f"triple/s@{part}"] = bends.scalars[f"hessian/lambda_max@{part}"].times(rate)
             scalars[f"triple/rho@{part}"] = rates[part]
         return TripleState(curvature, kernels, moment.step, names), Readings(scalars)
 

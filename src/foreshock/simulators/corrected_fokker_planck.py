@@ -14,12 +14,11 @@ from torch import Tensor
 from foreshock.detectors import PhaseTransition
 from foreshock.simulators.decoder import DecoderPotential
 from foreshock.simulators.diffusion import ParticleFisher
-from foreshock.simulators.door import counts
+from foreshock.simulators.door import counts, movable
 from foreshock.simulators.named_schedules import corrected_schedules
 from foreshock.simulators.observing import observe
 from foreshock.simulators.particles import Engine, State, motion, move, reset_now
 from foreshock.simulators.published_fokker_planck import FokkerPlanckDynamics
-from foreshock.simulators.recording import check_particles
 from foreshock.simulators.resets import CloudReset
 from foreshock.simulators.stability import check_again, check_run, looks
 from foreshock.types import Estimate
@@ -132,7 +131,7 @@ def train_epoch(
         (3, (), (200, 2))
     """
     counts("train_epoch", n_steps=n_steps)
-    check_particles("train_epoch", "z_init", engine, z_init)
+    movable("train_epoch", "z_init", z_init, engine)
     schedules = check_run(engine, z_init, steps=n_steps)
     between, looked, look = looks(n_steps, z_init.shape[1]), 0, 0
     rule = detector or PhaseTransition("C", "S_dot", "loss")

@@ -1,11 +1,13 @@
-"""Checks at the door of the exact results and the grids: one sentence form, one place."""
+"""Checks at the door of the simulators: one sentence form, one place."""
 
 from __future__ import annotations
 
 import operator
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 Array = NDArray[np.float64]
 
@@ -132,4 +134,47 @@ def stability_index(function: str, alpha: float, *, below: float = 2.0) -> None:
         raise ValueError(
             f"The `alpha` of `{function}` must be in (0, {below:g}]. Got {alpha}. "
             "alpha = 2 is Brownian motion; there is no stable law above it."
+        )
+
+
+def movable(function: str, name: str, x: Tensor, mover: object) -> None:
+    """Refuse particles that nothing can move.
+
+    Args:
+        function: Who asks, as the user typed it.
+        name: What the particles are called there.
+        x: The particles.
+        mover: What is to move them: an engine, an optimizer, a stepper. Its chart or its potential
+            says how many columns there are; without one any number will do.
+
+    Raises:
+        ValueError: If they are not finite, in float32 or float64, and of shape (n, d), n >= 1.
+
+    Examples:
+        >>> from foreshock.simulators.dynamics import ItoProcess
+        >>> movable("integrate", "x", torch.zeros(3), ItoProcess())
+        Traceback (most recent call last):
+        ...
+        ValueError: The `x` of `integrate` must be of shape (n, d). Got (3,): ...
+    """
+    motion, whose = getattr(mover, "dynamics", mover), f"The `{name}` of `{function}`"
+    chart, potential = (getattr(motion, part, None) for part in ("chart", "potential"))
+    d = 2 if chart is not None else getattr(potential, "dimension", None)
+    if x.ndim != 2 or x.numel() == 0 or x.shape[1] != (d or x.shape[1]):
+        raise ValueError(
+            f"{whose} must be of shape (n, {d or 'd'}). Got {tuple(x.shape)}: a row for each of "
+            "n >= 1 particles, a column for each dimension of "
+            f"`{type(chart or potential or motion).__name__}`."
+            + (f" Use `{name}[:, None]` for particles on a line." if x.ndim == 1 else "")
+        )
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"{whose} must be float32 or float64. Got {x.dtype}, whose rounding is as large as a "
+            f"step of the noise, so that the law would be another. Use `{name}.float()`."
+        )
+    bad = int((~x.isfinite().all(1)).sum())
+    if bad:
+        raise ValueError(
+            f"{whose} must be finite. It holds nan or inf in {bad} of {len(x)} rows: look at where "
+            "they come from."
         )

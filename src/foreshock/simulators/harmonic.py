@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from foreshock.simulators.consolidation_ratio import consolidation, laplacian, regime
-from foreshock.simulators.door import counts
+from foreshock.simulators.door import counts, movable
 from foreshock.simulators.dynamics import largest_curvature
 from foreshock.simulators.noise_control import AdaptiveNoise
 from foreshock.simulators.potentials import Potential
@@ -246,11 +246,10 @@ def train(
     theta = torch.atleast_2d(torch.as_tensor(theta))
     if not theta.is_floating_point():
         theta = theta.to(torch.get_default_dtype())
-    d = optimizer.potential.dimension
-    _check_theta(theta, d)
+    movable("train", "theta", theta, optimizer)
     counts("train", steps=steps, every=every)
     optimizer.check(theta, steps)
-    n = len(theta)
+    n, d = theta.shape
     temperature = optimizer.temperature + optimizer.entropy
     state = noise.init(n) if noise is not None else None
     factor = torch.ones(n)
@@ -285,26 +284,6 @@ def train(
         torch.stack(factors),
         state.boosts if state is not None else torch.zeros(n, dtype=torch.int64),
     )
-
-
-def _check_theta(theta: Tensor, d: int) -> None:
-    """Refuse a start that is not of shape (replicas, d), or empty, not finite, or too coarse."""
-    if theta.ndim != 2 or theta.shape[1] != d or len(theta) == 0:
-        raise ValueError(
-            f"The `theta` of `train` must be of shape (replicas, {d}), with at least one replica. "
-            f"Got shape {tuple(theta.shape)}."
-        )
-    if theta.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"The `theta` of `train` must be float32 or float64. Got {theta.dtype}, whose rounding "
-            "is as large as a step, so that the law would be another. Use `theta.float()`."
-        )
-    bad = int((~torch.isfinite(theta).all(1)).sum())
-    if bad:
-        raise ValueError(
-            f"The `theta` of `train` must be finite. It holds nan or inf in {bad} of "
-            f"{len(theta)} replicas: look at where the start comes from."
-        )
 
 
 def _astray(found: Estimate, steepness: Tensor) -> Estimate:

@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foreshock.simulators.curvature import LOOKS
-from foreshock.simulators.door import finite
+from foreshock.simulators.door import finite, movable
 from foreshock.simulators.dynamics import Dynamics, Langevin
 from foreshock.simulators.sde import (
     EulerMaruyama,
     LeimkuhlerMatthews,
     Progress,
     Stepper,
-    require_particles,
 )
 from foreshock.simulators.steppers import CubicSplitting, TamedEuler
 
@@ -188,7 +187,7 @@ def first_passage(
         >>> bool(abs(found.events / 4000 - 0.5) < 4 * (0.25 / 4000) ** 0.5)
         True
     """
-    require_particles("first_passage", x, stepper)
+    movable("first_passage", "x", x, stepper)
     if isinstance(stepper, LeimkuhlerMatthews):
         # One increment has half the variance of the motion's, so a boundary is reached too late.
         raise ValueError(

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foreshock.simulators.door import counts
+from foreshock.simulators.door import counts, movable
 from foreshock.simulators.observing import NAMES, observe
 from foreshock.simulators.particles import Engine, State, motion, step
 from foreshock.simulators.stability import check_again, check_run, looks
@@ -137,7 +137,7 @@ def run_engine(
     """
     counts("run_engine", steps=steps, every=every, select_every=select_every)
     state = start if isinstance(start, State) else State(start.detach().clone())
-    check_particles("run_engine", "start", engine, state.z)
+    movable("run_engine", "start", state.z, engine)
     if observed:
         _check_refits(len(state.z), refits)
     # A record at the end reads the schedules of the step that would follow.
@@ -197,33 +197,6 @@ def run_engine(
                 raise
             raise RunStoppedError(str(error), recorded()) from error
     return recorded()
-
-
-def check_particles(owner: str, name: str, engine: Engine, z: Tensor) -> None:
-    """Refuse particles that no run of an engine can start from.
-
-    Args:
-        owner: Who asks, as the user typed it.
-        name: What the particles are called there.
-        engine: The engine.
-        z: The particles.
-
-    Raises:
-        ValueError: If they are not finite floats of 4 or 8 bytes, of shape (n, d), n at least 1.
-    """
-    d, whose = engine.potential.dimension, f"The `{name}` of `{owner}`"
-    if z.ndim != 2 or z.shape[1] != d or len(z) == 0:
-        raise ValueError(
-            f"{whose} must be of shape (n, {d}). Got {tuple(z.shape)}: a row for each of n >= 1 "
-            "particles, a column for each dimension of the potential."
-        )
-    bad = int((~torch.isfinite(z).all(1)).sum())
-    if bad:
-        raise ValueError(f"{whose} must be finite. It holds nan or inf in {bad} of {len(z)} rows.")
-    if z.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"{whose} must be float32 or float64. Got {z.dtype}; use `{name}.float()`."
-        )
 
 
 def _check_refits(n: int, refits: int) -> None:

@@ -30,7 +30,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from foreshock.simulators.door import counts, positive
+from foreshock.simulators.door import counts, movable, positive
 from foreshock.simulators.dynamics import Dynamics, Langevin
 from foreshock.simulators.stepping import (
     Jump,
@@ -264,7 +264,7 @@ def integrate(
     """
     state_given = None if isinstance(x, Tensor) else x
     x = x if isinstance(x, Tensor) else x[0]
-    require_particles("integrate", x, stepper)
+    movable("integrate", "x", x, stepper)
     counts("integrate", steps=steps, every=every, **({} if chunk is None else {"chunk": chunk}))
     stepper.check(x)
     if isinstance(stepper, EulerMaruyama):
@@ -353,40 +353,3 @@ def _overshooting(dynamics: Dynamics, dt: float, x: Tensor) -> float:
     before, after = before / size, after / size
     # A constant pull towards a point reverses at equal size; a thousandth is above its rounding.
     return float(((before * after).sum(1) < -1.001 * before.square().sum(1)).double().mean())
-
-
-def require_particles(owner: str, x: Tensor, stepper: Stepper | None = None) -> None:
-    """Refuse what is not a finite (n, d) tensor of floats, or has another d than the potential.
-
-    Args:
-        owner: Name of the function that asks.
-        x: Positions.
-        stepper: Whose potential or chart has a dimension.
-
-    Raises:
-        ValueError: If x is not such a tensor.
-
-    Examples:
-        >>> require_particles("integrate", torch.zeros(3, 2))
-    """
-    if x.ndim != 2 or not x.is_floating_point() or x.numel() == 0:
-        raise ValueError(
-            f"The `x` of `{owner}` must be a float tensor (n, d), one row a particle. Got "
-            f"{x.dtype} of shape {tuple(x.shape)}. Use x[:, None] for particles on a line."
-        )
-    if x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"The `x` of `{owner}` must be float32 or float64. Got {x.dtype}, whose rounding is as "
-            "large as a step of the noise, so that the law would be another. Use `x.float()`."
-        )
-    if not torch.isfinite(x).all():
-        raise ValueError(f"The `x` of `{owner}` holds nan or inf.")
-    motion = getattr(stepper, "dynamics", stepper)
-    potential = getattr(motion, "potential", None)
-    dimension = 2 if hasattr(motion, "chart") else getattr(potential, "dimension", x.shape[1])
-    if x.shape[1] != dimension:
-        raise ValueError(
-            f"The `x` of `{owner}` has {x.shape[1]} coordinates, but "
-            f"`{type(potential or motion).__name__}` lives in {dimension}. Give the potential that "
-            "`dimension`, or the particles that many columns."
-        )

@@ -178,16 +178,13 @@ def norm_noise(rows: Sequence[NormRow], *, sized: bool = True) -> dict[str, Esti
     ratio = u_mean / v_mean
     band = u_half / v_mean
 
-    def scaled(factor: float) -> Estimate:
-        ends = factor * ratio, factor * (ratio - half), factor * (ratio + half)
-        null = (-factor * band, factor * band)
-        return Estimate(*ends, n=k, flags=flags, reason=reason, null=null)
-
-    snr = scaled(size)
+    ends = ratio, ratio - half, ratio + half
+    each = Estimate(*ends, n=k, flags=flags, reason=reason, null=(-band, band))
+    snr = each.times(size)
     unknown = Estimate.missing("The batch size is unknown; pass batch_size=...", n=k)
     out["grad/snr"] = snr
-    out["grad/snr_per_example"] = scaled(1.0) if sized else unknown
-    out["grad/noise_scale"] = _reciprocal(scaled(1.0)) if sized else unknown
+    out["grad/snr_per_example"] = each if sized else unknown
+    out["grad/noise_scale"] = _reciprocal(each) if sized else unknown
     assert snr.null is not None
     ends = (_share(x) for x in (snr.value, snr.low, snr.high))
     null = (_share(snr.null[0]), _share(snr.null[1]))

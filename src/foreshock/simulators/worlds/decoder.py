@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,14 @@ from foreshock.simulators.published_fokker_planck import FokkerPlanckDynamics
 from foreshock.simulators.resets import CloudReset, redraw
 from foreshock.simulators.schedules import constant_schedules
 from foreshock.simulators.worlds.linear_decoder import LINEAR_TITLES, current, linear
-from foreshock.simulators.worlds.recorded import Progress, measured, noise_of, stages, started
+from foreshock.simulators.worlds.recorded import (
+    Progress,
+    measured,
+    measured_curve,
+    noise_of,
+    stages,
+    started,
+)
 from foreshock.simulators.worlds.tanh_decoder import relax, tanh_decoder
 from foreshock.store import Comparison, Curve, Figure, Run, record
 from foreshock.types import Estimate
@@ -178,8 +185,8 @@ def _entropy_sign(
     bias = abs(chain - truth[-1])
     curves = (
         Curve("exact, D/η + λ at rest", times, truth, look="dashed"),
-        Curve("entropy as diffusion, 95 %", times, *_ends(rows[0]), look="points"),
-        Curve("as published, 95 %", times, *_ends(rows[1]), look="points"),
+        measured_curve("entropy as diffusion, 95 %", times, rows[0]),
+        measured_curve("as published, 95 %", times, rows[1]),
         Curve("no entropy term", [times[0], times[-1]], [_HEAT, _HEAT]),
     )
     record(
@@ -301,7 +308,3 @@ _RESET_ROWS = (
     ),
     ("The same by the published reset", "The same share by the published reset, rows permuted"),
 )
-
-
-def _ends(values: Sequence[Estimate]) -> list[list[float]]:
-    return [[getattr(e, end) for e in values] for end in ("value", "low", "high")]

@@ -30,7 +30,7 @@ from foreshock.simulators.worlds.euler_chain import (
     euler_kernel,
     euler_nodes,
 )
-from foreshock.simulators.worlds.recorded import Progress
+from foreshock.simulators.worlds.recorded import Progress, kramers_figure, measured_curve
 from foreshock.stats.published_langevin import escape_time_langevin, kramers_rate_langevin
 from foreshock.store import Comparison, Curve, Figure, Run, record
 from foreshock.types import Estimate
@@ -142,10 +142,9 @@ def leaving(
     reach = well.reach(t)
     nodes = euler_nodes(-reach, 0.0, t, well.dt)
     late = exponential_rate(found, after=well.settled)
-    hop = Estimate(late.value / 2, late.low / 2, late.high / 2, n=late.n, reason=late.reason)
     bias = abs(chain_rate(well.kernel(t, nodes, wall=True), well.dt) - rate) / 2
     label = "Rate of hopping, half the rate of reaching the top"
-    record(run, Comparison(label, hop, rate / 2, bias, "λ₁/2, quadrature"))
+    record(run, Comparison(label, late.times(0.5), rate / 2, bias, "λ₁/2, quadrature"))
 
     times = np.linspace(0, found.horizon, 25)[1:]
     grid = energy_grid(nodes, well.energy(nodes), t, walls=("reflecting", "absorbing"))
@@ -154,17 +153,9 @@ def leaving(
     for gap in np.diff(times, prepend=0.0):
         density = evolve(grid, density, float(gap), method="backward_euler", steps=200)
         left.append(total_mass(grid, density))
-    shares = survival_curve(found, times)
     curves = (
         Curve("grid", times.tolist(), left, look="dashed"),
-        Curve(
-            "particles, 95 %",
-            times.tolist(),
-            [s.value for s in shares],
-            [s.low for s in shares],
-            [s.high for s in shares],
-            look="points",
-        ),
+        measured_curve("particles, 95 %", times.tolist(), survival_curve(found, times)),
         Curve("exp(−λ₁ t)", times.tolist(), np.exp(-rate * times).tolist()),
     )
     caption = (
@@ -215,22 +206,9 @@ def escape_times(
         label = f"Mean passage from bottom to bottom, barrier/T = {height:g}"
         record(run, Comparison(label, mean, exact, bias, "quadrature"))
         seen.append(mean)
-    fine = np.linspace(heights[0], heights[-1], 41)
+    fine = np.linspace(heights[0], heights[-1], 41).tolist()
     exact = [well.exact_passage(b / r) for r in fine]
     kramers = [1 / eyring_kramers_rate(8 * b, 4 * b, b, b / r) for r in fine]
-    curves = (
-        Curve("exact", fine.tolist(), exact, look="dashed"),
-        Curve(
-            "particles, 95 %",
-            heights,
-            [e.value for e in seen],
-            [e.low for e in seen],
-            [e.high for e in seen],
-            look="points",
-        ),
-        Curve("Eyring-Kramers", fine.tolist(), kramers),
-        Curve("as published, exp(ΔU/T)", fine.tolist(), np.exp(fine).tolist()),
-    )
     t, own = temperature, b / temperature
     half = well_decay_rate(well.energy, t, -1, 0) / 2
     asymptotic = eyring_kramers_rate(8 * b, 4 * b, b, t)
@@ -241,14 +219,8 @@ def escape_times(
     )
     record(
         run,
-        Figure(
-            "escape",
-            "Time from bottom to bottom",
-            "barrier / T",
-            "time",
-            curves,
-            log_y=True,
-            caption=caption,
+        kramers_figure(
+            "Time from bottom to bottom", heights, seen, fine, exact, kramers, caption=caption
         ),
         Comparison(
             "Eyring-Kramers rate",

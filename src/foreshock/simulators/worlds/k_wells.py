@@ -17,7 +17,15 @@ from foreshock.simulators.schedules import Constant
 from foreshock.simulators.sde import EulerMaruyama, integrate
 from foreshock.simulators.worlds.k_wells_arrivals import cloud_resets, cooling, searches
 from foreshock.simulators.worlds.k_wells_escape import escape, trajectories
-from foreshock.simulators.worlds.recorded import Progress, laws, measured, noise_of, stages, started
+from foreshock.simulators.worlds.recorded import (
+    Progress,
+    laws,
+    measured,
+    measured_curve,
+    noise_of,
+    stages,
+    started,
+)
 from foreshock.simulators.worlds.row_of_wells import Followed, Row
 from foreshock.store import Comparison, Curve, Field, Figure, Run, record
 from foreshock.types import Estimate
@@ -179,15 +187,7 @@ def _relaxation(world: KWellsWorld, run: Run, generator: torch.Generator, move: 
     grid, chain = row.follow(Constant(world.temperature), world.dt, at)
     times = [world.dt * step for step in at]
     shown = sorted({0, 1, world.wells - 2, world.wells - 1})
-    seen = [
-        Curve(
-            f"well {k + 1}",
-            times,
-            *([getattr(e, end) for e in shares[k]] for end in ("value", "low", "high")),
-            look="points",
-        )
-        for k in shown
-    ]
+    seen = [measured_curve(f"well {k + 1}", times, shares[k]) for k in shown]
     # The report has four colours: what is measured and its solution share one.
     solved = [
         Curve(f"well {k + 1}, exact", times, grid.shares[:, k].tolist(), look="dashed")

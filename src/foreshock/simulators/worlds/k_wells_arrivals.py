@@ -18,7 +18,7 @@ from foreshock.simulators.passage import coordinate_boundary, first_passage
 from foreshock.simulators.resets import CloudReset, PointReset, jumped
 from foreshock.simulators.schedules import Constant, Exponential, Logarithmic, Schedule, Schedules
 from foreshock.simulators.sde import EulerMaruyama, Stepper
-from foreshock.simulators.worlds.recorded import Progress, measured, told
+from foreshock.simulators.worlds.recorded import Progress, measured, measured_curve
 from foreshock.simulators.worlds.row_of_wells import Moments, passage_exact, passage_of_chain
 from foreshock.stats.intervals import jackknife_se, t_quantile
 from foreshock.stats.sample import mean_interval
@@ -79,21 +79,10 @@ def cloud_resets(world: KWellsWorld, run: Run, generator: torch.Generator, move:
     grid, chain = row.follow(heat, world.dt, at, events=events, reset=(_FRACTION, _STRETCH))
     plain, _ = row.follow(heat, world.dt, at)
     times = [world.dt * k for k in at]
-    figure = told(
-        "cloud_resets",
-        "The deepest well, with and without resets of the cloud",
-        "time",
-        "share",
-        times,
-        seen,
-        grid.shares[:, -1].tolist(),
-        log_x=True,
-    )
-    without = Curve("no resets, exact", times, plain.shares[:, -1].tolist())
-    labels = [
-        Curve("with resets, exact", *_parts(figure.curves[0]), look="dashed"),
-        *[Curve("with resets, 95 %", times, *_ends(seen), look="points")],
-        without,
+    curves = [
+        Curve("with resets, exact", times, grid.shares[:, -1].tolist(), look="dashed"),
+        measured_curve("with resets, 95 %", times, seen),
+        Curve("no resets, exact", times, plain.shares[:, -1].tolist()),
     ]
     caption = (
         f"At {_EVENTS} times {_FRACTION:.0%} of the particles are redrawn from a Gaussian with the "
@@ -102,7 +91,15 @@ def cloud_resets(world: KWellsWorld, run: Run, generator: torch.Generator, move:
     )
     record(
         run,
-        Figure(figure.name, figure.title, figure.x, figure.y, labels, log_x=True, caption=caption),
+        Figure(
+            "cloud_resets",
+            "The deepest well, with and without resets of the cloud",
+            "time",
+            "share",
+            curves,
+            log_x=True,
+            caption=caption,
+        ),
         Comparison(
             f"Share in the deepest well after {_EVENTS} resets of the cloud",
             seen[-1],
@@ -111,14 +108,6 @@ def cloud_resets(world: KWellsWorld, run: Run, generator: torch.Generator, move:
             "grid solution",
         ),
     )
-
-
-def _parts(curve: Curve) -> tuple[Sequence[float], Sequence[float]]:
-    return curve.x, curve.y
-
-
-def _ends(values: Sequence[Estimate]) -> list[list[float]]:
-    return [[getattr(e, end) for e in values] for end in ("value", "low", "high")]
 
 
 # ------------------------------------------------------------------ cooling
@@ -168,7 +157,7 @@ def cooling(
                     published=True,
                 ),
             )
-        curves.append(Curve(f"{name}, 95 %", times, *_ends(seen), look="points"))
+        curves.append(measured_curve(f"{name}, 95 %", times, seen))
         solved.append(Curve(f"{name}, exact", times, grid.shares[:, -1].tolist(), look="dashed"))
     end = [schedule(world.time) for schedule in (slow, fast)]
     caption = (
@@ -278,9 +267,9 @@ def searches(
         fine = np.geomspace(0.1, 8, 25) / free.mean
         line = [passage_exact(row, place, float(r)).mean / free.mean for r in fine]
         label = f"from well {well + 1}"
-        scaled = [[v / free.mean for v in part] for part in _ends(means)]
+        scaled = [mean.times(1 / free.mean) for mean in means]
         shown = [0.1 if not r else r * free.mean for r in rates]
-        curves.append(Curve(f"{label}, 95 %", shown, *scaled, look="points"))
+        curves.append(measured_curve(f"{label}, 95 %", shown, scaled))
         solved.append(Curve(f"{label}, exact", (fine * free.mean).tolist(), line, look="dashed"))
     record(
         run,

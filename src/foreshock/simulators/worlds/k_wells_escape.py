@@ -19,7 +19,7 @@ from foreshock.simulators.worlds.euler_chain import (
     euler_kernel,
     euler_nodes,
 )
-from foreshock.simulators.worlds.recorded import Progress
+from foreshock.simulators.worlds.recorded import Progress, kramers_figure
 from foreshock.stats.published_langevin import escape_time_langevin
 from foreshock.store import Comparison, Curve, Figure, Run, record
 from foreshock.types import Estimate
@@ -102,17 +102,10 @@ def escape(world: KWellsWorld, run: Run, generator: torch.Generator, move: Progr
         record(run, Comparison(label, mean, exact(heat), bias, "quadrature"))
         seen.append(mean)
         move(round((index + 1) / len(_BARRIERS) * world.time / world.dt), 0)
-    fine = np.linspace(_BARRIERS[0], _BARRIERS[-1], 31)
+    fine = np.linspace(_BARRIERS[0], _BARRIERS[-1], 31).tolist()
     truth = [exact(height / r) for r in fine]
     # Of the value alone: below three T it is flagged, and that is what the figure shows.
     kramers = [escape_time(line, barrier, height / r).value for r in fine]
-    parts = [[getattr(e, end) for e in seen] for end in ("value", "low", "high")]
-    curves = (
-        Curve("exact", fine.tolist(), truth, look="dashed"),
-        Curve("particles, 95 %", _BARRIERS, *parts, look="points"),
-        Curve("Eyring-Kramers", fine.tolist(), kramers),
-        Curve("as published, exp(ΔU/T)", fine.tolist(), np.exp(fine).tolist()),
-    )
     last = height / _BARRIERS[-1]
     caption = (
         f"{count:,} particles, from bottom to bottom. The pass between two bowls is sharper than a "
@@ -121,13 +114,13 @@ def escape(world: KWellsWorld, run: Run, generator: torch.Generator, move: Progr
     )
     record(
         run,
-        Figure(
-            "escape",
+        kramers_figure(
             "Time from the first well to the second",
-            "barrier / T",
-            "time",
-            curves,
-            log_y=True,
+            _BARRIERS,
+            seen,
+            fine,
+            truth,
+            kramers,
             caption=caption,
         ),
         Comparison(

@@ -21,7 +21,7 @@ from foreshock.simulators.passage import coordinate_boundary, first_passage
 from foreshock.simulators.passage_estimates import mean_passage_time
 from foreshock.simulators.sde import EulerMaruyama, integrate
 from foreshock.simulators.worlds.muller_brown_survival import survival
-from foreshock.simulators.worlds.recorded import Progress, measured, stages, started
+from foreshock.simulators.worlds.recorded import Progress, measured, measured_curve, stages, started
 from foreshock.simulators.worlds.step_error import passage_error, stationary_error
 from foreshock.stats.published_langevin import escape_time_langevin
 from foreshock.stats.sample import proportion
@@ -337,8 +337,7 @@ def _shares(
 ) -> Figure:
     curves, solved = [], []
     for name, label in (("cloud/deepest", "deepest well"), ("cloud/second", "second well")):
-        ends = [[getattr(e, end) for e in seen[name]] for end in ("value", "low", "high")]
-        curves.append(Curve(label, times, *ends, look="points"))
+        curves.append(measured_curve(label, times, seen[name]))
         solved.append(Curve(f"{label}, grid", times, exact[name], look="dashed"))
     for value, label in zip(gibbs[:2], ("deepest", "second"), strict=True):
         curves.append(Curve(f"Gibbs, {label}", [times[0], times[-1]], [value] * 2))

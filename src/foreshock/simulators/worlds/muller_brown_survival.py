@@ -8,6 +8,7 @@ from foreshock.simulators.grid_cells import Grid, point_mass, total_mass
 from foreshock.simulators.grid_solvers import evolve
 from foreshock.simulators.passage import PassageTimes
 from foreshock.simulators.passage_estimates import survival_curve
+from foreshock.simulators.worlds.recorded import measured_curve
 from foreshock.store import Curve, Figure
 from foreshock.types import Estimate
 
@@ -44,12 +45,10 @@ def survival(
     for gap in np.diff(times, prepend=0.0):
         density = evolve(grid, density, float(gap), method="tr_bdf2", steps=8)
         left.append(total_mass(grid, density))
-    shares = survival_curve(found, times)
     at = times.tolist()
-    parts = [[getattr(share, end) for share in shares] for end in ("value", "low", "high")]
     curves = [
         Curve("grid", at, left, look="dashed"),
-        Curve("particles, 95 %", at, *parts, look="points"),
+        measured_curve("particles, 95 %", at, survival_curve(found, times)),
     ]
     # An exponential leaves the picture soon where its time is much too short.
     for label, time in (("Eyring-Kramers", kramers.value), ("as published", published)):

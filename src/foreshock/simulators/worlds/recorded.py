@@ -92,6 +92,28 @@ def measured(values: Tensor) -> Estimate:
     return mean_interval(values.detach().cpu().numpy())
 
 
+def measured_curve(
+    label: str, places: Sequence[float], values: Sequence[Estimate], *, look: Look = "points"
+) -> Curve:
+    """Estimates with their intervals.
+
+    Args:
+        label: Its name in the key.
+        places: Where the estimates stand.
+        values: The estimates.
+        look: How they are drawn.
+
+    Returns:
+        The curve.
+
+    Examples:
+        >>> measured_curve("seen", [0.0], [Estimate(2.0, 1.0, 4.0)])
+        Curve(label='seen', x=[0.0], y=[2.0], low=[1.0], high=[4.0], look='points')
+    """
+    y, low, high = ([getattr(e, end) for e in values] for end in ("value", "low", "high"))
+    return Curve(label, places, y, low, high, look)
+
+
 def told(
     name: str,
     title: str,
@@ -128,10 +150,9 @@ def told(
         >>> told("a", "A", "t", "y", [0.0], [Estimate.exact(1.0)], [1.0]).curves[0].label
         'exact'
     """
-    ends = [[getattr(e, end) for e in values] for end in ("value", "low", "high")]
     curves = (
         Curve("exact", places, truth, look="dashed"),
-        Curve("measured, 95 %", places, *ends, look=look),
+        measured_curve("measured, 95 %", places, values, look=look),
     )
     return Figure(name, title, x, y, curves, log_x=log_x, log_y=log_y, caption=caption)
 
@@ -217,6 +238,45 @@ def laws(
     ]
     between = () if rest is None else (rest,)
     return Figure(name, title, x, "density", (*seen, *between, *solved), caption=caption)
+
+
+def kramers_figure(
+    title: str,
+    heights: Sequence[float],
+    seen: Sequence[Estimate],
+    fine: Sequence[float],
+    exact: Sequence[float],
+    kramers: Sequence[float],
+    *,
+    caption: str,
+) -> Figure:
+    """Mean times of escape by the height of the barrier, and the formulas beside them.
+
+    Args:
+        title: A few words.
+        heights: Barrier/T of the particles.
+        seen: Their mean times.
+        fine: Barrier/T of the formulas.
+        exact: Times by quadrature.
+        kramers: Times of Eyring and Kramers.
+        caption: Sentences below.
+
+    Returns:
+        The figure, with the published time exp(barrier/T).
+
+    Examples:
+        >>> seen, at = [Estimate.exact(9.0)], [2.0]
+        >>> figure = kramers_figure("A", at, seen, at, [8.0], [7.0], caption="")
+        >>> round(figure.curves[-1].y[0], 2)
+        7.39
+    """
+    curves = (
+        Curve("exact", fine, exact, look="dashed"),
+        measured_curve("particles, 95 %", heights, seen),
+        Curve("Eyring-Kramers", fine, kramers),
+        Curve("as published, exp(ΔU/T)", fine, np.exp(fine).tolist()),
+    )
+    return Figure("escape", title, "barrier / T", "time", curves, log_y=True, caption=caption)
 
 
 def stages(progress: Progress | None, lengths: Sequence[int]) -> list[Progress]:

@@ -26,6 +26,7 @@ from foreshock.simulators.worlds.recorded import (
     Progress,
     density_curve,
     measured,
+    measured_curve,
     stages,
     started,
     told,
@@ -206,14 +207,12 @@ def _driven(world: RingWorld, run: Run, generator: torch.Generator, move: Progre
         )
         label = f"{title}, t = {times[-1]:g}"
         record(run, figure, Comparison(label, values[-1], exact[-1], source="closed form"))
-    rate = rows["latent/entropy_rate"][-1]
-    published = Estimate(-rate.value, -rate.high, -rate.low, n=rate.n)
     cosine = math.exp(-spread[_EARLY] / 2) * math.cos(f * times[_EARLY])
     record(
         run,
         Comparison(
             "Entropy production as published, ∫ J·∇log ρ",
-            published,
+            rows["latent/entropy_rate"][-1].times(-1),
             steady,
             source="f²/D",
             published=True,
@@ -298,14 +297,7 @@ def _barriers(
     formula = [tilted_ring_velocity(lambda x: a * np.cos(x), f, d) if f else 0.0 for f in fine]
     curves = [
         Curve("exact", fine.tolist(), formula, look="dashed"),
-        Curve(
-            "particles, 95 %",
-            world.tilts,
-            [e.value for e in seen],
-            [e.low for e in seen],
-            [e.high for e in seen],
-            look="points",
-        ),
+        measured_curve("particles, 95 %", world.tilts, seen),
         Curve("without barriers", fine.tolist(), fine.tolist()),
     ]
     hops = [hopping_velocity(a, float(f), d) for f in fine]
@@ -366,8 +358,7 @@ def _flux(driven: list[Estimate], rest: list[Estimate], velocity: float) -> Figu
     places = PLACES.tolist()
     curves = [Curve("exact, driven", places, [velocity / TURN] * len(places), look="dashed")]
     for label, seen in (("driven over barriers", driven), ("undriven, with D(x)", rest)):
-        ends = [[getattr(e, end) for e in seen] for end in ("value", "low", "high")]
-        curves.append(Curve(label, places, *ends, look="points"))
+        curves.append(measured_curve(label, places, seen))
     curves.append(Curve("exact, undriven", places, [0.0] * len(places), look="dashed"))
     caption = (
         "Net crossings of an angle. In a steady state the flux is the same everywhere, the "
@@ -387,7 +378,6 @@ def _dissipation(world: RingWorld, velocity: Estimate, bias: float) -> Compariso
     # Of second order: the finer grid is off by a third of the difference.
     exact = found[1] + (found[1] - found[0]) / 3
     scale = f / d
-    work = Estimate(velocity.value * scale, velocity.low * scale, velocity.high * scale, velocity.n)
     error = bias * scale + abs(found[1] - found[0]) / 3
     label = "Entropy production over barriers, f v/T"
-    return Comparison(label, work, exact, error, "Schnakenberg, on a grid")
+    return Comparison(label, velocity.times(scale), exact, error, "Schnakenberg, on a grid")

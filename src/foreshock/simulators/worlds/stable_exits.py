@@ -17,7 +17,7 @@ from foreshock.simulators.passage import Boundary, first_passage
 from foreshock.simulators.passage_estimates import exponential_rate, mean_passage_time
 from foreshock.simulators.potentials import Quadratic
 from foreshock.simulators.sde import EulerMaruyama
-from foreshock.simulators.worlds.recorded import Progress
+from foreshock.simulators.worlds.recorded import Progress, measured_curve
 from foreshock.simulators.worlds.stable_chain import (
     disc_kernel,
     exit_steps,
@@ -83,12 +83,11 @@ def exits(world: LevyWorld, run: Run, generator: torch.Generator, move: Progress
         )
     fine = np.linspace(0, 1, 101)
     times = getoor_exit_time(fine, alpha, dimension=2)
-    ends = [[getattr(e, end) for e in seen] for end in ("value", "low", "high")]
     dense, rows = disc_kernel(alpha, width, fine[:-1:4], len(kernel))
     steps = dt * (exit_steps(dense, rows) - 0.5)
     curves = (
         Curve("exact, Getoor", fine.tolist(), times.tolist(), look="dashed"),
-        Curve("particles, 95 %", list(STARTS), *ends, look="points"),
+        measured_curve("particles, 95 %", STARTS, seen),
         Curve(f"exact, seen every {dt:g}", fine[:-1:4].tolist(), steps.tolist()),
     )
     caption = (
@@ -162,10 +161,8 @@ def escapes(
     power = [world.escape_rate(s) for s in fine]
     curves = [Curve("one jump, Imkeller-Pavlyukevich", fine.tolist(), power, look="dashed")]
     for stiffness in BOWLS:
-        rates = seen[stiffness]
-        ends = [[getattr(e, end) for e in rates] for end in ("value", "low", "high")]
         label = f"stable, barrier {stiffness / 2:g}, 95 %"
-        curves.append(Curve(label, scales, *ends, look="points"))
+        curves.append(measured_curve(label, scales, seen[stiffness]))
     for stiffness in BOWLS:
         places, rates = brownian_rates(stiffness, fine)
         curves.append(Curve(f"Brownian, barrier {stiffness / 2:g}", places, rates))

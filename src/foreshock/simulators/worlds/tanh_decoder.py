@@ -23,7 +23,7 @@ from foreshock.simulators.particles import Engine
 from foreshock.simulators.recording import Recorded, run_engine
 from foreshock.simulators.schedules import constant_schedules
 from foreshock.simulators.worlds.decoder_pictures import in_the_plane, tanh_density
-from foreshock.simulators.worlds.recorded import Progress, noise_of, told
+from foreshock.simulators.worlds.recorded import Progress, measured_curve, noise_of, told
 from foreshock.store import Comparison, Curve, Field, Figure, Run, record
 from foreshock.types import Estimate
 
@@ -354,7 +354,7 @@ def _consolidation(
             "C",
             (
                 Curve("equilibrium", ends, [1.0, 1.0], look="dashed"),
-                _bars("corrected, 95 %", times, found.observables["c"]),
+                measured_curve("corrected, 95 %", times, found.observables["c"]),
                 Curve("as published, float32", times, published),
             ),
             log_y=True,
@@ -369,15 +369,10 @@ def _consolidation(
             "Distance to the start, tanh decoder",
             "time",
             "length",
-            (_bars("sliced W2, 95 %", times, found.observables["w2"]),),
+            (measured_curve("sliced W2, 95 %", times, found.observables["w2"]),),
             caption="With the sampling bias of two clouds of one law subtracted.",
         ),
     )
-
-
-def _bars(label: str, times: Sequence[float], values: Sequence[Estimate]) -> Curve:
-    ends = [[getattr(e, end) for e in values] for end in ("value", "low", "high")]
-    return Curve(label, times, *ends, look="points")
 
 
 def _snapshot(
