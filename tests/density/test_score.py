@@ -1,17 +1,13 @@
 """Scores against true scores, brute-force leave-one-out, differences, and other frames."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from foreshock.density import Selection, fit_score
-from foreshock.density.score_gaussian import (
-    SINGLE_ERROR,
-    fit_gaussian,
-    leave_one_out,
-    ledoit_wolf,
-)
+from foreshock.density.score_gaussian import fit_gaussian, leave_one_out, ledoit_wolf
 from foreshock.density.score_kernel import kernel_score, kernel_sums
 from foreshock.density.score_normality import departures
 from tests.density.clouds import gaussian, mixing, relative_error, two_wells
@@ -316,22 +312,50 @@ def test_departures_see_skewness_tails_and_one_flat_direction_in_any_frame() -> 
         assert again == pytest.approx(found, rel=1e-5)
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
-def test_a_large_cloud_is_whitened_by_single_products_only_where_they_lose_nothing(
-    correlation: float,
-) -> None:
-    n, d = 1024, 64
-    own, shared = gaussian(n, d, seed=1), gaussian(n, 1, seed=2)
-    z = (1 - correlation) ** 0.5 * own + correlation**0.5 * shared
-    z = z * torch.logspace(-3, 3, d) + torch.logspace(-1, 2, d)
-    found = fit_gaussian(z, 0.0)
-    exact = fit_gaussian(z.double(), 0.0)
-    ratio = found.whitening.double() @ torch.linalg.inv(exact.whitening)
-    assert float((torch.linalg.svdvals(ratio) ** 2 - 1).abs().max()) < SINGLE_ERROR
-    # A direction of a variance 1e-4 of the others, and a mean 3e4 spreads away: by double products.
-    # Last, squares that float32 does not hold.
-    thin, distant, small = z.clone(), own + 3e4, 1e-21 * own
-    thin[:, 0] = z[:, 1] * float(z[:, 0].std() / z[:, 1].std()) + 0.01 * z[:, 0]
-    for hard in (thin, distant, small):
-        whitening = fit_gaussian(hard, 0.0).whitening
-        assert torch.equal(whitening, fit_gaussian(hard.double(), 0.0).whitening.float())
+@pytest.mark.parametrize("d", [31, 33, 70])
+def test_whitening_is_the_inverse_of_the_whole_covariance(d: int) -> None:
+    z = gaussian(400, d, seed=1, dtype=torch.float64) @ mixing(d, 0)
+    whitening = fit_gaussian(z, 0.0).whitening
+    torch.testing.assert_close(
+        whitening @ z.T.cov() @ whitening.T, torch.eye(d, dtype=z.dtype), rtol=0, atol=1e-9
+    )
+
+
+def test_the_chosen_weights_are_where_the_leave_one_out_score_is_least() -> None:
+    sides = torch.randn(400, 1, generator=torch.Generator().manual_seed(0)).sign()
+    z = (2 * sides + gaussian(400, 1, seed=1)).double()
+    chosen = fit_score(z).selection
+    assert chosen.weight > 0 and chosen.pull != 1
+    least = fit_score(z, selection=chosen).validity.j_loo
+    for change in (-0.05, 0.05):
+        for other in (
+            replace(chosen, weight=chosen.weight + change),
+            replace(chosen, pull=chosen.pull + change),
+        ):
+            assert fit_score(z, selection=other).validity.j_loo > least
+
+
+def test_hyvarinen_scores_of_the_record_are_means_over_particles_left_out() -> None:
+    n, d = 24, 2  # few, so that a particle's own fit is far from that of all
+    z = gaussian(n, d, seed=3, dtype=torch.float64) @ mixing(d, 1)
+    whole = fit_gaussian(z, 0.0)
+    y, total = whole.whiten(z), 0.0
+    for i in range(n):
+        rest = fit_gaussian(torch.cat([y[:i], y[i + 1 :]]), 0.0)
+        precision = rest.hartlap * rest.whitening.T @ rest.whitening
+        score = -precision @ (y[i] - rest.mean)
+        total += float(score.square().sum()) / 2 - float(precision.trace())
+    assert fit_score(z, "gaussian", shrinkage=0.0).validity.j_loo == pytest.approx(total / n)
+    mixture = fit_score(z, "mixture", selection=Selection(components=1))
+    assert mixture.validity.j_gauss == pytest.approx(total / n)
+    # Of many Gaussian particles it is -d/2, with a standard error of about sqrt(d/2n) = .016.
+    large = fit_score(gaussian(4000, d, seed=4), "mixture", selection=Selection(components=1))
+    assert large.validity.j_loo == pytest.approx(-d / 2, abs=0.05)
+
+
+def test_copies_under_a_narrow_kernel_keep_their_digits_in_single_precision() -> None:
+    z = gaussian(200, 2, seed=5)
+    z = torch.cat([z, z])
+    found = fit_score(z, bandwidth=4e-4)
+    exact = fit_score(z.double(), bandwidth=4e-4, selection=found.selection)
+    assert relative_error(found.values.double(), exact.values) < 1e-6

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from foreshock.simulators.decoder import DecoderPotential
-from foreshock.simulators.linearisation import TanhStack
+from foreshock.simulators.linearisation import TanhStack, tanh_stack
 from foreshock.simulators.particles import Engine
 from foreshock.simulators.recording import run_engine
 from foreshock.simulators.schedules import constant_schedules
@@ -170,6 +172,21 @@ def test_a_stack_of_tanh_layers_is_pulled_back_as_by_autograd(depth: int, traine
         loads = torch.randn(11, 6, generator=generator(seed), dtype=torch.float64)
         pulled = linear.pull(loads, last=False)
         assert torch.allclose(stack.pull(loads, last=False), pulled, rtol=1e-12, atol=1e-13)
+
+
+def test_tanh_of_a_stack_keeps_small_and_large_values() -> None:
+    decode = nn.Sequential(nn.Linear(1, 1), nn.Tanh(), nn.Linear(1, 1)).requires_grad_(False)
+    decode[0].weight.fill_(1)
+    decode[0].bias.zero_()
+    sizes = torch.logspace(-30, 3, 20_001)
+    z = torch.cat([-sizes, torch.zeros(1), sizes, torch.tensor([torch.inf, -torch.inf])])[:, None]
+    (found,) = tanh_stack(decode, z).hidden
+    # Three roundings of 6e-8: of exp(2 x) - 1, of the sum and of the quotient.
+    torch.testing.assert_close(found.double(), torch.tanh(z.double()), rtol=2e-7, atol=0)
+    assert tanh_stack(decode, torch.full((1, 1), torch.nan)).output.isnan()
+    double = copy.deepcopy(decode).double()
+    (exact,) = tanh_stack(double, z.double()).hidden
+    assert torch.equal(exact, torch.tanh(z.double()))
 
 
 def test_a_layer_may_stand_in_a_stack_twice() -> None:

@@ -18,6 +18,7 @@ from foreshock.density.diffusion_tensor import (
     apply,
     check_carried,
     check_diffusion,
+    covariant,
     finite_rows,
 )
 from foreshock.density.flow_fields import Means, check_fields, lower_bounds
@@ -188,12 +189,13 @@ def flow(
         return Flow(
             gone, gone, gone, gone, production_bound, gone, gone, fisher_bound, math.nan, math.nan
         )
-    plain = fields.means(slice(None), score)
+    plain = fields.means(slice(None), score.covariant(fields.root))
     whole = _unbiased(plain, score)
     parts = []
     for keep in groups_without(score, refits):
         part = refit(score, keep)
-        parts.append(_unbiased(fields.means(keep, part), part))
+        pull = part.covariant(fields.root_at(keep))
+        parts.append(_unbiased(fields.means(keep, pull), part))
     return _summary(plain, whole, parts, n, (fisher_bound, production_bound), score.validity.bias)
 
 
@@ -232,11 +234,11 @@ def flow_of_known_score(
         ValueError: If D is not symmetric positive definite, a shape does not fit, or n < 40.
 
     Examples:
-        A constant force f = 2 on a ring at D = 1/2 keeps the density uniform and produces f^2/D:
+        A constant force f = 2 on a ring at D = 1/4 keeps the density uniform and produces f^2/D:
 
         >>> force = torch.full((100, 1), 2.0)
-        >>> flow_of_known_score(torch.zeros(100, 1), force, 0.5).entropy_production.value
-        8.0
+        >>> flow_of_known_score(torch.zeros(100, 1), force, 0.25).entropy_production.value
+        16.0
     """
     n = len(scores)
     if scores.dim() != 2 or n < 40:
@@ -246,8 +248,9 @@ def flow_of_known_score(
         )
     fields = check_fields(scores, drift, diffusion, divergence_drift, divergence_diffusion)
     fold = folds(n, 20, scores.device)
-    whole = fields.means(slice(None), scores)
-    parts = [fields.means(fold != g, scores[fold != g]) for g in range(20)]
+    pull = covariant(fields.root, scores)
+    whole = fields.means(slice(None), pull)
+    parts = [fields.means(fold != g, pull[fold != g]) for g in range(20)]
     same = Estimate.missing("The score is known: `entropy_production` and `fisher` need no bound.")
     return _summary(whole, whole, parts, n, (same, same), "")
 

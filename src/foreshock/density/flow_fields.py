@@ -32,36 +32,43 @@ class Fields:
 
     Args:
         diffusion: D.
-        root: R with R R' = D.
-        b: (n, d) R^-1 (mu - div D), in coordinates where D is the identity.
+        root: R with R R' = D. What follows is in coordinates where D is the identity.
+        drift: (n, d) R^-1 (mu - div D).
+        carried: (n, d) R^-1 div D, or None.
         source: (n,) div mu, or None.
-        carried: (n, d) div D, or None.
     """
 
     diffusion: Tensor
     root: Tensor
-    b: Tensor
-    source: Tensor | None
+    drift: Tensor
     carried: Tensor | None
+    source: Tensor | None
 
-    def means(self, keep: Tensor | slice, score: Score | Tensor) -> Means:
-        """A, X, I and the inflow -E[b . s] over some particles; by div mu where it is known."""
-        root = self.root[keep] if self.root.dim() == 3 else self.root
-        if isinstance(score, Score):
-            pull = score.covariant(root)
-        else:
-            pull = covariant(root, score)
-        b = self.b[keep]
-        cross = float(row_products(b, pull).mean())
+    def root_at(self, keep: Tensor | slice) -> Tensor:
+        """R of some of the particles."""
+        return self.root[keep] if self.root.dim() == 3 else self.root
+
+    def means(self, keep: Tensor | slice, pull: Tensor) -> Means:
+        """A, X, I and the inflow -E[b . s] over some particles; by div mu where it is known.
+
+        Args:
+            keep: Which particles.
+            pull: R's of these.
+
+        Returns:
+            The means.
+        """
+        drift = self.drift[keep]
+        cross = float(row_products(drift, pull).mean())
         inflow = -cross
         if self.source is not None:
             terms = self.source[keep]
             if self.carried is not None:
-                scores = score.values if isinstance(score, Score) else score
-                terms = terms + row_products(self.carried[keep], scores)
+                terms = terms + row_products(self.carried[keep], pull)
             inflow = float(terms.mean())
-        drift = float(row_products(b, b).mean())
-        return {"A": drift, "X": cross, "I": float(row_products(pull, pull).mean()), "R": inflow}
+        spread = float(row_products(drift, drift).mean())
+        fisher = float(row_products(pull, pull).mean())
+        return {"A": spread, "X": cross, "I": fisher, "R": inflow}
 
 
 def check_fields(
@@ -71,13 +78,14 @@ def check_fields(
     divergence_drift: Tensor | None,
     divergence_diffusion: Tensor | None,
 ) -> Fields:
-    """Checks what is given and computes b = mu - div D."""
+    """Checks what is given, and takes it to where D is the identity."""
     tensor, root = rooted(diffusion, z)
     check_carried(tensor, divergence_diffusion)
-    b, carried = finite_rows("drift", drift, z), None
+    moved, carried = contravariant(root, finite_rows("drift", drift, z)), None
     if divergence_diffusion is not None:
-        carried = finite_rows("divergence_diffusion", divergence_diffusion, z)
-        b = b - carried
+        given = finite_rows("divergence_diffusion", divergence_diffusion, z)
+        carried = contravariant(root, given)
+        moved = moved - carried
     if divergence_drift is not None and (
         divergence_drift.shape != (len(z),)
         or not math.isfinite(float(divergence_drift.detach().double().sum()))
@@ -87,7 +95,7 @@ def check_fields(
             f"Got {tuple(divergence_drift.shape)}."
         )
     source = None if divergence_drift is None else divergence_drift.detach().double()
-    return Fields(tensor, root, contravariant(root, b), source, carried)
+    return Fields(tensor, root, moved, carried, source)
 
 
 def lower_bounds(score: Score, fields: Fields) -> tuple[Estimate, Estimate]:
@@ -103,7 +111,7 @@ def lower_bounds(score: Score, fields: Fields) -> tuple[Estimate, Estimate]:
         gone = Estimate.missing(f"Half a cloud of {n} is too few to fit a score to.", n=n)
         return gone, gone
     metric = matrix(diffusion, d)
-    spread = row_products(fields.b, fields.b)
+    spread = row_products(fields.drift, fields.drift)
     gains, halves = torch.empty_like(spread), []
     even = folds(n, 2, z.device) == 0
     for half in (even, ~even):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Literal
 
 import torch
@@ -62,25 +61,26 @@ class Score:
     model: KernelModel | Mixture | None
     block: int = 256
 
-    @cached_property
+    @property
     def values(self) -> Tensor:
         """(n, d) Score at particle i without particle i (mixture: without its fold).
 
-        nan if nothing could be fitted.
+        nan if nothing could be fitted. Multiplied out at each call, 2 n d^2: the scalars of a flow
+        do not need it.
         """
         return self.whitened @ self.whitening
 
     def covariant(self, root: Tensor) -> Tensor:
-        """(n, d) R's, whose squares are s . D s for D = R R'.
+        """(n, d) R's of every particle, whose squares are s . D s for D = R R'.
 
         Args:
-            root: R: a number, (d,), (d, d) or (n, d, d).
+            root: R of `foreshock.density.diffusion_tensor.rooted`: (), (d,), (d, d) or (n, d, d).
 
         Returns:
-            The products; for one matrix at the price of `values`, which it does not need.
+            The products, at the price of `values` unless every particle has its own R.
         """
-        if root.dim() == 2:
-            return self.whitened @ (self.whitening @ root)
+        if root.dim() < 3:
+            return self.whitened @ covariant(root, self.whitening)
         return covariant(root, self.values)
 
     def at(self, queries: Tensor) -> Tensor:
@@ -266,10 +266,11 @@ def fit_score(
             constant = d * (math.log(h) + 0.5 * math.log(2 * math.pi)) + math.log(n - 1)
             log_values = gaussian.log_det - constant + sums.log_sum
         else:
-            # p f y + lambda ((E_w c - y)/h^2 + y/(1 + h^2)), the Gaussian and the residual at once.
+            # lambda (E_w c - y)/h^2 + (p f + lambda/(1 + h^2)) y. The first difference alone may be
+            # small where its terms are not: copies under a narrow kernel.
             smooth = weight / (1 + h * h)
-            own = factors.mul_(chosen.pull).add_(smooth - weight / h**2)
-            scores = torch.addcmul(sums.mean * (weight / h**2), y, own[:, None])
+            own = factors.mul_(chosen.pull).add_(smooth)
+            scores = (sums.mean - y).mul_(weight / h**2).addcmul_(y, own[:, None])
             kernel = kernel_divergence(sums, h)
             divergence.mul_(chosen.pull).add_(kernel, alpha=weight).add_(smooth * d)
             linear = chosen.pull * linear - smooth

@@ -91,19 +91,22 @@ def tanh_stack(decode: Callable[[Tensor], Tensor], z: Tensor) -> TanhStack | Non
 
 
 def _tanh_(value: Tensor) -> Tensor:
-    """Overwrites by tanh; off by at most 2e-7 in float32, as the products around it are.
+    """Overwrites by tanh, in half of torch's time for float32 on a CPU.
 
-    On a CPU as 2 sigmoid(2 x) - 1: torch's sigmoid takes a ninth of the time of its tanh there.
+    There as u/(u + 2), u = exp(2 x) - 1, with a relative error below 2e-7, as rounding has. By its
+    sigmoid it would take a sixth of the time, but lose small values: 2 sigmoid(2 x) - 1 has an
+    error of 2e-7 itself.
 
     Args:
-        value: Any shape; float64, and what lies on other devices, by tanh itself.
+        value: Any shape; float64, and what lies on other devices, goes to tanh itself.
 
     Returns:
         The same tensor.
     """
     if value.dtype != torch.float32 or value.device.type != "cpu":
         return value.tanh_()
-    return value.mul_(2).sigmoid_().mul_(2).sub_(1)
+    value.clamp_(max=10).mul_(2).expm1_()  # tanh(10) is 1 in float32; exp(2 x) may overflow
+    return value.div_(value + 2)
 
 
 def _plain(module: nn.Module) -> bool:
