@@ -595,6 +595,18 @@ def test_velocities_and_gradients_pair_alike_where_the_diffusion_is_the_identity
     torch.testing.assert_close(v, covariant(root, lowered))
 
 
+def test_a_diffusion_of_every_particle_that_is_the_same_for_all_gives_the_same_flow() -> None:
+    x = gaussian(120, 2, seed=4, dtype=torch.float64)
+    shared = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
+    one = flow(fit_score(x), -x, shared, bounds=False)
+    own = shared.expand(120, 2, 2).clone()
+    zero = torch.zeros_like(x)
+    all_of_them = flow(fit_score(x), -x, own, divergence_diffusion=zero, bounds=False)
+    for name in ("consolidation", "cosine", "entropy_production", "entropy_rate", "fisher"):
+        a, b = getattr(one, name), getattr(all_of_them, name)
+        assert (a.value, a.low, a.high) == pytest.approx((b.value, b.low, b.high), rel=1e-9)
+
+
 def _dense(tensor: torch.Tensor, n: int, d: int) -> torch.Tensor:
     """A D of any shape as (n, d, d)."""
     eye = torch.eye(d, dtype=tensor.dtype)
