@@ -196,6 +196,18 @@ def test_at_learning_rate_0_nothing_moves() -> None:
     assert not found.mean.any() and not found.tensor.any() and not found.velocity.any()
 
 
+def test_one_batch_that_alone_moves_is_refused_without_an_error() -> None:
+    x, moves = gaussian(200, 2, seed=1), torch.zeros(24, 200, 2)
+    moves[3] = gaussian(200, 2, seed=2)
+    found = measured_flow(fit_score(x), moves)
+    for name in ("consolidation", "irreversibility", "entropy_production", "fisher"):
+        one = getattr(found, name)
+        # Without that batch nothing is left to divide by.
+        assert (
+            math.isnan(one.value) and one.flags & Flag.UNRESOLVED and one.reason.startswith("0/0")
+        )
+
+
 def test_what_cannot_be_measured_is_refused_with_the_remedy() -> None:
     # d > (n - 1)/3: no inverse of D; I = E[s.Ds] and dH/dt are linear in D and stay.
     z = gaussian(200, 6, seed=8, mean=1.0)

@@ -246,13 +246,13 @@ def _ratios(parts: Parts, power: Estimate, noise: float, varying: str) -> tuple[
         return t.power - 2 * t.cross + t.fisher
 
     def irreversibility(t: Terms) -> float:
-        return production(t) / (t.power + t.fisher)
+        return _over(production(t), t.power + t.fisher)
 
     def cosine(t: Terms) -> float:
         both = t.power * t.fisher
         return t.cross / math.sqrt(both) if both > 0 else math.nan
 
-    squares = parts.replicas(lambda t: t.power / t.fisher)
+    squares = parts.replicas(lambda t: _over(t.power, t.fisher))
     found = square(squares, noise / fisher).map(signed_root) if squares.finite else NOTHING
     hidden = "" if not power.flags & Flag.UNRESOLVED else power.reason
     ratio = estimate(parts, found, scored=True, flagged=hidden, varying=varying)
@@ -269,6 +269,11 @@ def _ratios(parts: Parts, power: Estimate, noise: float, varying: str) -> tuple[
     size = abs(whole.power) + fisher
     produced = estimate(parts, found, scored=True, scale=size, hidden=CALM, varying=varying)
     return ratio, direction, lost, produced
+
+
+def _over(part: float, whole: float) -> float:
+    """Their ratio; nan where nothing is left to divide by, as without the one batch that moves."""
+    return part / whole if whole > 0 else math.nan
 
 
 def _also(bound: Estimate, varying: str) -> Estimate:
