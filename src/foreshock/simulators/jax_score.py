@@ -36,7 +36,7 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 #: Rows of the kernel matrix at a time.
-BLOCK = 256
+BLOCK = 512
 #: Accelerators multiply float32 with fewer digits unless told otherwise; a Gram matrix needs them.
 _dot = partial(jnp.matmul, precision="highest")
 
@@ -86,7 +86,7 @@ def fit_score(z: Array, selection: Selection, *, block: int | None = None) -> Fi
     Args:
         z: (n, d) Particles, n >= 4, floats.
         selection: Bandwidth, weight, pull and shrinkage; not of a mixture.
-        block: Rows of the kernel matrix at a time; None for 256 on one device, and for all on
+        block: Rows of the kernel matrix at a time; None for 512 on one device, and for all on
             several, where each computes those of its own particles.
 
     Returns:
