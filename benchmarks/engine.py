@@ -321,7 +321,7 @@ def langevin(threads: int) -> dict[str, float] | None:
 
 def in_jax(n: int, d: int, rounds: int) -> dict[str, Any] | None:
     """The JAX engine beside this one, where JAX is."""
-    if importlib.util.find_spec("jax") is None:
+    if any(importlib.util.find_spec(name) is None for name in ("jax", "threadpoolctl")):
         return None
     part = importlib.import_module("benchmarks.engine_parts.jax")
     return part.measure(engine(d, SharedFisher(GAMMA)), n, rounds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import pytest
 
@@ -45,6 +45,11 @@ def test_what_claims_nothing_goes_on_claiming_nothing() -> None:
     assert found.value == -6.0 and math.isnan(found.low) and math.isnan(found.high)
     missing = Estimate.missing("No gradient.", n=3).times(-2.0)
     assert math.isnan(missing.value) and (missing.n, missing.reason) == (3, "No gradient.")
+
+
+def test_zero_times_what_is_unbounded_is_zero() -> None:
+    found = replace(FLAGGED, null=(-math.inf, 1.0)).times(0)
+    assert (found.value, found.low, found.high, found.null) == (0, 0, 0, (0, 0))
 
 
 def test_a_nan_factor_is_refused() -> None:

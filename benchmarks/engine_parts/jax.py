@@ -3,8 +3,8 @@
 Both run the process of the benchmark, `SharedFisher` with an active kernel residual, alternately in
 one process; JAX takes as many threads as the machine has unless it was started with fewer
 (``taskset``). What a run does besides, such as its checks of dt, which torch's `step` never makes,
-is the same for a short run and for a longer one: the time of a step is what the longer takes more,
-a step. Compilation is reported apart.
+is the same for a short run and for one twice as long (both end before a look on the way, after
+20 d steps): the time of a step is what the longer takes more, a step. Compilation is apart.
 
 JAX factors matrices by SciPy's OpenBLAS, whose threads go on spinning beside XLA's and take half of
 the cores: it runs here on one, as ``OPENBLAS_NUM_THREADS=1`` makes it for a whole process.
@@ -30,7 +30,7 @@ from foreshock.simulators.diffusion import SharedFisher
 from foreshock.simulators.particles import Engine, State, motion, move, step
 
 #: Particles times steps of the short run, and how many times as long the other is.
-WORK, LONGER = 2**14, 4
+WORK, LONGER = 2**14, 2
 
 
 def twin(engine: Engine, n: int) -> jax_engine.Engine:

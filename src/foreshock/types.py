@@ -105,8 +105,9 @@ class Estimate:
             factor: A number without sampling error.
 
         Returns:
-            The product, with the ``n``, the flags and the sentence of the estimate. One that
-            would be nan without a flag, as with a nan for a factor, is refused (ValueError).
+            The product, with the ``n``, the flags and the sentence of the estimate; 0 times an
+            unbounded end is 0. A number that would be nan without a flag, as with a nan for a
+            factor, is refused (ValueError).
 
         Examples:
             >>> loss = Estimate(2.0, 1.0, 4.0, n=20).times(-0.5)
@@ -114,9 +115,11 @@ class Estimate:
             (-1.0, -2.0, -0.5, 20)
         """
 
+        def end(bound: float) -> float:
+            return 0.0 if factor == 0 and math.isinf(bound) else factor * bound
+
         def scaled(low: float, high: float) -> tuple[float, float]:
-            ends = factor * low, factor * high
-            return ends[::-1] if factor < 0 else ends
+            return (end(high), end(low)) if factor < 0 else (end(low), end(high))
 
         low, high = scaled(self.low, self.high)
         null = None if self.null is None else scaled(*self.null)

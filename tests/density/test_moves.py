@@ -207,6 +207,17 @@ def test_one_batch_that_alone_moves_is_refused_without_an_error() -> None:
         assert one.reason.startswith("0/0")
 
 
+def test_irreversibility_of_small_steps_is_a_ratio_of_either_sign() -> None:
+    # A is debiased: below the noise it may lie under -I, and the ratio goes to 1 from above.
+    source = torch.Generator().manual_seed(0)
+    z = torch.randn(96, 2, generator=source)
+    own = torch.randn(16, 96, 2, generator=source)
+    moves = 0.01 * own + 0.01 * torch.randn(16, 1, 2, generator=source)
+    found = measured_flow(fit_score(z), moves, refits=8)
+    assert found.drift_power.value + found.fisher.value < 0
+    assert found.irreversibility.low < 1 < found.irreversibility.high
+
+
 def test_what_cannot_be_measured_is_refused_with_the_remedy() -> None:
     # d > (n - 1)/3: no inverse of D; I = E[s.Ds] and dH/dt are linear in D and stay.
     z = gaussian(200, 6, seed=8, mean=1.0)

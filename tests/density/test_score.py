@@ -361,3 +361,12 @@ def test_copies_under_a_narrow_kernel_keep_their_digits_in_single_precision() ->
     found = fit_score(z, bandwidth=4e-4)
     exact = fit_score(z.double(), bandwidth=4e-4, selection=found.selection)
     assert relative_error(found.values.double(), exact.values) < 1e-6
+
+
+def test_scores_keep_their_digits_under_the_autocast_of_a_reader() -> None:
+    found = fit_score(gaussian(200, 3, seed=6))
+    root = torch.eye(3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        values, pull = found.values, found.covariant(root)
+    assert torch.equal(values, found.values) and values.dtype == torch.float32
+    torch.testing.assert_close(pull, values)

@@ -273,7 +273,7 @@ def _ratios(parts: Parts, power: Estimate, noise: float, varying: str) -> tuple[
 
 def _over(part: float, whole: float) -> float:
     """Their ratio; nan where nothing is left to divide by, as without the one batch that moves."""
-    return part / whole if whole > 0 else math.nan
+    return part / whole if whole else math.nan
 
 
 def _also(bound: Estimate, varying: str) -> Estimate:

@@ -68,7 +68,7 @@ class Score:
         nan if nothing could be fitted. Multiplied out at each call, 2 n d^2: the scalars of a flow
         do not need it.
         """
-        return self.whitened @ self.whitening
+        return self._times(self.whitening)
 
     def covariant(self, root: Tensor) -> Tensor:
         """(n, d) R's of every particle, whose squares are s . D s for D = R R'.
@@ -80,8 +80,13 @@ class Score:
             The products, at the price of `values` unless every particle has its own R.
         """
         if root.dim() < 3:
-            return self.whitened @ covariant(root, self.whitening)
+            return self._times(covariant(root.double(), self.whitening.double()).to(root))
         return covariant(root, self.values)
+
+    def _times(self, matrix: Tensor) -> Tensor:
+        """Whitened scores times (d, d), in full precision: autocast is for the user's network."""
+        with torch.autocast(matrix.device.type, enabled=False):
+            return self.whitened @ matrix
 
     def at(self, queries: Tensor) -> Tensor:
         """Score at other points, by all particles.

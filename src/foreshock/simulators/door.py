@@ -161,16 +161,19 @@ def movable(function: str, name: str, x: Tensor, mover: object) -> None:
     chart, potential = (getattr(motion, part, None) for part in ("chart", "potential"))
     d = 2 if chart is not None else getattr(potential, "dimension", None)
     if x.ndim != 2 or x.numel() == 0 or x.shape[1] != (d or x.shape[1]):
+        line = f" Use `{name}[:, None]` for particles on a line."
+        hint = line if d in (None, 1) else f" Use `{name}[None]` for one particle."
         raise ValueError(
             f"{whose} must be of shape (n, {d or 'd'}). Got {tuple(x.shape)}: a row for each of "
             "n >= 1 particles, a column for each dimension of "
-            f"`{type(chart or potential or motion).__name__}`."
-            + (f" Use `{name}[:, None]` for particles on a line." if x.ndim == 1 else "")
+            f"`{type(chart or potential or motion).__name__}`." + (hint if x.ndim == 1 else "")
         )
     if x.dtype not in (torch.float32, torch.float64):
+        why = ""
+        if x.is_floating_point():
+            why = ", whose rounding is as large as a step of the noise: the law would be another"
         raise ValueError(
-            f"{whose} must be float32 or float64. Got {x.dtype}, whose rounding is as large as a "
-            f"step of the noise, so that the law would be another. Use `{name}.float()`."
+            f"{whose} must be float32 or float64. Got {x.dtype}{why}. Use `{name}.float()`."
         )
     bad = int((~x.isfinite().all(1)).sum())
     if bad:

@@ -10,7 +10,7 @@ Random numbers come from one key, folded with the number of the step, so that a 
 the run in one, and do not depend on how particles are spread over devices.
 
 **On a CPU** set ``OPENBLAS_NUM_THREADS=1`` before Python starts. Cholesky factors come from SciPy's
-OpenBLAS, whose threads then spin beside XLA's: observed steps take up to 1.8 times as long.
+OpenBLAS, whose threads then spin beside XLA's: observed steps take 1.3 to 1.8 times as long.
 """
 
 from __future__ import annotations
