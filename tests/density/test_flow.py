@@ -19,7 +19,7 @@ from foreshock.density import (
     velocity,
     w2,
 )
-from foreshock.density.diffusion_tensor import apply, contravariant, covariant, rooted
+from foreshock.density.diffusion_tensor import contravariant, covariant, rooted
 from foreshock.density.flow import _summary
 from foreshock.density.score_gaussian import log_bias, square_bias
 from foreshock.types import Estimate, Flag
@@ -590,7 +590,7 @@ def test_velocities_and_gradients_pair_alike_where_the_diffusion_is_the_identity
     tensor, root = rooted(kinds[kind], z)
     v, g = contravariant(root, velocities), covariant(root, gradients)
     torch.testing.assert_close((v * g).sum(1), (velocities * gradients).sum(1))
-    torch.testing.assert_close(g.square().sum(1), (gradients * apply(tensor, gradients)).sum(1))
+    torch.testing.assert_close(g.square().sum(1), (gradients * covariant(tensor, gradients)).sum(1))
     lowered = torch.linalg.solve(_dense(tensor, n, d), velocities)  # R^-1 v = R' D^-1 v
     torch.testing.assert_close(v, covariant(root, lowered))
 

@@ -81,14 +81,14 @@ def reference() -> ExampleNorms:
     return per_example_norms(ModelView(mlp()), loss, (INPUTS, LABELS))
 
 
-def same(a: ExampleNorms | None, b: ExampleNorms, factor: float = 1.0) -> None:
+def assert_same(a: ExampleNorms | None, b: ExampleNorms, factor: float = 1.0) -> None:
     assert a is not None and a.coverage == 1.0
     torch.testing.assert_close(a.squares, factor * b.squares, rtol=1e-4, atol=1e-12)
     torch.testing.assert_close(a.mean_squares, factor * b.mean_squares, rtol=1e-4, atol=1e-12)
 
 
 def test_the_own_backward_pass_says_what_the_extra_pass_says() -> None:
-    same(hear(mlp(), whole), reference())
+    assert_same(hear(mlp(), whole), reference())
 
 
 def test_several_passes_are_one_sample() -> None:
@@ -97,13 +97,13 @@ def test_several_passes_are_one_sample() -> None:
             part = slice(start, start + 4)
             (loss(model, (INPUTS[part], LABELS[part])) / 3).backward()
 
-    same(hear(mlp(), accumulate), reference())
+    assert_same(hear(mlp(), accumulate), reference())
 
 
 def test_a_clipped_or_scaled_gradient_is_followed() -> None:
     exact = reference()
     norm = exact.mean_squares.sum().sqrt().item()
-    same(hear(mlp(), whole, clip=norm / 3), exact, factor=1 / 9)
+    assert_same(hear(mlp(), whole, clip=norm / 3), exact, factor=1 / 9)
 
 
 def test_passes_without_a_backward_pass_are_left_out() -> None:
@@ -113,7 +113,7 @@ def test_passes_without_a_backward_pass_are_left_out() -> None:
         model(INPUTS)  # with a graph that nobody uses
         whole(model)
 
-    same(hear(mlp(), look_first), reference())
+    assert_same(hear(mlp(), look_first), reference())
 
 
 def test_a_failing_forward_pass_leaves_no_mode_behind() -> None:
@@ -123,11 +123,11 @@ def test_a_failing_forward_pass_leaves_no_mode_behind() -> None:
         assert _get_current_function_mode_stack() == []
         whole(model)
 
-    same(hear(mlp(), stumble), reference())
+    assert_same(hear(mlp(), stumble), reference())
 
 
 def test_data_parallel_is_looked_through() -> None:
-    same(hear(nn.DataParallel(mlp()), whole), reference())
+    assert_same(hear(nn.DataParallel(mlp()), whole), reference())
 
 
 def test_two_forward_passes_before_one_backward_pass_are_refused() -> None:
@@ -144,7 +144,7 @@ def test_a_pass_that_nobody_walks_back_does_not_entangle_another() -> None:
         model(2 * INPUTS).sum().item()  # begun later, with a graph, never walked back
         value.backward()
 
-    same(hear(mlp(), look_between), reference())
+    assert_same(hear(mlp(), look_between), reference())
 
 
 def test_nothing_is_kept_of_passes_without_a_backward_pass() -> None:
@@ -183,7 +183,7 @@ def test_freezing_within_a_step_is_refused_and_never_raises(place: str) -> None:
     assert norms is not None and norms.n == 0 and norms.reason == FROZEN
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    same(hear(model, whole), reference())
+    assert_same(hear(model, whole), reference())
 
 
 def test_micro_batches_of_a_step_with_freezing_are_none() -> None:
@@ -308,7 +308,7 @@ def test_keyword_arguments_are_heard() -> None:
     def step(model: nn.Module) -> None:
         functional.cross_entropy(model(inputs=INPUTS), LABELS).backward()
 
-    same(hear(Keyed(), step), reference())
+    assert_same(hear(Keyed(), step), reference())
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -330,7 +330,7 @@ def test_copies_and_exports_of_an_armed_model_carry_nothing(
     assert not examples._passes and not examples._quiet
     model.zero_grad()
     whole(model)
-    same(examples.take([p.grad for p in model.parameters()]), reference())
+    assert_same(examples.take([p.grad for p in model.parameters()]), reference())
     assert not torch.nn.modules.module._global_forward_pre_hooks
     assert not torch.nn.modules.module._global_forward_hooks
     assert not model._forward_pre_hooks_with_kwargs
@@ -350,7 +350,7 @@ def test_hooks_on_the_module_are_inert_in_copies(monkeypatch: pytest.MonkeyPatch
     assert not examples._passes and not examples._quiet
     model.zero_grad()
     whole(model)
-    same(examples.take([p.grad for p in model.parameters()]), reference())
+    assert_same(examples.take([p.grad for p in model.parameters()]), reference())
     assert not model._forward_pre_hooks and not model._forward_hooks
 
 
@@ -370,7 +370,7 @@ def test_another_compiled_model_is_left_alone() -> None:
     examples.arm(True)
     assert torch.equal(teacher(INPUTS), expected)
     whole(model)
-    same(examples.take([p.grad for p in model.parameters()]), reference())
+    assert_same(examples.take([p.grad for p in model.parameters()]), reference())
     assert torch.equal(teacher(INPUTS), expected)
 
 
@@ -388,7 +388,7 @@ def test_non_reentrant_checkpoints_are_covered_and_reentrant_ones_named() -> Non
     model = Checkpointed(False)
     model.drop.p = 0.0
     exact = per_example_norms(ModelView(model), loss, (INPUTS, LABELS))
-    same(hear(model, whole), exact)
+    assert_same(hear(model, whole), exact)
     model.reentrant = True
     norms = hear(model, whole)
     assert norms is not None and norms.covered == (True, True, False, False, True, True)

@@ -37,7 +37,7 @@ def run_bowl(
     return train(chain, start, steps, generator=seeded(), every=steps)
 
 
-def within(values: Tensor, expected: Tensor | float, errors: float = 4.0) -> None:
+def assert_within(values: Tensor, expected: Tensor | float, errors: float = 4.0) -> None:
     """The mean over replicas is the expected one, within four standard errors."""
     mean, error = values.mean(0), values.std(0) / math.sqrt(len(values))
     assert bool(((mean - torch.as_tensor(expected)).abs() < errors * error).all()), (mean, expected)
@@ -48,7 +48,7 @@ def test_the_variance_is_that_of_the_discrete_chain() -> None:
     run = run_bowl(curvature, temperature=0.3, lr=0.1)
     # diffusion = T and dt = lr: 2 T lr/(lr k (2 - lr k)).
     exact = torch.from_numpy(chain_variance(0.1, curvature.numpy(), 0.3, 0.1))
-    within(run.path[-1].square(), exact)
+    assert_within(run.path[-1].square(), exact)
     # At lr k = .8 the Gibbs variance T/k is 40 % too small, which the test can tell.
     assert float(exact[2] / (0.3 / 8.0)) == pytest.approx(2 / (2 - 0.8))
 
@@ -58,7 +58,7 @@ def test_the_energy_at_rest_is_half_a_temperature_a_direction() -> None:
     run = run_bowl(curvature, temperature=0.3, lr=0.01)
     # The chain at lr = .01 is above Gibbs by 1/(1 - lr k/2), at most 2 %.
     corrected = stationary_energy(4, 0.3) / 4 * float((1 / (1 - 0.005 * curvature)).sum())
-    within(run.loss[-1], corrected)
+    assert_within(run.loss[-1], corrected)
 
 
 def test_t12_the_temperature_of_the_published_chain_is_not_its_noise_scale() -> None:
@@ -70,9 +70,9 @@ def test_t12_the_temperature_of_the_published_chain_is_not_its_noise_scale() -> 
     for _ in range(1000):  # the document's own lines
         noise = torch.randn(theta.shape, dtype=torch.float64, generator=generator)
         theta = theta - 0.01 * theta + math.sqrt(2 * 0.001 * 1.0) * noise
-    within(theta.square(), 0.1005)
+    assert_within(theta.square(), 0.1005)
     ours = train(chain, start, 1000, generator=seeded(1), every=1000)
-    within(ours.path[-1].square(), float(chain_variance(0.01, 1.0, 0.001, 1.0)[0]))
+    assert_within(ours.path[-1].square(), float(chain_variance(0.01, 1.0, 0.001, 1.0)[0]))
     assert float(theta.square().mean()) > 90 * 0.001  # the Gibbs law with D for T is 100 times off
 
 
@@ -81,7 +81,7 @@ def test_a_metric_changes_the_rates_and_not_the_law() -> None:
     curvature = torch.tensor([0.5, 2.0, 8.0], dtype=torch.float64)
     run = run_bowl(curvature, temperature=0.3, lr=0.05, metric=torch.diag(curvature))
     # In the metric each direction is a unit bowl: variance T/k * 2/(2 - lr).
-    within(run.path[-1].square(), 0.3 / curvature * 2 / (2 - 0.05))
+    assert_within(run.path[-1].square(), 0.3 / curvature * 2 / (2 - 0.05))
     chain = StochasticHarmonic(Quadratic(curvature), 0.05, 0.0, torch.diag(curvature))
     start = torch.ones(1, 3, dtype=torch.float64)
     relaxed = train(chain, start, 20, generator=seeded(), every=20).path[-1]
@@ -98,7 +98,7 @@ def test_a_full_metric_keeps_the_law() -> None:
     exact = 0.5 * torch.linalg.inv(hessian)
     # lr lambda_max(G^-1 H) = .05 adds some per cent, which `scale` holds exactly.
     scale = torch.linalg.inv(hessian - 0.005 * hessian @ torch.linalg.inv(metric) @ hessian) * 0.5
-    within(products, torch.stack([scale[0, 0], scale[0, 1], scale[1, 1]]))
+    assert_within(products, torch.stack([scale[0, 0], scale[0, 1], scale[1, 1]]))
     torch.testing.assert_close(scale, exact, rtol=0.06, atol=0)
 
 
@@ -106,7 +106,7 @@ def test_the_entropy_term_adds_to_the_temperature() -> None:
     """A5: minimising L - lambda H; the document's L + lambda H would make the cloud narrower."""
     curvature = torch.ones(1, dtype=torch.float64)
     run = run_bowl(curvature, temperature=0.2, lr=0.05, entropy=0.3)
-    within(run.path[-1].square(), 0.5 * 2 / (2 - 0.05))
+    assert_within(run.path[-1].square(), 0.5 * 2 / (2 - 0.05))
 
 
 def test_the_ratio_is_one_at_rest_and_tells_where_the_loss_goes() -> None:
@@ -268,7 +268,7 @@ def test_heavy_ball_has_the_edge_and_the_temperature_that_the_rate_assumes() -> 
         x = x + v
     # Exact stationary variance of heavy ball on k = 1: lr s^2 (1+b)/(k (1-b) (2 (1+b) - lr k)).
     exact = 0.04 * 0.25 * 1.9 / (0.1 * (3.8 - 0.04))
-    within(x.square(), exact)
+    assert_within(x.square(), exact)
     assert exact == pytest.approx(0.05, rel=0.02)
 
 

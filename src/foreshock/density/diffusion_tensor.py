@@ -92,27 +92,6 @@ def check_carried(diffusion: Tensor, carried: Tensor | None) -> None:
         )
 
 
-def apply(diffusion: Tensor, rows: Tensor) -> Tensor:
-    """(n, d) rows x_i to D_i x_i.
-
-    Args:
-        diffusion: A checked diffusion.
-        rows: (n, d).
-
-    Returns:
-        (n, d).
-
-    Examples:
-        >>> apply(torch.tensor([1.0, 2.0]), torch.ones(1, 2))
-        tensor([[1., 2.]])
-    """
-    if diffusion.dim() < 2:
-        return rows * diffusion
-    if diffusion.dim() == 2:
-        return rows @ diffusion
-    return torch.einsum("nij,nj->ni", diffusion, rows)
-
-
 def contravariant(root: Tensor, rows: Tensor) -> Tensor:
     """(n, d) velocities x_i to R_i^-1 x_i, where D is the identity: x . D^-1 x is their square.
 
@@ -142,11 +121,11 @@ def covariant(root: Tensor, rows: Tensor) -> Tensor:
     """(n, d) gradients g_i to R_i' g_i, where D is the identity: g . D g is their square.
 
     Args:
-        root: R, by `rooted`.
+        root: R, by `rooted`; or D itself, which is symmetric, for D g.
         rows: (n, d) Scores or gradients.
 
     Returns:
-        (n, d); their products with `contravariant` velocities are x . g.
+        (n, d); with R their products with `contravariant` velocities are x . g.
 
     Examples:
         >>> covariant(torch.tensor([1.0, 2.0]), torch.ones(1, 2))

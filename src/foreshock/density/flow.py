@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from foreshock.density.diffusion_tensor import (
-    apply,
     check_carried,
     check_diffusion,
     covariant,
@@ -98,7 +97,7 @@ def velocity(
     return (
         finite_rows("drift", drift, scores)
         - finite_rows("divergence_diffusion", carried, scores)
-        - apply(tensor, scores)
+        - covariant(tensor, scores)
     )
 
 

@@ -68,7 +68,7 @@ class Score:
         nan if nothing could be fitted. Multiplied out at each call, 2 n d^2: the scalars of a flow
         do not need it.
         """
-        return self._times(self.whitening)
+        return self.covariant(torch.ones_like(self.whitening[0, 0]))
 
     def covariant(self, root: Tensor) -> Tensor:
         """(n, d) R's of every particle, whose squares are s . D s for D = R R'.
@@ -79,14 +79,10 @@ class Score:
         Returns:
             The products, at the price of `values` unless every particle has its own R.
         """
-        if root.dim() < 3:
-            return self._times(covariant(root.double(), self.whitening.double()).to(root))
-        return covariant(root, self.values)
-
-    def _times(self, matrix: Tensor) -> Tensor:
-        """Whitened scores times (d, d), in full precision: autocast is for the user's network."""
-        with torch.autocast(matrix.device.type, enabled=False):
-            return self.whitened @ matrix
+        if root.dim() == 3:
+            return covariant(root, self.values)
+        with torch.autocast(root.device.type, enabled=False):  # that is for the user's network
+            return self.whitened @ covariant(root, self.whitening)
 
     def at(self, queries: Tensor) -> Tensor:
         """Score at other points, by all particles.
@@ -257,7 +253,7 @@ def fit_score(
     elif chosen is None:
         widths = BANDWIDTHS if bandwidth is None else (bandwidth / reference_bandwidth(n, d),)
         widths = tuple(width * reference_bandwidth(n, d) for width in widths)
-        picked = select(y, factors, divergence, widths, block)
+        picked = select(y, squares, factors, divergence, widths, block)
         chosen = replace(picked, shrinkage=gaussian.shrinkage)
     ess, linear, log_values = math.inf, gaussian.hartlap, None
     if chosen.weight:

@@ -26,12 +26,18 @@ def hyvarinen(squares: Tensor, divergence: Tensor) -> float:
 
 
 def select(
-    y: Tensor, factors: Tensor, divergence: Tensor, widths: tuple[float, ...], block: int
+    y: Tensor,
+    norms: Tensor,
+    factors: Tensor,
+    divergence: Tensor,
+    widths: tuple[float, ...],
+    block: int,
 ) -> Selection:
     """Bandwidth and weight of the residual with the least leave-one-out Hyvärinen score.
 
     Args:
         y: (n, d) Whitened particles.
+        norms: (n,) |y_i|^2.
         factors: (n,) f of the Gaussian scores f_i y_i.
         divergence: (n,) Their divergences.
         widths: Bandwidths to try, rising.
@@ -41,7 +47,6 @@ def select(
         The choice; weight 0 if no kernel part is worth it.
     """
     n, d = y.shape
-    norms = y.square().sum(1)
     root, square = math.sqrt(n), norms * factors.square()
     # What the Gaussian alone would gain by a factor: no reason to call the kernel in.
     factor = -float((square + divergence).mean() / square.mean())
